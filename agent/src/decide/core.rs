@@ -1,0 +1,394 @@
+//! The core itself: what it holds, how a turn becomes one batch, what is done once that batch is durable. What single
+//! events mean is in `link` and `orders`.
+
+use super::{
+    documents::Documents,
+    event::{Counted, Effect, Event, JobStart, Me, Note},
+    inventory::{Inventory, Request},
+    journal::Journal,
+};
+use branchline_node::{
+    driver::{Core, Token},
+    store::{Batch, Table},
+    uplink::spool::{Mark, Spool, SpoolFigures},
+};
+use branchline_protocol::{
+    id::{Attachment, OrderNumber, TraceId},
+    record::{Alert, JobResult, Lane, class},
+    time::{Millis, Mono, Now},
+    wire::{Goodbye, Lease, Message},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Where the attachment number is kept, u64 big-endian.
+pub(super) const ATTACHMENT: &[u8] = b"attachment";
+
+/// Milliseconds between two alerts about orders that were refused: whoever sends forged ones must not fill the disk.
+pub(super) const ALERT_EVERY_MS: u64 = 60_000;
+
+/// What is carried out once a batch is durable.
+pub(super) enum Then {
+    /// As it is; not at all if it is for a link that is gone.
+    Effect(Effect),
+    /// Start a job, now or when there is an executor.
+    Start(Box<JobStart>),
+    /// Collect for an order.
+    Request(Request),
+}
+
+/// What one event brought together.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) batch: Batch,
+    pub(super) marks: Vec<Mark>,
+    pub(super) then: Vec<Then>,
+}
+
+impl Turn {
+    pub(super) fn then(&mut self, effect: Effect) {
+        self.then.push(Then::Effect(effect));
+    }
+}
+
+struct Waiting {
+    token: Token,
+    link: u64,
+    marks: Vec<Mark>,
+    then: Vec<Then>,
+}
+
+/// The link that is up.
+pub(super) struct Link {
+    /// Which one of this core's life.
+    pub(super) number: u64,
+    /// Whether it is a poll.
+    pub(super) poll: bool,
+    /// Whether we said that we are done.
+    pub(super) done: bool,
+}
+
+/// What an agent shows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// `up`, `polling` or `down`.
+    pub link: &'static str,
+    /// Whether this device is refused everywhere.
+    pub revoked: bool,
+    /// Orders that are not at their end.
+    pub open_orders: usize,
+    /// Ends remembered until the server's floor passes them.
+    pub remembered_orders: usize,
+    /// What waits to be sent or settled.
+    pub spool: SpoolFigures,
+    /// Links begun in this device's epoch.
+    pub attachment: Attachment,
+}
+
+/// See the module.
+pub struct AgentCore {
+    pub(super) me: Me,
+    pub(super) spool: Spool,
+    pub(super) journal: Journal,
+    pub(super) inventory: Inventory,
+    pub(super) documents: Documents,
+    pub(super) attachment: Attachment,
+    pub(super) link: Option<Link>,
+    pub(super) lease: Option<Lease>,
+    pub(super) low_space: bool,
+    pub(super) refused_unreported: u64,
+    pub(super) alerted: Option<Mono>,
+    links: u64,
+    tokens: Token,
+    waiting: VecDeque<Waiting>,
+    executor: bool,
+    collector: bool,
+    /// Whose intent is durable and that no executor has yet.
+    starts: BTreeMap<OrderNumber, Box<JobStart>>,
+    revocation_done: bool,
+}
+
+impl AgentCore {
+    pub(super) fn of(me: Me, spool: Spool, documents: Documents) -> Self {
+        AgentCore {
+            me,
+            spool,
+            journal: Journal::default(),
+            inventory: Inventory::default(),
+            documents,
+            attachment: 0,
+            link: None,
+            lease: None,
+            low_space: false,
+            refused_unreported: 0,
+            alerted: None,
+            links: 0,
+            tokens: 0,
+            waiting: VecDeque::new(),
+            executor: false,
+            collector: false,
+            starts: BTreeMap::new(),
+            revocation_done: false,
+        }
+    }
+
+    /// The documents that count now.
+    pub fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
+    /// What to show.
+    pub fn figures(&self) -> Figures {
+        let (open_orders, remembered_orders) = self.journal.counts();
+        Figures {
+            link: self.link.as_ref().map_or("down", |link| if link.poll { "polling" } else { "up" }),
+            revoked: self.documents.revokes_me(),
+            open_orders,
+            remembered_orders,
+            spool: self.spool.figures(),
+            attachment: self.attachment,
+        }
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_deadline(&self, now: Now) -> Option<Mono> {
+        self.journal.next_deadline(now)
+    }
+
+    /// A record of our own, durable with this turn.
+    pub(super) fn append(
+        &mut self,
+        now: Now,
+        lane: Lane,
+        class: u16,
+        trace: Option<TraceId>,
+        body: Bytes,
+        turn: &mut Turn,
+    ) {
+        let mark = self.spool.append(now.node, lane, class, trace, body, &mut turn.batch);
+        turn.marks.push(mark);
+    }
+
+    pub(super) fn append_result(&mut self, now: Now, lane: Lane, trace: TraceId, result: &JobResult, turn: &mut Turn) {
+        let body = rmp_serde::to_vec_named(result).expect("a result is plain data");
+        self.append(now, lane, class::RESULT, Some(trace), body.into(), turn);
+    }
+
+    pub(super) fn alert(&mut self, now: Now, code: &str, message: String, turn: &mut Turn) {
+        let body = rmp_serde::to_vec_named(&Alert { code: code.into(), message }).expect("an alert is plain data");
+        self.append(now, Lane::Work, class::ALERT, None, body.into(), turn);
+    }
+
+    /// One order's line in the log, once it is durable.
+    pub(super) fn note(&self, order: OrderNumber, open: &super::journal::Open, what: &'static str) -> Effect {
+        Effect::Note(Note { order, job: open.job, trace: open.trace, what, reason: None })
+    }
+
+    /// Begins every order whose time has come and that has what it needs, within this turn's batch.
+    pub(super) fn begin_ready(&mut self, now: Now, turn: &mut Turn) {
+        if self.documents.revokes_me() {
+            return self.give_up_received(now, turn);
+        }
+        while let Some(order) = self.journal.startable(now) {
+            let Some(open) = self.journal.intend(order, now, &mut turn.batch) else { return };
+            self.carry_out(now, order, open, turn);
+        }
+    }
+
+    fn close(&mut self, turn: Turn, now: Now, out: &mut Vec<Effect>) {
+        let Turn { batch, marks, then } = turn;
+        if batch.is_empty() && (then.is_empty() || self.waiting.is_empty()) {
+            return self.perform(self.links, then, now, out);
+        }
+        self.tokens += 1;
+        self.waiting.push_back(Waiting { token: self.tokens, link: self.links, marks, then });
+        out.push(Effect::Commit(batch, self.tokens));
+    }
+
+    fn committed(&mut self, token: Token, now: Now, out: &mut Vec<Effect>) {
+        while self.waiting.front().is_some_and(|w| w.token <= token) {
+            let Some(Waiting { link, marks, then, .. }) = self.waiting.pop_front() else { return };
+            marks.iter().for_each(|mark| self.spool.committed(mark));
+            self.perform(link, then, now, out);
+            if !marks.is_empty() && self.link.is_none() {
+                out.push(Effect::Poke);
+            }
+        }
+    }
+
+    fn perform(&mut self, link: u64, then: Vec<Then>, now: Now, out: &mut Vec<Effect>) {
+        let same_link = self.link.as_ref().is_some_and(|l| l.number == link);
+        for then in then {
+            match then {
+                Then::Effect(Effect::Send(..) | Effect::Release(..) | Effect::Goodbye(_)) if !same_link => {}
+                Then::Effect(effect) => out.push(effect),
+                Then::Start(start) => {
+                    self.starts.insert(start.order, start);
+                }
+                Then::Request(request) => {
+                    if let Some(order) = request.order {
+                        self.journal.awaited(order, now);
+                    }
+                    self.inventory.request(request);
+                }
+            }
+        }
+    }
+
+    /// What follows from the state as it is, whatever event led to it.
+    fn go_on(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let revoked = self.documents.revokes_me();
+        if revoked && !self.revocation_done {
+            let running = self.journal.all_begun().filter(|(_, open, _)| open.needs_slot());
+            out.extend(running.map(|(order, ..)| Effect::Kill(order)));
+        }
+        self.revocation_done = revoked;
+        if self.executor {
+            while let Some((order, start)) = self.starts.pop_first() {
+                self.journal.awaited(order, now);
+                let (job, trace) = (start.job, start.trace);
+                out.push(Effect::Note(Note { order, job, trace, what: "started", reason: None }));
+                out.push(Effect::Start(start));
+                if self.revocation_done {
+                    out.push(Effect::Kill(order));
+                }
+            }
+        }
+        if self.collector && self.inventory.begin().is_some() {
+            let sections = self.documents.settings().map(|s| s.collect.clone()).unwrap_or_default();
+            out.push(Effect::Collect(sections));
+        }
+        if self.link.is_some() {
+            while let Some((lane, runs)) = self.spool.take() {
+                out.push(Effect::Send(lane, Message::Records(runs)));
+            }
+        }
+        // Waiting batches hold what this link is still owed.
+        let drained = self.waiting.is_empty() && self.spool.is_drained();
+        if let Some(link) = &mut self.link
+            && link.poll
+            && !link.done
+            && drained
+        {
+            link.done = true;
+            out.push(Effect::Goodbye(Goodbye::Done));
+        }
+    }
+
+    fn start(&mut self, now: Now, turn: &mut Turn, out: &mut Vec<Effect>) {
+        if let Some(statement) = self.documents.time() {
+            out.push(Effect::LearnTime(statement.time));
+        }
+        let begun: Vec<_> = self.journal.all_begun().map(|(order, open, _)| (order, open.clone())).collect();
+        for (order, open) in begun.into_iter().filter(|(_, open)| !open.needs_slot()) {
+            self.carry_out(now, order, open, turn);
+        }
+        if self.inventory.is_new() {
+            self.inventory.request(Request { order: None, full: true });
+        }
+        self.begin_ready(now, turn);
+    }
+
+    /// A fresh executor knows of nothing: whatever it does not get from `starts` was started before.
+    fn executor_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.executor = true;
+        out.push(Effect::KeepJobs(self.journal.all_begun().map(|(order, ..)| order).collect()));
+        let waits = |order: &OrderNumber| self.starts.contains_key(order) || self.is_waiting_start(*order);
+        let begun: Vec<_> = self
+            .journal
+            .all_begun()
+            .filter(|(order, open, _)| open.needs_slot() && !waits(order))
+            .map(|(order, open, _)| (order, self.note(order, open, "resumed")))
+            .collect();
+        for (order, note) in begun {
+            self.journal.awaited(order, now);
+            out.push(note);
+            out.push(Effect::Resume(order));
+            if self.revocation_done {
+                out.push(Effect::Kill(order));
+            }
+        }
+    }
+
+    fn is_waiting_start(&self, order: OrderNumber) -> bool {
+        let mut then = self.waiting.iter().flat_map(|w| &w.then);
+        then.any(|then| matches!(then, Then::Start(start) if start.order == order))
+    }
+
+    /// The next link: what waited for an older one is not sent on it.
+    pub(super) fn link_up(&mut self, poll: bool) {
+        self.links += 1;
+        self.link = Some(Link { number: self.links, poll, done: false });
+    }
+
+    pub(super) fn link_down(&mut self) {
+        self.link = None;
+        self.links += 1;
+        self.spool.link_down();
+    }
+
+    pub(super) fn put_attachment(&mut self, turn: &mut Turn) {
+        self.attachment += 1;
+        turn.batch.put(Table::Meta, ATTACHMENT, self.attachment.to_be_bytes().to_vec());
+    }
+
+    /// Wall time of this machine as node time, never after now.
+    pub(super) fn node_time(now: Now, wall: Millis) -> Millis {
+        Millis(now.node.0.saturating_add(wall.0.saturating_sub(now.wall.0))).min(now.node)
+    }
+}
+
+impl Core for AgentCore {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        let mut turn = Turn::default();
+        match event {
+            Event::Committed(token) => self.committed(token, now, out),
+            Event::Start => self.start(now, &mut turn, out),
+            Event::ExecutorUp => self.executor_up(now, out),
+            Event::CollectorUp => {
+                self.collector = true;
+                self.inventory.interrupted();
+            }
+            Event::Dialling { dial } => self.dialling(dial, &mut turn),
+            Event::Up(welcome) => self.up(&welcome),
+            Event::Received(received) => self.received(now, received, &mut turn, out),
+            Event::Lease(lease) => self.leased(lease),
+            Event::Alive(statement) => {
+                if let Some(statement) = statement {
+                    self.document(now, branchline_protocol::document::Kind::Time, &statement, &mut turn, out);
+                }
+            }
+            Event::Refused(_) => {}
+            Event::Down => self.down(out),
+            Event::JobEnded { order, left } => self.job_ended(now, order, left, &mut turn, out),
+            Event::JobNotStarted { order, end, reason } => {
+                self.job_not_started(now, order, end, reason, &mut turn);
+            }
+            Event::Collected(snapshot) => self.collected(now, snapshot, &mut turn),
+            Event::LowSpace(low) => self.low_space = low,
+            Event::Tick => self.tick(now, &mut turn),
+        }
+        self.close(turn, now, out);
+        self.go_on(now, out);
+    }
+
+    fn committed(token: Token) -> Event {
+        Event::Committed(token)
+    }
+
+    fn into_commit(effect: Effect) -> Result<(Batch, Token), Effect> {
+        match effect {
+            Effect::Commit(batch, token) => Ok((batch, token)),
+            other => Err(other),
+        }
+    }
+}
+
+/// Counting is said at once: it promises nothing.
+pub(super) fn count(what: Counted, out: &mut Vec<Effect>) {
+    out.push(Effect::Count(what));
+}

@@ -1,0 +1,182 @@
+//! What happens to an agent's core, and what it asks for.
+
+use crate::platform::JobLeft;
+use branchline_node::{driver::Token, identity::RootKey, link::lanes::Received, store::Batch};
+use branchline_protocol::{
+    id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
+    inventory::Snapshot,
+    job::{End, RunScript},
+    order::Envelope,
+    record::Lane,
+    refusal::Refusal,
+    time::Millis,
+    wire::{Contact, Goodbye, Greeting, Lease, Message, Welcome},
+};
+use std::collections::BTreeMap;
+
+/// Who this agent is: fixed for the life of its core.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Whose device.
+    pub tenant: TenantId,
+    /// The device.
+    pub node: NodeId,
+    /// In which of its lives.
+    pub epoch: Epoch,
+    /// Where it stands: only this site's upstream list is its own.
+    pub site: String,
+    /// The tenant's root, pinned by the bundle.
+    pub root: RootKey,
+    /// Shown to people (OPS-2).
+    pub build: String,
+    /// What it asks of its parents.
+    pub contact: Contact,
+    /// The platform's name.
+    pub platform: &'static str,
+    /// What the platform can do, sorted.
+    pub capabilities: Vec<String>,
+    /// The agent's process, as scripts see it.
+    pub pid: u32,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event {
+    /// This batch and every one before it are durable.
+    Committed(Token),
+    /// The core was recovered: what was open goes on.
+    Start,
+    /// An executor is there, perhaps a fresh one: it is told what runs.
+    ExecutorUp,
+    /// A collector is there, perhaps a fresh one.
+    CollectorUp,
+    /// The uplink is about to greet a parent.
+    Dialling {
+        /// Comes back with the greeting.
+        dial: u64,
+    },
+    /// A parent welcomed us.
+    Up(Box<Welcome>),
+    /// A message came; its credit is owed.
+    Received(Received),
+    /// The parent turned the link to polling.
+    Lease(Lease),
+    /// The parent's newest time statement.
+    Alive(Option<Box<Envelope>>),
+    /// The parent would not do something; the link goes on.
+    Refused(Refusal),
+    /// No link.
+    Down,
+    /// A job is at its end: `Finished`, or `Cut`.
+    JobEnded {
+        /// Its order.
+        order: OrderNumber,
+        /// What is left of it.
+        left: JobLeft,
+    },
+    /// A job was not started, and nothing of it runs.
+    JobNotStarted {
+        /// Its order.
+        order: OrderNumber,
+        /// How that counts.
+        end: End,
+        /// Why.
+        reason: String,
+    },
+    /// A collection is done.
+    Collected(Snapshot),
+    /// Whether the disk is nearly full: then no order is taken, so that it stays with the parent.
+    LowSpace(bool),
+    /// A deadline of [`super::AgentCore::next_deadline`] is reached.
+    Tick,
+}
+
+/// A job to be started, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStart {
+    /// Its order: names its folder.
+    pub order: OrderNumber,
+    /// The job, for logs.
+    pub job: JobId,
+    /// The trace, for logs.
+    pub trace: TraceId,
+    /// What to run; bounds already lowered to the order's and this build's.
+    pub args: RunScript,
+    /// `BRANCHLINE_DEVICE` and `BRANCHLINE_AGENT_PID`.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Something that happened to an order, for logs only (OPS-9): never content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The order.
+    pub order: OrderNumber,
+    /// Its job.
+    pub job: JobId,
+    /// From order to result.
+    pub trace: TraceId,
+    /// `taken`, `started`, `resumed`, or the end.
+    pub what: &'static str,
+    /// Of the end.
+    pub reason: Option<String>,
+}
+
+/// Events worth counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// An order that was not signed, altered, or not for this device.
+    OrderRefused,
+    /// An order that came after its last instant.
+    OrderLate,
+    /// An order that is journalled already, or settled everywhere.
+    OrderRepeated,
+    /// An order left with the parent: too many are open, the disk is full, or this device is revoked.
+    OrderLeft,
+    /// A document that was not taken.
+    DocumentRefused,
+    /// A message of a kind this build does not know, or that is none of an agent's.
+    UnknownMessage,
+    /// A parent broke the protocol.
+    ProtocolError,
+    /// A record of ours was refused by the server.
+    RecordRefused,
+}
+
+/// What the core asks for. Everything but `Commit` is carried out at once.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Make durable; answer [`Event::Committed`].
+    Commit(Batch, Token),
+    /// The greeting for this dial; its attachment number is durable.
+    Greet(u64, Box<Greeting>),
+    /// Send on the link that is up.
+    Send(Lane, Message),
+    /// Give credit back on the link that is up.
+    Release(Lane, u32),
+    /// Say goodbye on the link that is up.
+    Goodbye(Goodbye),
+    /// End the link that is up: its parent broke the protocol.
+    CloseLink(String),
+    /// Dial soon: there is something to say.
+    Poke,
+    /// Upstreams or trust changed: [`super::AgentCore::documents`] has them.
+    Reconfigure,
+    /// A verified statement's time.
+    LearnTime(Millis),
+    /// Start a job; its intent is durable.
+    Start(Box<JobStart>),
+    /// Find out what became of a job that was started before, and wait for its end.
+    Resume(OrderNumber),
+    /// End a job; its end comes all the same.
+    Kill(OrderNumber),
+    /// The result is durable: the job's folder may go.
+    RemoveJob(OrderNumber),
+    /// To a fresh executor, before anything else: folders of jobs other than these are left over.
+    KeepJobs(Vec<OrderNumber>),
+    /// Collect these sections, all when none is named; answer [`Event::Collected`].
+    Collect(Vec<String>),
+    /// Write to the log.
+    Note(Note),
+    /// Count.
+    Count(Counted),
+}

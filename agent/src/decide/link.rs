@@ -1,0 +1,159 @@
+//! What the link to the parent brings: greetings, messages, documents, leases.
+
+use super::{
+    core::{AgentCore, Then, Turn, count},
+    event::{Counted, Effect},
+    inventory::Request,
+};
+use branchline_node::link::lanes::Received;
+use branchline_protocol::{
+    document::Kind,
+    id::Role,
+    order::Envelope,
+    record::Lane,
+    time::Now,
+    wire::{Ack, Contact, Greeting, Lease, Message, MessageFault, PROTOCOL, Welcome},
+};
+
+impl AgentCore {
+    /// The attachment number is durable before any parent hears it (DESIGN 5).
+    pub(super) fn dialling(&mut self, dial: u64, turn: &mut Turn) {
+        self.put_attachment(turn);
+        let greeting = self.greeting();
+        turn.then(Effect::Greet(dial, Box::new(greeting)));
+    }
+
+    fn greeting(&self) -> Greeting {
+        let next_poll_s = match (self.me.contact, self.lease, self.documents.settings()) {
+            (_, Some(lease), _) => Some(lease.interval_ms / 1_000),
+            (Contact::Poll, None, Some(settings)) => Some(settings.poll_normal_s),
+            _ => None,
+        };
+        Greeting {
+            protocol: *PROTOCOL.end(),
+            build: self.me.build.clone(),
+            tenant: self.me.tenant.clone(),
+            node: self.me.node,
+            role: Role::Agent,
+            epoch: self.me.epoch,
+            attachment: self.attachment,
+            incarnation: self.spool.incarnation(),
+            contact: self.me.contact,
+            depth_below: 0,
+            stored_at: self.spool.stored_at(),
+            documents: self.documents.versions(),
+            term: self.documents.term(),
+            wake_port: 0,
+            receipt: None,
+            capabilities: self.me.capabilities.clone(),
+            next_poll_s,
+        }
+    }
+
+    pub(super) fn up(&mut self, welcome: &Welcome) {
+        self.lease = welcome.lease;
+        self.link_up(welcome.lease.is_some());
+        self.spool.link_up(welcome.parent, welcome.store);
+    }
+
+    /// The slot went to somebody else (ADM-2): say what is left to say, then poll.
+    pub(super) fn leased(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        if let Some(link) = &mut self.link {
+            link.poll = true;
+        }
+    }
+
+    pub(super) fn down(&mut self, out: &mut Vec<Effect>) {
+        self.link_down();
+        if self.spool.has_unsent() {
+            out.push(Effect::Poke);
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Now, received: Received, turn: &mut Turn, out: &mut Vec<Effect>) {
+        if self.link.is_none() {
+            return;
+        }
+        let Received { lane, bytes, credit } = received;
+        // Given back at once, unless the message has something to be remembered first.
+        let at_once = |out: &mut Vec<Effect>| out.push(Effect::Release(lane, credit));
+        match Message::decode(&bytes) {
+            Ok(Message::Orders(orders)) => {
+                self.orders(now, orders, turn, out);
+                turn.then(Effect::Release(lane, credit));
+            }
+            Ok(Message::Acks(acks)) => match self.acks(&acks, turn, out) {
+                Ok(()) => turn.then(Effect::Release(lane, credit)),
+                Err(why) => self.broken(why, out),
+            },
+            Ok(Message::Document(kind, envelope)) => {
+                self.document(now, kind, &envelope, turn, out);
+                turn.then(Effect::Release(lane, credit));
+            }
+            Ok(Message::Sections(node, _)) => {
+                if node == self.me.node {
+                    self.inventory.request(Request { order: None, full: true });
+                }
+                at_once(out);
+            }
+            // Their word is unsigned: only the server's signed orders end anything here.
+            Ok(Message::Ended(_) | Message::Ancestors(_)) => at_once(out),
+            Ok(Message::Records(_) | Message::Taken(_) | Message::Presence { .. }) | Err(MessageFault::Unknown(_)) => {
+                count(Counted::UnknownMessage, out);
+                at_once(out);
+            }
+            Err(fault @ (MessageFault::Empty | MessageFault::Malformed { .. })) => self.broken(fault.to_string(), out),
+        }
+    }
+
+    fn acks(&mut self, acks: &[Ack], turn: &mut Turn, out: &mut Vec<Effect>) -> Result<(), String> {
+        for ack in acks {
+            self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
+            ack.refused.iter().for_each(|_| count(Counted::RecordRefused, out));
+        }
+        Ok(())
+    }
+
+    /// The parent does not keep to the protocol: another link may.
+    fn broken(&mut self, why: String, out: &mut Vec<Effect>) {
+        count(Counted::ProtocolError, out);
+        out.push(Effect::CloseLink(why));
+        self.link_down();
+    }
+
+    pub(super) fn document(
+        &mut self,
+        now: Now,
+        kind: Kind,
+        envelope: &Envelope,
+        turn: &mut Turn,
+        out: &mut Vec<Effect>,
+    ) {
+        let taken = match self.documents.take(kind, envelope, &mut turn.batch) {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return,
+            Err(_) => return count(Counted::DocumentRefused, out),
+        };
+        match taken.kind {
+            Kind::Time => {
+                if let Some(statement) = self.documents.time() {
+                    let (time, term, floor) = (statement.time, statement.term, statement.order_floor);
+                    // What is forgotten and the floor that stands for it go together.
+                    if taken.written {
+                        self.journal.set_floor(term, floor, &mut turn.batch);
+                    }
+                    turn.then(Effect::LearnTime(time));
+                }
+            }
+            Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),
+            Kind::Revocations => self.begin_ready(now, turn),
+            Kind::Settings => {}
+        }
+    }
+
+    /// Credit and acknowledgement of a link belong to that link.
+    pub(super) fn send(&self, lane: Lane, message: Message) -> Then {
+        Then::Effect(Effect::Send(lane, message))
+    }
+}

@@ -1,0 +1,28 @@
+//! What an agent decides, pure: events and `now` in, effects out. No socket, clock, file, process or actor.
+//!
+//! ```text
+//!   link ──► orders ──► journal ──► Start, Collect, result ─┐
+//!        ──► documents ─► LearnTime, Reconfigure            ├─► one batch ─► Commit ─► Committed ─► Send, Release, Start …
+//!   jobs, collections ─► result, report ─► spool ───────────┘
+//! ```
+//!
+//! Whatever tells somebody something, or starts something, waits for the batch that remembers it (DESIGN 5).
+
+mod core;
+mod documents;
+mod event;
+mod inventory;
+mod journal;
+mod link;
+mod orders;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{AgentCore, Figures};
+pub use documents::{Documents, Taken as TakenDocument};
+pub use event::{Counted, Effect, Event, JobStart, Me, Note};
+pub use inventory::{Inventory, Request as InventoryRequest};
+pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key};
+pub use orders::OUTPUT_CAP_MAX;
+pub use recover::{RecoverFault, Rows};

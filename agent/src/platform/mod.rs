@@ -1,0 +1,67 @@
+//! Everything only an operating system can do, behind one trait (rule P): inventory and jobs. A virtual agent differs
+//! from a real one only here (DESIGN 4).
+
+pub mod job;
+#[cfg(target_os = "linux")]
+pub mod linux;
+#[cfg(any(test, not(target_os = "linux")))]
+pub mod other;
+pub mod virtual_device;
+
+use branchline_protocol::inventory::Snapshot;
+pub use job::{Ended, JobHandle, JobLeft, JobSpec, SpawnFault, StartFault, Status};
+use std::{path::Path, sync::Arc};
+pub use virtual_device::VirtualPlatform;
+
+/// The sections this build collects; settings that name another are refused by the server (INV-8).
+pub const SECTIONS: [&str; 6] = ["disks", "hardware", "network", "os", "software", "users"];
+
+/// What a device says of itself at enrolment and greeting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The machine's own name, or `not_available`.
+    pub host_name: String,
+    /// [`Platform::name`].
+    pub platform: String,
+    /// The operating system as it names itself, or `not_available`.
+    pub os_pretty: String,
+}
+
+/// An operating system, or a stand-in for one. Every call may block: none belongs on an arbiter.
+pub trait Platform: Send + Sync {
+    /// `linux`, `windows`, `macos`, or `virtual`: the word in `unsupported(capability, platform)`.
+    fn name(&self) -> &'static str;
+
+    /// The capabilities declared at enrolment, sorted (TOP-14). See [`crate::capabilities`].
+    fn capabilities(&self) -> Vec<String>;
+
+    /// Who the machine says it is.
+    fn facts(&self) -> HostFacts;
+
+    /// Collects these sections, all of [`SECTIONS`] when none is named; names it does not know are left out. What the
+    /// platform cannot tell is `not_available` (INV-12). An idle machine gives the same answer each time (INV-4).
+    fn collect(&self, sections: &[String]) -> Snapshot;
+
+    /// Starts a job in its own process group, at most once per folder: a folder that was used before is refused.
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault>;
+
+    /// What a job's folder holds after the agent's restart. Asked once the agent no longer means to start it: a job
+    /// that has not begun by then never will.
+    fn inspect_job(&self, dir: &Path) -> JobLeft;
+
+    /// A handle to a job that [`Platform::inspect_job`] found running.
+    fn attach_job(&self, dir: &Path) -> JobHandle;
+}
+
+/// The platform this process runs on.
+pub fn host() -> Arc<dyn Platform> {
+    #[cfg(target_os = "linux")]
+    return Arc::new(linux::LinuxPlatform::new());
+    #[cfg(not(target_os = "linux"))]
+    return Arc::new(other::OtherPlatform);
+}
+
+/// The known sections among those asked for; none asked for is all.
+fn wanted(asked: &[String]) -> impl Iterator<Item = &'static str> {
+    SECTIONS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|a| a == name))
+}

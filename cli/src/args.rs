@@ -1,0 +1,69 @@
+//! The command line.
+
+use crate::{up, verbs};
+use branchline_node::config::parse_duration;
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, time::Duration};
+
+/// Manage endpoints over server, gateway, relays and agents.
+#[derive(Debug, Parser)]
+#[command(name = "branchline", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options that every verb takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Global {
+    /// Context file of the installation to speak to [default: that of the newest `up` in this folder]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub context: Option<PathBuf>,
+    /// Tenant to speak for [default: the installation's only or first one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// Print one line of JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start every node of a topology as its own process, run its job, print what came back
+    Up(up::Args),
+    /// Run one node in this process
+    Node(verbs::node::Args),
+    /// List devices
+    Devices(verbs::devices::Args),
+    /// Show one device
+    Device(verbs::device::Args),
+    /// Show server, gateways, relays and agents with their slots and queues
+    Tree(verbs::tree::Args),
+    /// Run a command line or a script on devices
+    Run(verbs::run::Args),
+    /// Show one job with its results
+    Job(verbs::job::Args),
+    /// List jobs
+    Jobs(verbs::jobs::Args),
+    /// Show a device's inventory
+    Inventory(verbs::inventory::Args),
+    /// Make a token with which nodes may enrol
+    EnrolToken(verbs::enrol_token::Args),
+    /// Make a bundle: all that a new node needs to enrol
+    Bundle(verbs::bundle::Args),
+    /// Revoke a node: its link is closed and its return refused
+    Revoke(verbs::revoke::Args),
+    /// Keep one job's process group (an agent starts this)
+    #[command(hide = true)]
+    Shim(verbs::shim::Args),
+}
+
+/// A length of time for clap.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|e| e.to_string())
+}

@@ -1,0 +1,40 @@
+//! `device ID`
+
+use super::{
+    devices::path,
+    text::{cell, state},
+};
+use crate::{answer::Answer, client::segment, failure::Failure, session::Session};
+use serde_json::Value;
+
+/// Its options.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The device's id or name
+    #[arg(value_name = "ID")]
+    pub device: String,
+}
+
+/// Asks for the device.
+pub fn run(args: &Args, session: &Session) -> Result<Answer, Failure> {
+    let device = session.client()?.get(&format!("/devices/{}", segment(&args.device)), &[])?;
+    let text = device_text(&device);
+    Ok(Answer::done(device, text))
+}
+
+fn device_text(device: &Value) -> String {
+    let mut lines = vec![
+        ("name", cell(&device["name"])),
+        ("id", cell(&device["id"])),
+        ("tenant", cell(&device["tenant"])),
+        ("site", cell(&device["site"])),
+        ("path", path(device)),
+        ("link", cell(&device["link"])),
+        ("state", state(device, "state", "state_reason")),
+        ("last contact", cell(&device["last_contact"])),
+    ];
+    for (key, value) in device["inventory"].as_object().into_iter().flatten() {
+        lines.push((key, cell(value)));
+    }
+    lines.iter().map(|(key, value)| format!("{:<14}{value}\n", key.replace('_', " "))).collect()
+}

@@ -1,0 +1,21 @@
+//! One file a verb.
+
+pub mod bundle;
+pub mod device;
+pub mod devices;
+pub mod enrol_token;
+pub mod inventory;
+pub mod job;
+pub mod jobs;
+pub mod node;
+pub mod revoke;
+pub mod run;
+pub mod shim;
+mod text;
+pub mod tree;
+mod wait;
+
+pub use bundle::save as save_bundle;
+pub use devices::devices_text;
+pub use text::job_text;
+pub use wait::{Shown, all_succeeded, for_completion};

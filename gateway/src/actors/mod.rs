@@ -1,0 +1,16 @@
+//! The gateway's actors. Their parent is the node's supervisor.
+//!
+//! ```text
+//! Supervisor ─┬─ trunk-1 … trunk-n   dial the server, hold the control stream, reconnect
+//!             ├─ public              one path; each accepted upgrade is a pipe: a task on the listener's worker
+//!             └─ private             /getstatus, /metrics
+//! ```
+//!
+//! Pipes are tasks, not actors: their WebSocket payload cannot leave the worker thread that accepted it, and a pipe
+//! holds nothing that would have to be rebuilt. A pipe ends with its child or its trunk.
+
+pub mod listener;
+pub mod pipe;
+pub mod private;
+pub mod public;
+pub mod trunk;

@@ -1,0 +1,193 @@
+//! What the parent says.
+
+use super::{
+    persist,
+    state::{After, Effect, RelayCore},
+};
+use branchline_node::store::Batch;
+use branchline_protocol::{
+    document::Kind,
+    id::{NodeId, Role},
+    order::{Envelope, OrderMessage, verify_order},
+    record::Lane,
+    refusal::Refusal,
+    time::Now,
+    wire::{Ack, Message, Welcome},
+};
+use std::collections::BTreeMap;
+
+impl RelayCore {
+    pub(super) fn welcomed(&mut self, now: Now, welcome: Welcome, out: &mut Vec<Effect>) {
+        self.parent_up = true;
+        self.spool.link_up(welcome.parent, welcome.store);
+        let entries = self.directory.snapshot();
+        out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: true, entries }));
+        self.set_ancestors(now, welcome.ancestors, out);
+    }
+
+    fn set_ancestors(&mut self, _now: Now, ancestors: Vec<(NodeId, String)>, out: &mut Vec<Effect>) {
+        if ancestors.iter().any(|(node, _)| *node == self.me.node) {
+            // Two relays attached to each other at the same moment (TOP-20).
+            out.push(Effect::CloseParent("loop"));
+            return;
+        }
+        if self.ancestors != ancestors {
+            self.ancestors = ancestors;
+            let chain = self.chain();
+            for (child, link) in self.links.iter().filter(|(_, l)| l.role == Role::Relay) {
+                out.push(Effect::ToChild(*child, link.session, Lane::Control, Message::Ancestors(chain.clone())));
+            }
+        }
+        out.push(Effect::FactsChanged);
+    }
+
+    pub(super) fn parent_said(&mut self, now: Now, message: Message, credit: (Lane, u32), out: &mut Vec<Effect>) {
+        let release = Effect::ReleaseParent(credit.0, credit.1);
+        match message {
+            Message::Orders(orders) => self.orders(now, orders, release, out),
+            Message::Acks(acks) => {
+                let mut batch = Batch::new();
+                let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
+                for ack in acks {
+                    if let Err(fault) = self.spool.acked(&ack, &mut batch) {
+                        tracing::warn!(%fault, "acknowledgement refused");
+                        out.push(Effect::CloseParent("acknowledgement beyond what was sent"));
+                        return;
+                    }
+                    if ack.stream.node != self.me.node
+                        && (ack.settled > 0 || !ack.refused.is_empty())
+                        && let Some(to) = self.hop(ack.stream.node)
+                    {
+                        // Here it is stored already; what the child learns is that it may forget.
+                        told.entry(to).or_default().push(ack);
+                    }
+                }
+                let mut effects: Vec<Effect> = told
+                    .into_iter()
+                    .map(|((child, session), acks)| Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)))
+                    .collect();
+                effects.push(release);
+                self.commit(now, batch, After { effects, ..After::default() }, out);
+            }
+            Message::Document(kind, envelope) => self.take_document(now, kind, envelope, vec![release], out),
+            Message::Sections(device, sections) => {
+                if let Some((child, session)) = self.hop(device) {
+                    out.push(Effect::ToChild(child, session, Lane::Control, Message::Sections(device, sections)));
+                }
+                out.push(release);
+            }
+            Message::Ended(list) => {
+                let mut batch = Batch::new();
+                for (order, devices) in list {
+                    for device in devices {
+                        let change = self.ledger.ended(order, device);
+                        self.note(change.into_iter().collect(), &mut batch);
+                        if let Some((child, session)) = self.hop(device)
+                            && child != device
+                        {
+                            let ended = Message::Ended(vec![(order, vec![device])]);
+                            out.push(Effect::ToChild(child, session, Lane::Control, ended));
+                        }
+                    }
+                }
+                self.commit(now, batch, After { effects: vec![release], ..After::default() }, out);
+            }
+            Message::Ancestors(chain) => {
+                self.set_ancestors(now, chain, out);
+                out.push(release);
+            }
+            other => {
+                tracing::debug!(kind = ?std::mem::discriminant(&other), "a message that only flows up");
+                out.push(release);
+            }
+        }
+    }
+
+    fn orders(&mut self, now: Now, orders: Vec<OrderMessage>, release: Effect, out: &mut Vec<Effect>) {
+        let mut batch = Batch::new();
+        let mut after = After::default();
+        let mut taken = Vec::new();
+        for message in orders {
+            let payload = match verify_order(&message, &self.me.tenant, self.shelf.trust()) {
+                Ok(verified) => verified.payload,
+                Err(fault) => {
+                    // Never run, never passed on (RLY-13).
+                    tracing::warn!(%fault, code = fault.code(), "order refused");
+                    out.push(Effect::Refused("bad_signature"));
+                    self.alert(now, "order_refused", format!("{}: {fault}", fault.code()), out);
+                    continue;
+                }
+            };
+            let number = payload.number;
+            let devices: Vec<NodeId> = message.proof.leaves.iter().map(|(_, leaf)| leaf.device).collect();
+            tracing::info!(trace = %payload.trace, order = %number, devices = devices.len(), "order held");
+            match self.ledger.add(&self.me.tenant, payload, message.clone(), None) {
+                Ok(changes) => {
+                    if !changes.is_empty() {
+                        persist::order(number, &message, &mut batch);
+                    }
+                    self.note(changes, &mut batch);
+                }
+                Err(fault) => {
+                    tracing::warn!(%fault, "proof refused");
+                    out.push(Effect::Refused("bad_signature"));
+                    continue;
+                }
+            }
+            after.look.extend(devices.iter().copied());
+            taken.push((number, devices));
+        }
+        if !taken.is_empty() {
+            after.effects.push(Effect::ToParent(Lane::Control, Message::Taken(taken)));
+        }
+        after.effects.push(release);
+        self.commit(now, batch, after, out);
+    }
+
+    /// Takes a document, makes it durable, then hands it on and acts by it.
+    pub(super) fn take_document(&mut self, now: Now, kind: Kind, envelope: Envelope, mut effects: Vec<Effect>, out: &mut Vec<Effect>) {
+        let newer = match self.shelf.take(kind, &envelope) {
+            Ok(newer) => newer,
+            Err(fault) => {
+                tracing::warn!(?kind, %fault, "document refused");
+                out.push(Effect::Refused("bad_document"));
+                false
+            }
+        };
+        let mut batch = Batch::new();
+        if newer {
+            if kind == Kind::Time {
+                // A minute's statement is not worth a sync; a restarted relay asks for a new one.
+                if let Some(statement) = self.shelf.time() {
+                    effects.push(Effect::LearnTime(statement.time, envelope));
+                }
+            } else {
+                persist::document(kind, &envelope, &mut batch);
+                for (child, link) in &self.links {
+                    let message = Message::Document(kind, envelope.clone());
+                    effects.push(Effect::ToChild(*child, link.session, Lane::Control, message));
+                }
+                match kind {
+                    Kind::Revocations => {
+                        let revoked = self.shelf.revocations().clone();
+                        let gone: Vec<(NodeId, u64)> = self
+                            .links
+                            .iter()
+                            .filter(|(n, _)| self.directory.get(**n).is_some_and(|e| revoked.covers(**n, e.key.epoch)))
+                            .map(|(n, l)| (*n, l.session))
+                            .collect();
+                        for (node, session) in gone {
+                            let refusal = Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token");
+                            effects.push(Effect::RefuseChild(node, session, refusal));
+                        }
+                        effects.push(Effect::FactsChanged);
+                    }
+                    Kind::Upstreams | Kind::Trust => effects.push(Effect::Reconfigure),
+                    Kind::Settings | Kind::Time => {}
+                }
+            }
+            tracing::debug!(?kind, version = ?self.shelf.get(kind).map(|(v, _)| *v), "document taken");
+        }
+        self.commit(now, batch, After { effects, ..After::default() }, out);
+    }
+}

@@ -1,0 +1,158 @@
+//! What children say.
+
+use super::state::{After, Effect, Link, RelayCore};
+use branchline_node::{
+    downstream::{Child, directory::Attach},
+    link::engine::LinkEnd,
+    store::Batch,
+    uplink::spool::SpoolFault,
+};
+use branchline_protocol::{
+    document::Kind,
+    id::{NodeId, Role},
+    record::{JobResult, Lane, Run, class},
+    refusal::Refusal,
+    time::Now,
+    wire::{Goodbye, Message, Reach},
+};
+use std::sync::Arc;
+
+impl RelayCore {
+    pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
+        let (reach, next_contact) = match child.lease {
+            None => (Reach::Persistent, None),
+            Some(lease) => {
+                let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
+                (reach, Some(now.node.plus(lease.interval_ms as i64)))
+            }
+        };
+        let attach = Attach {
+            node: child.node,
+            role: child.role,
+            key: child.key,
+            session: child.session,
+            reach,
+            at: now.node,
+            next_contact,
+            capabilities: child.greeting.capabilities.clone(),
+        };
+        if !self.directory.attach(attach) {
+            let refusal = Refusal::new(409, "stale_attachment", "a newer attachment of this node is here");
+            out.push(Effect::RefuseChild(child.node, child.session, refusal));
+            return;
+        }
+        let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
+        self.links.insert(child.node, link);
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            let Some((version, envelope)) = self.shelf.get(kind) else { continue };
+            if child.greeting.documents.get(index).is_none_or(|has| has < version) {
+                let message = Message::Document(kind, envelope.clone());
+                out.push(Effect::ToChild(child.node, child.session, Lane::Control, message));
+            }
+        }
+        let before = self.incarnations.insert(child.node, child.greeting.incarnation);
+        let below = self.directory.below(child.node);
+        let lost = before.is_some_and(|b| b != child.greeting.incarnation);
+        let mut batch = Batch::new();
+        let changes = self.ledger.child_gone(child.node, &below, lost);
+        self.note(changes, &mut batch);
+        let changes = self.ledger.moved(child.node, Some(child.node));
+        self.note(changes, &mut batch);
+        let after = After { look: below.into_iter().chain([child.node]).collect(), ..After::default() };
+        self.commit(now, batch, after, out);
+        out.push(Effect::FactsChanged);
+    }
+
+    pub(super) fn child_gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
+        if self.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+            return;
+        }
+        let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
+        let reach = match end {
+            LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) if poll => Reach::Polling,
+            _ => Reach::GoneTimeout,
+        };
+        self.directory.detach(child.node, child.session, reach, now.node);
+        let below = self.directory.below(child.node);
+        self.ledger.child_gone(child.node, &below, false);
+    }
+
+    pub(super) fn child_said(&mut self, now: Now, child: &Child, message: Message, credit: (Lane, u32), out: &mut Vec<Effect>) {
+        if self.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+            return;
+        }
+        self.directory.heard(child.node, now.node);
+        let mut batch = Batch::new();
+        let mut after = After::default();
+        match message {
+            Message::Records(runs) => {
+                for run in runs {
+                    self.carry(now, child, run, &mut batch, &mut after, out);
+                }
+            }
+            Message::Taken(orders) => {
+                for (order, devices) in orders {
+                    let changes = self.ledger.taken(child.node, order, &devices);
+                    self.note(changes, &mut batch);
+                }
+            }
+            Message::Presence { snapshot, entries } => {
+                for node in self.directory.presence(child.node, snapshot, entries) {
+                    let hop = self.directory.next_hop(node);
+                    let changes = self.ledger.moved(node, hop);
+                    self.note(changes, &mut batch);
+                    after.look.insert(node);
+                }
+            }
+            other => tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down"),
+        }
+        let (lane, bytes) = credit;
+        after.effects.push(Effect::ReleaseChild(child.node, child.session, lane, bytes));
+        self.commit(now, batch, after, out);
+        self.end_polls(out);
+    }
+
+    fn carry(&mut self, now: Now, child: &Child, run: Run, batch: &mut Batch, after: &mut After, out: &mut Vec<Effect>) {
+        let stream = run.stream;
+        if child.role == Role::Agent && stream.node != child.node {
+            // A device speaks for itself only (RLY-9).
+            let refused: Vec<(u64, String)> = run.records.iter().map(|r| (r.number, "foreign".into())).collect();
+            let upto = run.records.last().map_or(0, |r| r.number);
+            let ack = branchline_protocol::wire::Ack { stream, stored: upto, settled: upto, refused };
+            after.effects.push(Effect::ToChild(child.node, child.session, Lane::Control, Message::Acks(vec![ack])));
+            out.push(Effect::Refused("foreign"));
+            return;
+        }
+        for record in run.records.iter().filter(|r| r.class == class::RESULT) {
+            // The order is over on that device: its row closes with the same write that keeps the result.
+            if let Ok(result) = rmp_serde::from_slice::<JobResult>(&record.body) {
+                tracing::info!(trace = ?record.trace, order = %result.order, device = %stream.node, end = ?result.end, "result carried");
+                let change = self.ledger.ended(result.order, stream.node);
+                self.note(change.into_iter().collect(), batch);
+            }
+        }
+        let (mark, fault) = self.spool.carry(run, batch);
+        after.mark.push(mark);
+        let mut refused = Vec::new();
+        match fault {
+            None => {}
+            Some(SpoolFault::BrokenChain(number)) => {
+                refused.push((number, "rollback".to_string()));
+                out.push(Effect::Refused("rollback"));
+                self.alert(now, "rollback", format!("record {number} of {} does not continue its stream", stream.node), out);
+            }
+            Some(other) => {
+                tracing::warn!(node = %stream.node, fault = %other, "records not taken");
+                out.push(Effect::Refused("hole"));
+            }
+        }
+        after.acks.push((child.node, child.session, stream, refused));
+    }
+
+    /// To whom a message for a node below goes.
+    pub(super) fn hop(&self, node: NodeId) -> Option<(NodeId, u64)> {
+        let child = self.directory.live_hop(node)?;
+        self.links.get(&child).map(|l| (child, l.session))
+    }
+}

@@ -1,0 +1,13 @@
+//! The relay's decisions (pure): a downstream joined to an uplink. Orders are verified, made durable and handed to the
+//! children they are for; records are made durable, acknowledged to the child, and carried up until the server settled
+//! them; nothing is told before it is on disk (DESIGN 4, 5). Nothing here knows a socket, a clock or an actor.
+
+mod above;
+mod below;
+mod persist;
+mod shelf;
+mod state;
+
+pub use persist::Recovered;
+pub use shelf::Shelf;
+pub use state::{Effect, Event, Me, RelayCore};

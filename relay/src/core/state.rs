@@ -1,0 +1,436 @@
+//! Events, effects, and the state between them.
+
+use super::{Shelf, persist};
+use branchline_node::{
+    downstream::{
+        Child,
+        directory::Directory,
+        ledger::{Change, Ledger, Row},
+    },
+    driver::{self, Token},
+    link::engine::LinkEnd,
+    store::{Batch, Table},
+    uplink::spool::{Mark, Spool},
+};
+use branchline_protocol::{
+    id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role, TenantId},
+    job::Class,
+    order::Envelope,
+    record::{Alert, Fact, Facts, Lane, class},
+    refusal::Refusal,
+    time::{Millis, Now},
+    wire::{Ack, Contact, Goodbye, Greeting, Lease, Message, PROTOCOL, PresenceEntry, Reach, Welcome},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Milliseconds that inventory and logs may gather before they go up in one message (RLY-4).
+const GATHER_MS: u64 = 1_000;
+/// Milliseconds between two tellings of the relay's own figures.
+const FIGURES_EVERY_MS: u64 = 2_000;
+
+/// Who this relay is.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Its id.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its name, shown in chains.
+    pub name: String,
+}
+
+/// What happens.
+pub enum Event {
+    /// A parent is about to be greeted: the number goes back with [`Effect::Greet`].
+    Dialling(u64),
+    /// The parent welcomed us.
+    ParentUp(Box<Welcome>),
+    /// The parent said something; credit is owed for it.
+    ParentSaid(Message, Lane, u32),
+    /// The parent's newest time statement.
+    Alive(Envelope),
+    /// No link up.
+    ParentDown,
+    /// A child's link is up.
+    ChildUp(Arc<Child>),
+    /// A child said something; credit is owed for it.
+    ChildSaid(Arc<Child>, Message, Lane, u32),
+    /// A polling child has nothing more.
+    ChildDone(Arc<Child>),
+    /// A child's link ended.
+    ChildGone(Arc<Child>, LinkEnd),
+    /// A child lost its slot.
+    Displaced(NodeId, Lease),
+    /// The relay's figures for the tree, as JSON.
+    Figures(String),
+    /// A batch is durable.
+    Committed(Token),
+    /// A few times a second: what was gathered goes up.
+    Tick,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make durable, then feed [`Event::Committed`].
+    Commit(Batch, Token),
+    /// The greeting for a dial; its attachment number is durable.
+    Greet(u64, Box<Greeting>),
+    /// Send up.
+    ToParent(Lane, Message),
+    /// Credit for what the parent sent.
+    ReleaseParent(Lane, u32),
+    /// The parent broke the rules: end the link.
+    CloseParent(&'static str),
+    /// Send to a child's live session.
+    ToChild(NodeId, u64, Lane, Message),
+    /// Credit for what a child sent.
+    ReleaseChild(NodeId, u64, Lane, u32),
+    /// End a child's link.
+    GoodbyeChild(NodeId, u64, Goodbye),
+    /// Refuse a child.
+    RefuseChild(NodeId, u64, Refusal),
+    /// What the reception checks has changed.
+    FactsChanged,
+    /// Upstreams or trust changed: dial by them from here on.
+    Reconfigure,
+    /// A verified statement's time.
+    LearnTime(Millis, Envelope),
+    /// Something was refused; counted.
+    Refused(&'static str),
+}
+
+/// What waits for a commit.
+#[derive(Default)]
+pub(super) struct After {
+    pub effects: Vec<Effect>,
+    pub mark: Vec<Mark>,
+    /// Devices whose orders may go out once this is durable.
+    pub look: BTreeSet<NodeId>,
+    /// Streams to acknowledge to a child, with what was refused.
+    pub acks: Vec<(NodeId, u64, branchline_protocol::record::StreamId, Vec<(u64, String)>)>,
+}
+
+pub(super) struct Link {
+    pub session: u64,
+    pub role: Role,
+    pub poll: bool,
+    pub done: bool,
+}
+
+/// The relay.
+pub struct RelayCore {
+    pub(super) me: Me,
+    pub(super) spool: Spool,
+    pub(super) ledger: Ledger,
+    pub(super) directory: Directory,
+    pub(super) shelf: Shelf,
+    pub(super) links: BTreeMap<NodeId, Link>,
+    pub(super) incarnations: BTreeMap<NodeId, u64>,
+    pub(super) ancestors: Vec<(NodeId, String)>,
+    pub(super) parent_up: bool,
+    pub(super) attachment: u64,
+    /// Facts to tell, until the next tick or until the result itself makes them idle.
+    pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
+    figures: Option<String>,
+    figures_told_at: Option<u64>,
+    gathered_at: u64,
+    next_token: Token,
+    waiting: BTreeMap<Token, After>,
+}
+
+impl RelayCore {
+    pub(super) fn from_parts(me: Me, spool: Spool, ledger: Ledger, shelf: Shelf, attachment: u64) -> Self {
+        RelayCore {
+            me,
+            spool,
+            ledger,
+            directory: Directory::default(),
+            shelf,
+            links: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            ancestors: Vec::new(),
+            parent_up: false,
+            attachment,
+            facts: BTreeSet::new(),
+            figures: None,
+            figures_told_at: None,
+            gathered_at: 0,
+            next_token: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// The relay's ancestors and itself, nearest the server first: what its own children are welcomed with.
+    pub fn chain(&self) -> Vec<(NodeId, String)> {
+        let mut chain = self.ancestors.clone();
+        chain.push((self.me.node, self.me.name.clone()));
+        chain
+    }
+
+    /// Documents.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// What waits to go up.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Orders that are not over below.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Children with a live link.
+    pub fn links(&self) -> u64 {
+        self.links.len() as u64
+    }
+
+    /// Whether the uplink is up.
+    pub fn parent_up(&self) -> bool {
+        self.parent_up
+    }
+
+    fn greeting(&self) -> Greeting {
+        Greeting {
+            protocol: *PROTOCOL.end(),
+            build: env!("CARGO_PKG_VERSION").into(),
+            tenant: self.me.tenant.clone(),
+            node: self.me.node,
+            role: Role::Relay,
+            epoch: self.me.epoch,
+            attachment: self.attachment,
+            incarnation: self.spool.incarnation(),
+            contact: Contact::Persistent,
+            depth_below: self.directory.depth_below(),
+            stored_at: self.spool.stored_at(),
+            documents: self.shelf.versions(),
+            term: self.shelf.time().map_or(0, |t| t.term),
+            wake_port: 0,
+            receipt: None,
+            capabilities: Vec::new(),
+            next_poll_s: None,
+        }
+    }
+
+    fn event(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Dialling(number) => {
+                self.attachment += 1;
+                let mut batch = Batch::new();
+                batch.put(Table::Meta, persist::ATTACHMENT.to_vec(), self.attachment.to_be_bytes().to_vec());
+                let greet = Effect::Greet(number, Box::new(self.greeting()));
+                self.commit(now, batch, After { effects: vec![greet], ..After::default() }, out);
+            }
+            Event::ParentUp(welcome) => self.welcomed(now, *welcome, out),
+            Event::ParentSaid(message, lane, credit) => self.parent_said(now, message, (lane, credit), out),
+            Event::Alive(envelope) => self.take_document(now, branchline_protocol::document::Kind::Time, envelope, Vec::new(), out),
+            Event::ParentDown => {
+                self.parent_up = false;
+                self.spool.link_down();
+            }
+            Event::ChildUp(child) => self.child_up(now, child, out),
+            Event::ChildSaid(child, message, lane, credit) => self.child_said(now, &child, message, (lane, credit), out),
+            Event::ChildDone(child) => {
+                if let Some(link) = self.links.get_mut(&child.node).filter(|l| l.session == child.session) {
+                    link.done = true;
+                }
+                self.end_polls(out);
+            }
+            Event::ChildGone(child, end) => self.child_gone(now, &child, &end),
+            Event::Displaced(node, lease) => {
+                if let Some(link) = self.links.get_mut(&node) {
+                    link.poll = true;
+                    self.directory.lease(node, Reach::Polling, Some(now.node.plus(lease.interval_ms as i64)));
+                }
+            }
+            Event::Figures(figures) => self.figures = Some(figures),
+            Event::Committed(token) => self.committed(now, token, out),
+            Event::Tick => self.tick(now, out),
+        }
+        self.pump(now, false, out);
+    }
+
+    /// Presence, facts and gathered records go up.
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.facts.is_empty() {
+            let mut grouped: BTreeMap<(OrderNumber, u8), Vec<NodeId>> = BTreeMap::new();
+            for (order, fact, device) in std::mem::take(&mut self.facts) {
+                grouped.entry((order, fact)).or_default().push(device);
+            }
+            let facts = grouped.into_iter().map(|((order, fact), devices)| (order, fact_of(fact), devices)).collect();
+            self.tell(now, class::FACTS, &Facts { facts }, out);
+        }
+        if self.parent_up {
+            let mut entries = self.directory.changes();
+            let due = self.figures_told_at.is_none_or(|at| now.mono.0 >= at + FIGURES_EVERY_MS);
+            if due && let Some(figures) = self.figures.take() {
+                self.figures_told_at = Some(now.mono.0);
+                entries.push(self.own_entry(now, figures));
+            }
+            if !entries.is_empty() {
+                out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: false, entries }));
+            }
+        }
+        if now.mono.0 >= self.gathered_at + GATHER_MS {
+            self.gathered_at = now.mono.0;
+            self.pump(now, true, out);
+        }
+    }
+
+    /// The relay's own row, for its figures only.
+    fn own_entry(&self, now: Now, figures: String) -> PresenceEntry {
+        PresenceEntry {
+            node: self.me.node,
+            role: Role::Relay,
+            key: AttachmentKey { epoch: self.me.epoch, attachment: self.attachment },
+            via: Vec::new(),
+            reach: Reach::Persistent,
+            last_contact: now.node,
+            next_contact: None,
+            capabilities: Vec::new(),
+            figures: Some(figures),
+        }
+    }
+
+    /// A record of the relay's own.
+    pub(super) fn tell<T: serde::Serialize>(&mut self, now: Now, class: u16, body: &T, out: &mut Vec<Effect>) {
+        let Ok(body) = rmp_serde::to_vec(body) else { return };
+        let mut batch = Batch::new();
+        let mark = self.spool.append(now.node, Lane::Work, class, None, body.into(), &mut batch);
+        self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
+    }
+
+    pub(super) fn alert(&mut self, now: Now, code: &str, message: String, out: &mut Vec<Effect>) {
+        self.tell(now, class::ALERT, &Alert { code: code.into(), message }, out);
+    }
+
+    /// Sends what may be sent. While records of a lane are under way, later ones gather; inventory and logs gather up
+    /// to a second even so (RLY-4).
+    fn pump(&mut self, _now: Now, flush: bool, out: &mut Vec<Effect>) {
+        if !self.parent_up {
+            return;
+        }
+        let under_way: [usize; 5] = Lane::ALL.map(|l| self.spool.in_flight(l));
+        let may = |lane: Lane| match lane {
+            Lane::Inventory | Lane::Logs => flush,
+            _ => flush || under_way[lane as usize] == 0,
+        };
+        while let Some((lane, runs)) = self.spool.take_of(may) {
+            out.push(Effect::ToParent(lane, Message::Records(runs)));
+        }
+    }
+
+    pub(super) fn commit(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {
+        if batch.is_empty() {
+            self.release(now, after, out);
+            return;
+        }
+        self.next_token += 1;
+        self.waiting.insert(self.next_token, after);
+        out.push(Effect::Commit(batch, self.next_token));
+    }
+
+    fn committed(&mut self, now: Now, token: Token, out: &mut Vec<Effect>) {
+        if let Some(after) = self.waiting.remove(&token) {
+            self.release(now, after, out);
+        }
+        self.end_polls(out);
+    }
+
+    fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
+        for mark in &after.mark {
+            self.spool.committed(mark);
+        }
+        let mut acks: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
+        for (child, session, stream, refused) in after.acks {
+            acks.entry((child, session)).or_default().push(Ack { refused, ..self.spool.ack(&stream) });
+        }
+        for ((child, session), acks) in acks {
+            out.push(Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)));
+        }
+        out.extend(after.effects);
+        if !after.look.is_empty() {
+            let devices: Vec<NodeId> = after.look.into_iter().collect();
+            self.offer(now, Some(&devices), out);
+        }
+    }
+
+    /// Hands waiting orders to the children that are there.
+    pub(super) fn offer(&mut self, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
+        let RelayCore { directory, ledger, links, .. } = self;
+        let offers = ledger.offers(now.node, devices, |d| directory.live_hop(d).filter(|c| links.contains_key(c)));
+        for offer in offers {
+            let Some(link) = links.get(&offer.child) else { continue };
+            tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");
+            let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
+            out.push(Effect::ToChild(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
+        }
+    }
+
+    /// Ledger changes onto disk, and those the parent should hear of.
+    pub(super) fn note(&mut self, changes: Vec<Change>, batch: &mut Batch) {
+        for change in changes {
+            persist::row(&change, batch);
+            match change.row {
+                Some(Row::HandedOver) => {
+                    self.facts.insert((change.order, Fact::HandedOver as u8, change.device));
+                }
+                None => {
+                    self.facts.retain(|(order, _, device)| (*order, *device) != (change.order, change.device));
+                    if !self.ledger.contains(change.order) {
+                        persist::order_gone(change.order, batch);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A poll ends when the child is done, what it was offered is acknowledged, and nothing of it waits for the disk.
+    pub(super) fn end_polls(&mut self, out: &mut Vec<Effect>) {
+        if !self.waiting.is_empty() {
+            return;
+        }
+        let done: Vec<(NodeId, u64)> = self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
+        for (child, session) in done {
+            if !self.ledger.is_offered(&self.directory.below(child)) {
+                out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));
+            }
+        }
+    }
+}
+
+fn fact_of(number: u8) -> Fact {
+    [Fact::Held, Fact::HandedOver, Fact::GivenBack, Fact::RefusedBadSignature]
+        .into_iter()
+        .find(|f| *f as u8 == number)
+        .unwrap_or(Fact::Held)
+}
+
+impl driver::Core for RelayCore {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        self.event(now, event, out);
+    }
+
+    fn committed(token: Token) -> Event {
+        Event::Committed(token)
+    }
+
+    fn into_commit(effect: Effect) -> Result<(Batch, Token), Effect> {
+        match effect {
+            Effect::Commit(batch, token) => Ok((batch, token)),
+            other => Err(other),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The relay of a branch: connects upward, fans jobs out to what is below, carries results and inventory up, and keeps
+//! its site working when the uplink is cut. A relay is a downstream joined to an uplink.
+
+pub mod core;

@@ -1,0 +1,647 @@
+//! The server's one owner of jobs, presence and intake: the shell of [`Core`]. Rebuilt from the store.
+//!
+//! One commit is under way at a time; what comes meanwhile is gathered into the next, so that 300 results cost a few
+//! transactions. What can gather is bounded by the credit windows of the links that brought it.
+
+use crate::{
+    api::control::{NewJob, NodeView, ServerFigures},
+    dispatch::{Core, Effect, Event, Issue, Preloaded, Recovered, Token, standing},
+    domain::{Office, documents::Change},
+    store::{JobDeviceRow, JobRow, NodeRow, Op, Store},
+};
+use actix::prelude::*;
+use branchline_node::{
+    downstream::{FromChild, gatekeeper::SharedGauge, reception},
+    link::{
+        LinkHandle,
+        engine::{LinkCommand, LinkEvent},
+    },
+    metrics::Metrics,
+    node::Ambient,
+    supervise::{Drain, Exit, ExitGuard},
+    time::NodeTime,
+};
+use branchline_protocol::{
+    document::{self, Kind, TimeStatement},
+    hash::Hash,
+    id::{JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    inventory::Snapshot,
+    job::{self, State},
+    order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Tree},
+    record::class,
+    refusal::Refusal,
+    selector::Candidate,
+    wire::Message as Wire,
+};
+use metrics::Counter;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use tokio::sync::{oneshot, watch};
+
+/// Seconds between time statements (DESIGN 6).
+const STATEMENT_S: u64 = 60;
+/// Seconds between looks for what has expired.
+const TICK_S: u64 = 1;
+
+/// Newest time statement per tenant: written here, read by every session's heartbeat.
+pub type Statements = Arc<RwLock<BTreeMap<TenantId, watch::Sender<Option<Arc<Envelope>>>>>>;
+
+/// What the dispatcher works with; the same for every generation.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// Keys and documents.
+    pub office: Office,
+    /// Clock and randomness.
+    pub ambient: Ambient,
+    /// Node time.
+    pub time: NodeTime,
+    /// What the reception checks.
+    pub facts: Arc<watch::Sender<reception::Facts>>,
+    /// What heartbeats answer.
+    pub statements: Statements,
+    /// The gatekeeper's gauge, for the tree.
+    pub gauge: SharedGauge,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// The actor.
+pub struct Dispatcher {
+    guard: ExitGuard,
+    parts: Parts,
+    core: Core,
+    numbers: BTreeMap<TenantId, u64>,
+    links: BTreeMap<NodeId, (u64, LinkHandle)>,
+    queue: Vec<(Vec<Op>, Token)>,
+    committing: bool,
+    issuing: BTreeMap<JobId, oneshot::Sender<()>>,
+    waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
+    malformed: Counter,
+    unknown: Counter,
+}
+
+impl Dispatcher {
+    /// A dispatcher that loads its state from the store before it hears anything.
+    pub fn new(guard: ExitGuard, parts: Parts) -> Self {
+        let malformed = parts.metrics.counter("branchline_protocol_errors_total", &[]);
+        let unknown = parts.metrics.counter("branchline_unknown_messages_total", &[]);
+        Dispatcher {
+            guard,
+            parts,
+            core: Core::default(),
+            numbers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            queue: Vec::new(),
+            committing: false,
+            issuing: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            malformed,
+            unknown,
+        }
+    }
+
+    fn fail(&mut self, why: String, ctx: &mut Context<Self>) {
+        tracing::error!(%why, "the dispatcher cannot go on");
+        self.guard.set(Exit::Failed(why));
+        ctx.stop();
+    }
+
+    fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let mut effects = Vec::new();
+        self.core.handle(self.parts.time.now(), event, &mut effects);
+        for effect in effects {
+            self.perform(effect);
+        }
+        self.pump(ctx);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Commit(ops, token) => self.queue.push((ops, token)),
+            Effect::Send(node, session, lane, message) => self.ask(node, session, LinkCommand::Send(lane, message.encode())),
+            Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
+            Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
+            Effect::Refuse(node, session, refusal) => {
+                self.ask(node, session, LinkCommand::Refuse(refusal));
+            }
+            Effect::JobChanged(tenant, job) => {
+                let complete = self.core.tenant(&tenant).is_none_or(|t| t.orders.values().all(|o| o.job != job));
+                if complete && let Some(waiting) = self.waiting.remove(&(tenant, job)) {
+                    waiting.into_iter().for_each(|w| {
+                        let _ = w.send(());
+                    });
+                }
+            }
+            Effect::Issued(job) => {
+                if let Some(issuer) = self.issuing.remove(&job) {
+                    let _ = issuer.send(());
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, session: u64, command: LinkCommand) {
+        if let Some((live, link)) = self.links.get(&node)
+            && *live == session
+            && !link.ask(command)
+        {
+            // Gone or not keeping up: without our handle the link ends, and the child greets anew.
+            tracing::info!(%node, "link dropped: it does not keep up");
+            self.links.remove(&node);
+        }
+    }
+
+    /// Starts the next commit with everything that has gathered.
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        if self.committing || self.queue.is_empty() {
+            return;
+        }
+        self.committing = true;
+        let gathered = std::mem::take(&mut self.queue);
+        let tokens: Vec<Token> = gathered.iter().map(|(_, t)| *t).collect();
+        let ops: Vec<Op> = gathered.into_iter().flat_map(|(ops, _)| ops).collect();
+        let store = self.parts.store.clone();
+        let work = async move { store.commit(ops).await };
+        ctx.spawn(work.into_actor(self).map(move |done, actor, ctx| {
+            actor.committing = false;
+            match done {
+                Ok(()) => {
+                    for token in tokens {
+                        actor.feed(Event::Committed(token), ctx);
+                    }
+                    actor.pump(ctx);
+                }
+                Err(e) => actor.fail(format!("commit: {e}"), ctx),
+            }
+        }));
+    }
+
+    fn publish_facts(&self) {
+        let office = &self.parts.office;
+        let mut tenants = office.tenants();
+        tenants.push(TenantId::system());
+        let revocations = tenants.iter().filter_map(|t| Some((t.clone(), office.revocations(t)?))).collect();
+        let ancestors = vec![(office.server_id(), office.server_name())];
+        let children = self.core.links();
+        self.parts.facts.send_replace(reception::Facts { ancestors, revocations, children, open: true });
+    }
+
+    fn state_time(&mut self, ctx: &mut Context<Self>) {
+        let now = self.parts.time.now().wall;
+        for tenant in self.parts.office.tenants() {
+            let Some(envelope) = self.parts.office.time_statement(&tenant, now, 0) else { continue };
+            if let Ok(mut all) = self.parts.statements.write() {
+                let newest = all.entry(tenant.clone()).or_insert_with(|| watch::channel(None).0);
+                newest.send_replace(Some(Arc::new(envelope.clone())));
+            }
+            if let Ok(TimeStatement { term, version, .. }) = rmp_serde::from_slice(&envelope.payload) {
+                self.feed(Event::Statement(tenant, (term, version), envelope), ctx);
+            }
+        }
+    }
+
+    fn take_documents(&mut self, tenant: &TenantId, ctx: &mut Context<Self>) {
+        let office = self.parts.office.clone();
+        for site in office.sites(tenant).unwrap_or_default() {
+            for (kind, envelope) in office.documents(tenant, &site) {
+                if let Some(version) = version_of(kind, &envelope) {
+                    let site = if kind == Kind::Upstreams { site.clone() } else { String::new() };
+                    self.feed(Event::Document(tenant.clone(), kind, site, version, envelope), ctx);
+                }
+            }
+        }
+    }
+
+    fn loaded(&mut self, found: Result<(Recovered, BTreeMap<TenantId, u64>), String>, ctx: &mut Context<Self>) {
+        let recovered = found.and_then(|(recovered, numbers)| {
+            self.numbers = numbers;
+            Core::recover(recovered)
+        });
+        match recovered {
+            Ok(core) => self.core = core,
+            Err(why) => return self.fail(format!("load: {why}"), ctx),
+        }
+        for tenant in self.parts.office.tenants() {
+            self.feed(Event::Tenant(tenant.clone()), ctx);
+            self.take_documents(&tenant, ctx);
+        }
+        self.state_time(ctx);
+        self.publish_facts();
+        ctx.run_interval(Duration::from_secs(STATEMENT_S), |actor, ctx| actor.state_time(ctx));
+        ctx.run_interval(Duration::from_secs(TICK_S), |actor, ctx| actor.feed(Event::Tick, ctx));
+        let changes = self.parts.office.changes();
+        ctx.add_stream(futures_util::stream::unfold(changes, |mut changes| async move {
+            use tokio::sync::broadcast::error::RecvError;
+            match changes.recv().await {
+                Ok(change) => Some((Some(change), changes)),
+                Err(RecvError::Lagged(_)) => Some((None, changes)),
+                Err(RecvError::Closed) => None,
+            }
+        }));
+    }
+}
+
+/// (term, version) of a sealed document.
+fn version_of(kind: Kind, envelope: &Envelope) -> Option<(u32, u64)> {
+    use branchline_protocol::{document::Document, trust::TrustDocument};
+    fn read<D: Document>(envelope: &Envelope) -> Option<(u32, u64)> {
+        rmp_serde::from_slice::<D>(&envelope.payload).ok().map(|d| d.version())
+    }
+    match kind {
+        Kind::Revocations => read::<document::Revocations>(envelope),
+        Kind::Trust => read::<TrustDocument>(envelope),
+        Kind::Upstreams => read::<document::UpstreamList>(envelope),
+        Kind::Settings => read::<document::Settings>(envelope),
+        Kind::Time => read::<TimeStatement>(envelope),
+    }
+}
+
+async fn load(parts: Parts) -> Result<(Recovered, BTreeMap<TenantId, u64>), String> {
+    let store = &parts.store;
+    let text = |e: crate::store::StoreError| e.to_string();
+    let mut found = Recovered {
+        nodes: store.nodes().await.map_err(text)?,
+        streams: store.streams().await.map_err(text)?,
+        need_full: store.need_full().await.map_err(text)?,
+        tenants: parts.office.tenants(),
+        ..Recovered::default()
+    };
+    for job in store.open_jobs().await.map_err(text)? {
+        let devices = store.job_devices(&job.tenant, job.id).await.map_err(text)?;
+        found.jobs.push((job, devices));
+    }
+    let mut numbers = BTreeMap::new();
+    for tenant in &found.tenants {
+        let stored = store.meta(&format!("order/{tenant}")).await.map_err(text)?;
+        let number = stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?))).unwrap_or(0);
+        numbers.insert(tenant.clone(), number);
+    }
+    Ok((found, numbers))
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(4096);
+        // Nothing is heard before the state is there.
+        ctx.wait(load(self.parts.clone()).into_actor(self).map(|found, actor, ctx| actor.loaded(found, ctx)));
+    }
+}
+
+impl Handler<Drain> for Dispatcher {
+    type Result = ();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.guard.set(Exit::Stopped);
+        ctx.stop();
+    }
+}
+
+impl StreamHandler<Option<Change>> for Dispatcher {
+    /// `None`: some were missed, so everything may have changed.
+    fn handle(&mut self, change: Option<Change>, ctx: &mut Self::Context) {
+        let tenants = change.map_or_else(|| self.parts.office.tenants(), |c| vec![c.tenant]);
+        for tenant in tenants {
+            self.take_documents(&tenant, ctx);
+        }
+        self.publish_facts();
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<FromChild> for Dispatcher {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) -> Self::Result {
+        let done = || Box::pin(actix::fut::ready(()));
+        match said {
+            FromChild::Up { child, link } => {
+                tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
+                self.links.insert(child.node, (child.session, link));
+                self.feed(Event::Up(child), ctx);
+                self.publish_facts();
+            }
+            FromChild::Gone { child, end } => {
+                tracing::info!(node = %child.node, ?end, "child gone");
+                if self.links.get(&child.node).is_some_and(|(session, _)| *session == child.session) {
+                    self.links.remove(&child.node);
+                }
+                self.feed(Event::Gone(child, end), ctx);
+                self.publish_facts();
+            }
+            FromChild::Displaced { node, lease, .. } => self.feed(Event::Displaced(node, lease), ctx),
+            FromChild::Event { child, event: LinkEvent::ChildDone } => self.feed(Event::Done(child), ctx),
+            FromChild::Event { child, event: LinkEvent::Message(received) } => {
+                let (lane, credit) = (received.lane, received.credit);
+                let message = match Wire::decode(&received.bytes) {
+                    Ok(message) => message,
+                    Err(branchline_protocol::wire::MessageFault::Unknown(kind)) => {
+                        tracing::debug!(node = %child.node, kind, "a message of an unknown kind");
+                        self.unknown.increment(1);
+                        self.ask(child.node, child.session, LinkCommand::Release(lane, credit));
+                        return done();
+                    }
+                    Err(fault) => {
+                        self.malformed.increment(1);
+                        let refusal = Refusal::new(400, "malformed", fault.to_string());
+                        self.ask(child.node, child.session, LinkCommand::Refuse(refusal));
+                        return done();
+                    }
+                };
+                let reports = inventories_in(&message);
+                if reports.is_empty() {
+                    self.feed(Event::Said { child, message, lane, credit, preloaded: Preloaded::new() }, ctx);
+                    return done();
+                }
+                let (store, tenant) = (self.parts.store.clone(), child.tenant.clone());
+                let preload = async move {
+                    let mut loaded = Preloaded::new();
+                    for device in reports {
+                        if let Some(row) = store.inventory(&tenant, device).await? {
+                            loaded.insert(device, (Snapshot { sections: row.sections }, row.collected_at));
+                        }
+                    }
+                    Ok::<_, crate::store::StoreError>(loaded)
+                };
+                return Box::pin(preload.into_actor(self).map(move |loaded, actor, ctx| match loaded {
+                    Ok(preloaded) => actor.feed(Event::Said { child, message, lane, credit, preloaded }, ctx),
+                    Err(e) => actor.fail(format!("read inventory: {e}"), ctx),
+                }));
+            }
+            FromChild::Event { child, event } => tracing::debug!(node = %child.node, ?event, "passed over"),
+        }
+        done()
+    }
+}
+
+fn inventories_in(message: &Wire) -> Vec<NodeId> {
+    let Wire::Records(runs) = message else { return Vec::new() };
+    runs.iter().filter(|r| r.records.iter().any(|r| r.class == class::INVENTORY)).map(|r| r.stream.node).collect()
+}
+
+/// A node enrolled, or changed in the store.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NodeChanged(pub NodeRow);
+
+impl Handler<NodeChanged> for Dispatcher {
+    type Result = ();
+    fn handle(&mut self, NodeChanged(row): NodeChanged, ctx: &mut Self::Context) {
+        self.feed(Event::Node(Box::new(row)), ctx);
+    }
+}
+
+/// A tenant was made.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct TenantMade(pub TenantId);
+
+impl Handler<TenantMade> for Dispatcher {
+    type Result = ();
+    fn handle(&mut self, TenantMade(tenant): TenantMade, ctx: &mut Self::Context) {
+        self.feed(Event::Tenant(tenant.clone()), ctx);
+        self.take_documents(&tenant, ctx);
+        self.state_time(ctx);
+        self.publish_facts();
+    }
+}
+
+/// A node was revoked by the office.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NodeRevoked(pub TenantId, pub NodeId);
+
+impl Handler<NodeRevoked> for Dispatcher {
+    type Result = ();
+    fn handle(&mut self, NodeRevoked(tenant, node): NodeRevoked, ctx: &mut Self::Context) {
+        self.take_documents(&tenant, ctx);
+        self.publish_facts();
+        self.feed(Event::Revoked(tenant, node), ctx);
+    }
+}
+
+/// Answers when the job has nobody short of an end.
+#[derive(Message)]
+#[rtype(result = "oneshot::Receiver<()>")]
+pub struct WaitComplete(pub TenantId, pub JobId);
+
+impl Handler<WaitComplete> for Dispatcher {
+    type Result = MessageResult<WaitComplete>;
+    fn handle(&mut self, WaitComplete(tenant, job): WaitComplete, _: &mut Self::Context) -> Self::Result {
+        let (tx, rx) = oneshot::channel();
+        let open = self.core.tenant(&tenant).is_some_and(|t| t.orders.values().any(|o| o.job == job));
+        if open {
+            let waiting = self.waiting.entry((tenant, job)).or_default();
+            waiting.retain(|w| !w.is_closed());
+            waiting.push(tx);
+        } else {
+            let _ = tx.send(());
+        }
+        MessageResult(rx)
+    }
+}
+
+/// Every node of a tenant as it stands.
+#[derive(Message)]
+#[rtype(result = "Vec<NodeView>")]
+pub struct ViewNodes(pub TenantId, pub Option<Role>);
+
+impl Handler<ViewNodes> for Dispatcher {
+    type Result = MessageResult<ViewNodes>;
+    fn handle(&mut self, ViewNodes(tenant, role): ViewNodes, _: &mut Self::Context) -> Self::Result {
+        let now = self.parts.time.now().node;
+        let Some(state) = self.core.tenant(&tenant) else { return MessageResult(Vec::new()) };
+        let rows = state.nodes.values().filter(|n| role.is_none_or(|r| r == n.role));
+        MessageResult(rows.map(|n| NodeView { node: n.clone(), standing: standing(state, n, now) }).collect())
+    }
+}
+
+/// The server's own row of the tree.
+#[derive(Message)]
+#[rtype(result = "ServerFigures")]
+pub struct ViewFigures;
+
+impl Handler<ViewFigures> for Dispatcher {
+    type Result = MessageResult<ViewFigures>;
+    fn handle(&mut self, _: ViewFigures, _: &mut Self::Context) -> Self::Result {
+        let slots = self.parts.gauge.lock().map(|g| *g).ok().and_then(|g| serde_json::to_value(g).ok()).unwrap_or_default();
+        let ledger_open: u64 = self.core.tenants().map(|(_, t)| t.ledger.open_rows()).sum();
+        let queues = serde_json::json!({
+            "spool_records": 0, "spool_bytes": 0, "oldest_unsettled_at": null, "ledger_open": ledger_open,
+        });
+        MessageResult(ServerFigures {
+            id: self.parts.office.server_id().to_string(),
+            name: self.parts.office.server_name(),
+            slots,
+            queues,
+            links: self.core.links(),
+            restarts: 0,
+            gateways: Vec::new(),
+        })
+    }
+}
+
+/// Issues a job; answers once it is durable.
+#[derive(Message)]
+#[rtype(result = "Result<JobId, Refusal>")]
+pub struct IssueJob {
+    /// Whose.
+    pub tenant: TenantId,
+    /// An API token's name.
+    pub who: String,
+    /// What.
+    pub job: NewJob,
+}
+
+struct Seen<'s> {
+    state: &'s crate::dispatch::TenantState,
+    row: &'s NodeRow,
+}
+
+impl Candidate for Seen<'_> {
+    fn in_site(&self, site: &str) -> bool {
+        self.row.site == site
+    }
+    fn below(&self, relay: &str) -> bool {
+        let route = self.state.directory.get(self.row.id).map_or(&self.row.route, |e| &e.via);
+        let named = |id: &NodeId| self.state.nodes.get(id).is_some_and(|n| n.name == relay) || id.to_string() == relay;
+        route.iter().any(named)
+    }
+    fn is(&self, device: &str) -> bool {
+        self.row.name.eq_ignore_ascii_case(device) || self.row.id.to_string() == device
+    }
+    fn tagged(&self, tag: &str) -> bool {
+        self.row.tags.iter().any(|t| t == tag)
+    }
+}
+
+impl Dispatcher {
+    fn prepare(&mut self, IssueJob { tenant, who, job }: IssueJob) -> Result<Issue, Refusal> {
+        let verb = job::verb(&job.verb).ok_or_else(|| {
+            let known: Vec<&str> = job::VERBS.iter().map(|v| v.name).collect();
+            Refusal::new(422, "unknown_verb", format!("known verbs: {}", known.join(", "))).field("verb")
+        })?;
+        if job.args.len() > verb.args_max {
+            return Err(Refusal::new(413, "too_large", format!("arguments over {} bytes", verb.args_max)).field("args"));
+        }
+        let state = self.core.tenant(&tenant).ok_or_else(|| Refusal::new(404, "no_such_tenant", "no such tenant"))?;
+        let agents = || state.nodes.values().filter(|n| n.role == Role::Agent && n.revoked_at.is_none());
+        let mut targets: Vec<(&[NodeId], NodeId, u32)> = agents()
+            .filter(|row| job.on.matches(&Seen { state, row }))
+            .map(|row| (state.directory.get(row.id).map_or(&row.route[..], |e| &e.via[..]), row.id, row.epoch))
+            .collect();
+        // By route, so that a relay's devices lie side by side and its proof is small.
+        targets.sort();
+        let unknown: Vec<String> = job
+            .on
+            .named_devices()
+            .into_iter()
+            .filter(|name| !agents().any(|row| Seen { state, row }.is(name)))
+            .map(String::from)
+            .collect();
+        if targets.is_empty() && unknown.is_empty() {
+            return Err(Refusal::new(422, "no_targets", "the selector matches no device").field("on"));
+        }
+        let now = self.parts.time.now();
+        let signer = self.parts.office.signer(&tenant).ok_or_else(|| Refusal::new(503, "no_signing_key", "the tenant's signing key is away"))?;
+        let number = self.numbers.entry(tenant.clone()).or_insert(0);
+        *number += 1;
+        let number = OrderNumber { term: self.parts.office.term(), number: *number };
+        let id = JobId(self.parts.ambient.random.id(now.wall));
+        let trace = TraceId(self.parts.ambient.random.id(now.wall));
+        let leaves: Vec<Leaf> = targets.iter().map(|(_, device, epoch)| Leaf { device: *device, epoch: *epoch }).collect();
+        let tree = Tree::build(&tenant, number, leaves);
+        let class = job.class.unwrap_or(verb.class);
+        let payload = Payload {
+            tenant: tenant.clone(),
+            number,
+            job: id,
+            trace,
+            verb: job.verb.clone(),
+            args_hash: Hash::of(&job.args),
+            class,
+            issued_at: now.node,
+            not_before: now.node,
+            fetch_by: now.node.plus(job.life_ms as i64),
+            run_ms_max: job.run_ms_max,
+            policy_version: 0,
+            root: tree.root(),
+            leaf_count: tree.leaf_count(),
+            targets: Vec::new(),
+        };
+        let bytes = rmp_serde::to_vec_named(&payload).map_err(|e| Refusal::new(500, "internal", e.to_string()))?;
+        let envelope = Envelope::sign(ORDER_PAYLOAD_TYPE, bytes, &signer);
+        let mut devices: Vec<JobDeviceRow> = tree
+            .leaves()
+            .iter()
+            .enumerate()
+            .map(|(leaf, l)| JobDeviceRow {
+                job: id,
+                leaf: Some(leaf as u32),
+                device: Ok(l.device),
+                epoch: l.epoch,
+                state: State::Queued,
+                reason: None,
+                changed_at: now.node,
+                result: None,
+            })
+            .collect();
+        devices.extend(unknown.into_iter().map(|name| JobDeviceRow {
+            job: id,
+            leaf: None,
+            device: Err(name),
+            epoch: 0,
+            state: State::NoSuchDevice,
+            reason: None,
+            changed_at: now.node,
+            result: None,
+        }));
+        let message = (tree.leaf_count() > 0).then(|| {
+            let all: Vec<u32> = (0..tree.leaf_count()).collect();
+            OrderMessage { envelope: envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) }
+        });
+        tracing::info!(%trace, job = %id, order = %number, verb = job.verb, devices = devices.len(), "issued");
+        let row = JobRow {
+            id,
+            tenant,
+            number,
+            trace,
+            verb: job.verb,
+            command: job.command,
+            selector: job.on.to_string(),
+            class,
+            ordered_by: who.clone(),
+            issued_at: now.node,
+            fetch_by: payload.fetch_by,
+            report_by: payload.report_by(),
+            envelope,
+            args: job.args,
+        };
+        Ok(Issue { job: row, devices, payload, message, who })
+    }
+}
+
+impl Handler<IssueJob> for Dispatcher {
+    type Result = ResponseFuture<Result<JobId, Refusal>>;
+
+    fn handle(&mut self, ask: IssueJob, ctx: &mut Self::Context) -> Self::Result {
+        let issue = match self.prepare(ask) {
+            Ok(issue) => issue,
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+        };
+        let id = issue.job.id;
+        let (tx, rx) = oneshot::channel();
+        self.issuing.insert(id, tx);
+        self.feed(Event::Issue(Box::new(issue)), ctx);
+        Box::pin(async move {
+            rx.await.map_err(|_| Refusal::new(503, "store_stopped", "the job was not stored; issue it again"))?;
+            Ok(id)
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! The server's actors: thin shells around what `domain` decides.
+
+pub mod dispatcher;
+pub mod trunks;

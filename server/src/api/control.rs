@@ -1,0 +1,120 @@
+//! What the API asks of the running server: everything that is not a plain read of the store.
+
+use async_trait::async_trait;
+use branchline_protocol::{
+    id::{Epoch, JobId, NodeId, Role, TenantId},
+    job::Class,
+    refusal::Refusal,
+    selector::Selector,
+    time::Millis,
+};
+use bytes::Bytes;
+use serde::Serialize;
+
+/// A job as ordered, checked for shape only.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Which devices.
+    pub on: Selector,
+    /// A name of the verb table.
+    pub verb: String,
+    /// MessagePack of the verb's arguments.
+    pub args: Bytes,
+    /// For people.
+    pub command: String,
+    /// Overrides the verb's class.
+    pub class: Option<Class>,
+    /// Milliseconds within which it may be fetched; 30 days unless told (JOB-4).
+    pub life_ms: u64,
+    /// Milliseconds it may run.
+    pub run_ms_max: u64,
+}
+
+/// How a node stands towards the server now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `online`, `offline`, `suspended`, `unknown`.
+    pub state: &'static str,
+    /// e.g. `shutdown`, `timeout`, `behind osaka`, `never_seen`.
+    pub reason: Option<String>,
+    /// `persistent`, `wakeable`, `polling`.
+    pub link: &'static str,
+    /// Relays between the server and it, nearest the server first.
+    pub route: Vec<NodeId>,
+    /// Last contact.
+    pub last_contact: Option<Millis>,
+    /// When it is due again.
+    pub next_contact: Option<Millis>,
+    /// Since when a relay cannot be reached.
+    pub unreachable_since: Option<Millis>,
+    /// A relay's gauge and queues as JSON (`slots`, `queues`), and the server's own.
+    pub figures: Option<serde_json::Value>,
+}
+
+/// A device or relay with what the server knows of it now.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// As enrolled.
+    pub node: crate::store::NodeRow,
+    /// As it stands.
+    pub standing: Standing,
+}
+
+/// The server's own row of the tree.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ServerFigures {
+    /// Its id as text.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Slots: used, cap, peak, waiting, reserved.
+    pub slots: serde_json::Value,
+    /// Queues: spool_records, spool_bytes, oldest_unsettled_at, ledger_open.
+    pub queues: serde_json::Value,
+    /// Links now.
+    pub links: u64,
+    /// Restarts of its actors.
+    pub restarts: u64,
+    /// Live gateways: (id, name, trunks, links).
+    pub gateways: Vec<(NodeId, String, u32, u32)>,
+}
+
+/// The running server, as the API's handlers see it.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// Issues a job; answers its id once it is durable.
+    async fn issue(&self, tenant: &TenantId, who: &str, job: NewJob) -> Result<JobId, Refusal>;
+    /// Every node of the tenant, by role if one is given, with its standing.
+    async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
+    /// The server's own figures.
+    async fn figures(&self) -> Result<ServerFigures, Refusal>;
+    /// Returns when the job has no device short of its end, or after `ms` at the latest (at most 30,000).
+    async fn wait_complete(&self, tenant: &TenantId, job: JobId, ms: u64) -> Result<(), Refusal>;
+    /// Revokes a node: closes its link and refuses its return (ENR-9).
+    async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Epoch, Refusal>;
+    /// Makes an enrolment token; answers the secret and its expiry.
+    async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal>;
+    /// Makes a bundle with a fresh token; answers its text and the token's expiry.
+    async fn bundle(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal>;
+    /// Makes a tenant with its keys and sites; answers its API token's secret.
+    async fn tenant(&self, who: &str, name: TenantId, sites: Vec<String>) -> Result<String, Refusal>;
+    /// Adds a site.
+    async fn site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal>;
+    /// Registers a gateway's public address, handed to children in bundles and upstream lists.
+    async fn gateway_address(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal>;
+}
+
+/// What a token or bundle is to be for.
+#[derive(Clone, Debug)]
+pub struct TokenWish {
+    /// What may enrol.
+    pub role: Role,
+    /// Where; must exist.
+    pub site: String,
+    /// The parent for a bundle: `server`, `gateway`, or a relay's name or id.
+    pub parent: String,
+    /// How many nodes, 1 to 10,000.
+    pub uses: u32,
+    /// Milliseconds it is good for, 1 s to 365 d.
+    pub life_ms: u64,
+}

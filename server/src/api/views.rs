@@ -1,0 +1,316 @@
+//! The JSON of DESIGN 9. Scripts rely on these shapes: fields may be added, none changes its meaning.
+
+use super::{
+    control::{NodeView, ServerFigures},
+    select::Names,
+};
+use crate::store::{InventorySummary, JobDeviceRow, JobHead, JobRow};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use branchline_protocol::{id::NodeId, inventory::Items, job::State, time::Millis};
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// RFC 3339, UTC, always with three digits of milliseconds, so that texts sort as times do.
+pub fn time(at: Millis) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    let out_of_range = if at.0 < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    PRINTER.timestamp_to_string(&Timestamp::from_millisecond(at.0).unwrap_or(out_of_range))
+}
+
+/// A device as lists, `device` and `up` show it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeviceView {
+    id: String,
+    name: String,
+    /// The name of the node that is this device.
+    node: String,
+    tenant: String,
+    site: String,
+    /// Names of the relays between the server and it, nearest the server first; empty: direct.
+    path: Vec<String>,
+    /// `persistent`, `wakeable`, `polling`.
+    link: &'static str,
+    /// `online`, `offline`, `suspended`, `unknown`.
+    state: &'static str,
+    state_reason: Option<String>,
+    last_contact: Option<String>,
+    inventory: Option<SummaryView>,
+    /// `lan` or `wan` (TOP-16).
+    kind: String,
+    /// When it is due again.
+    next_contact: Option<String>,
+}
+
+/// What a device shows of its inventory.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SummaryView {
+    collected_at: String,
+    digest: String,
+    os: String,
+    cpu: String,
+    memory_bytes: Option<u64>,
+    packages: u64,
+}
+
+/// A device's view.
+pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummary>) -> DeviceView {
+    let NodeView { node, standing } = view;
+    DeviceView {
+        id: node.id.to_string(),
+        name: node.name.clone(),
+        node: node.name.clone(),
+        tenant: node.tenant.to_string(),
+        site: node.site.clone(),
+        path: standing.route.iter().map(|id| names.get(id).cloned().unwrap_or_else(|| id.to_string())).collect(),
+        link: standing.link,
+        state: standing.state,
+        state_reason: standing.reason.clone(),
+        last_contact: standing.last_contact.map(time),
+        inventory: inventory.map(|i| SummaryView {
+            collected_at: time(i.collected_at),
+            digest: i.digest.to_string(),
+            os: i.os.clone(),
+            cpu: i.cpu.clone(),
+            memory_bytes: i.memory_bytes,
+            packages: i.packages,
+        }),
+        kind: node.kind.clone(),
+        next_contact: standing.next_contact.map(time),
+    }
+}
+
+/// A list of devices.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DevicesView {
+    /// By name.
+    pub devices: Vec<DeviceView>,
+}
+
+/// A device's whole inventory.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InventoryView {
+    /// The device's id.
+    pub device: String,
+    /// When it last changed (INV-4).
+    pub collected_at: String,
+    /// When the device was last heard of.
+    pub last_contact: Option<String>,
+    /// Digest of all sections.
+    pub digest: String,
+    /// The settings it was collected under.
+    pub settings_version: u64,
+    /// Items by section and key.
+    #[schema(value_type = BTreeMap<String, BTreeMap<String, Value>>)]
+    pub sections: BTreeMap<String, Items>,
+}
+
+/// Devices per state: every state is there, zero included, so that the sum is the number of targets.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(pub BTreeMap<State, u64>);
+
+impl Counts {
+    /// Whether no device is short of its end.
+    pub fn complete(&self) -> bool {
+        self.0.iter().all(|(state, count)| state.is_end() || *count == 0)
+    }
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(State::ALL.len()))?;
+        for state in State::ALL {
+            map.serialize_entry(state.as_str(), self.0.get(&state).unwrap_or(&0))?;
+        }
+        map.end()
+    }
+}
+
+/// A job with what came of it on each device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobView {
+    id: String,
+    verb: String,
+    command: String,
+    issued_at: String,
+    /// Whether no device is short of its end.
+    pub complete: bool,
+    #[schema(value_type = BTreeMap<String, u64>)]
+    counts: Counts,
+    results: Vec<ResultView>,
+}
+
+/// What came of a job on one device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ResultView {
+    /// The device's id, or the administrator's words for one that does not exist.
+    device: String,
+    #[schema(value_type = String)]
+    state: State,
+    reason: Option<String>,
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout: Option<String>,
+    /// In place of `stdout` when that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr: Option<String>,
+    /// In place of `stderr` when that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_base64: Option<String>,
+    truncated: bool,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    /// When the device is due again; only while it is short of its end (JOB-1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_contact: Option<String>,
+}
+
+/// A job's view. Counts are taken from the rows themselves, so that they always add up to them.
+pub fn job(job: &JobRow, devices: &[JobDeviceRow], next_contact: &BTreeMap<NodeId, Millis>) -> JobView {
+    let mut counts = Counts::default();
+    for device in devices {
+        *counts.0.entry(device.state).or_default() += 1;
+    }
+    JobView {
+        id: job.id.to_string(),
+        verb: job.verb.clone(),
+        command: job.command.clone(),
+        issued_at: time(job.issued_at),
+        complete: counts.complete(),
+        counts,
+        results: devices.iter().map(|device| result(device, next_contact)).collect(),
+    }
+}
+
+fn result(row: &JobDeviceRow, next_contact: &BTreeMap<NodeId, Millis>) -> ResultView {
+    let told = row.result.as_ref();
+    let (stdout, stdout_base64) = text_or_base64(told.map_or(&[], |r| &r.stdout));
+    let (stderr, stderr_base64) = text_or_base64(told.map_or(&[], |r| &r.stderr));
+    let open = row.device.as_ref().ok().filter(|_| !row.state.is_end());
+    ResultView {
+        device: row.device.as_ref().map_or_else(Clone::clone, NodeId::to_string),
+        state: row.state,
+        reason: row.reason.clone(),
+        exit_code: told.and_then(|r| r.exit_code),
+        stdout,
+        stdout_base64,
+        stderr,
+        stderr_base64,
+        truncated: told.is_some_and(|r| r.truncated),
+        started_at: told.and_then(|r| r.started_at).map(time),
+        ended_at: told.map(|r| r.ended_at).or(row.state.is_end().then_some(row.changed_at)).map(time),
+        next_contact: open.and_then(|id| next_contact.get(id)).copied().map(time),
+    }
+}
+
+fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.into()), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
+    }
+}
+
+/// A list of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobsView {
+    /// Newest first.
+    pub jobs: Vec<JobHeadView>,
+}
+
+/// One job of the list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobHeadView {
+    id: String,
+    verb: String,
+    issued_at: String,
+    #[schema(value_type = BTreeMap<String, u64>)]
+    counts: Counts,
+    complete: bool,
+}
+
+/// The list's row of a job.
+pub fn job_head(head: JobHead) -> JobHeadView {
+    let counts = Counts(head.counts);
+    let complete = counts.complete();
+    JobHeadView { id: head.id.to_string(), verb: head.verb, issued_at: time(head.issued_at), counts, complete }
+}
+
+/// The tree of nodes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TreeView {
+    /// The server first, then gateways, relays and agents.
+    pub nodes: Vec<TreeNodeView>,
+}
+
+/// One node of the tree. What a node has not told, or the caller may not see, is null.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TreeNodeView {
+    id: String,
+    name: String,
+    /// `server`, `gateway`, `relay`, `agent`.
+    role: String,
+    /// Its parent's id.
+    parent: Option<String>,
+    state: &'static str,
+    unreachable_since: Option<String>,
+    /// `used`, `cap`, `peak`, `waiting`, `reserved`.
+    slots: Value,
+    /// `spool_records`, `spool_bytes`, `oldest_unsettled_at`, `ledger_open`.
+    queues: Value,
+    links: Option<u64>,
+    restarts: Option<u64>,
+}
+
+/// The server's own row; its figures only where all of them are the caller's business.
+pub fn tree_server(figures: &ServerFigures, all: bool) -> TreeNodeView {
+    TreeNodeView {
+        id: figures.id.clone(),
+        name: figures.name.clone(),
+        role: "server".into(),
+        parent: None,
+        state: "online",
+        unreachable_since: None,
+        slots: if all { figures.slots.clone() } else { Value::Null },
+        queues: if all { figures.queues.clone() } else { Value::Null },
+        links: all.then_some(figures.links),
+        restarts: all.then_some(figures.restarts),
+    }
+}
+
+/// A gateway's row: online while it holds a trunk.
+pub fn tree_gateway(server: &str, (id, name, trunks, links): &(NodeId, String, u32, u32), all: bool) -> TreeNodeView {
+    TreeNodeView {
+        id: id.to_string(),
+        name: name.clone(),
+        role: "gateway".into(),
+        parent: Some(server.into()),
+        state: if *trunks > 0 { "online" } else { "offline" },
+        unreachable_since: None,
+        slots: Value::Null,
+        queues: Value::Null,
+        links: all.then_some(u64::from(*links)),
+        restarts: None,
+    }
+}
+
+/// A relay's or agent's row.
+pub fn tree_node(server: &str, view: &NodeView) -> TreeNodeView {
+    let NodeView { node, standing } = view;
+    let figure = |name: &str| standing.figures.as_ref().and_then(|f| f.get(name)).cloned().unwrap_or_default();
+    TreeNodeView {
+        id: node.id.to_string(),
+        name: node.name.clone(),
+        role: node.role.to_string(),
+        parent: Some(standing.route.last().map_or_else(|| server.into(), NodeId::to_string)),
+        state: standing.state,
+        unreachable_since: standing.unreachable_since.map(time),
+        slots: figure("slots"),
+        queues: figure("queues"),
+        links: figure("links").as_u64(),
+        restarts: figure("restarts").as_u64(),
+    }
+}

@@ -1,0 +1,705 @@
+//! Events, effects and the state of each tenant.
+
+use super::intake::{self, Preloaded};
+use crate::store::{AuditRow, JobDeviceRow, JobRow, NodeRow, Op, StreamRow};
+use branchline_node::{
+    downstream::{
+        Child,
+        directory::{Attach, Directory, Entry},
+        ledger::{Change, Ledger, Row},
+    },
+    link::engine::LinkEnd,
+};
+use branchline_protocol::{
+    document::Kind,
+    hash::Hash,
+    id::{AttachmentKey, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    inventory::Snapshot,
+    job::{Class, State},
+    order::{Envelope, OrderMessage, Payload},
+    record::{Lane, StreamId},
+    refusal::Refusal,
+    time::{Millis, Now},
+    wire::{Ack, Goodbye, Lease, Message, Reach},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Names one commit.
+pub type Token = u64;
+
+/// What happens.
+pub enum Event {
+    /// A child's link is up.
+    Up(Arc<Child>),
+    /// It ended.
+    Gone(Arc<Child>, LinkEnd),
+    /// A child said something; `bytes` of credit on `lane` are owed for it.
+    Said {
+        /// Who.
+        child: Arc<Child>,
+        /// What.
+        message: Message,
+        /// On which lane.
+        lane: Lane,
+        /// Bytes of credit.
+        credit: u32,
+        /// Inventories of devices whose reports are in it, as the store holds them.
+        preloaded: Preloaded,
+    },
+    /// A polling child has nothing more to say.
+    Done(Arc<Child>),
+    /// A child's link was turned to polling.
+    Displaced(NodeId, Lease),
+    /// An order was signed.
+    Issue(Box<Issue>),
+    /// A node enrolled, or its row changed.
+    Node(Box<NodeRow>),
+    /// A document has a newer version; the text is the site it is for, empty for all.
+    Document(TenantId, Kind, String, (u32, u64), Envelope),
+    /// The newest time statement: children get it with their greeting and their heartbeats.
+    Statement(TenantId, (u32, u64), Envelope),
+    /// A node was revoked.
+    Revoked(TenantId, NodeId),
+    /// A new tenant.
+    Tenant(TenantId),
+    /// A commit is durable.
+    Committed(Token),
+    /// Time to look for what has expired.
+    Tick,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make these durable, then feed [`Event::Committed`].
+    Commit(Vec<Op>, Token),
+    /// Send to a child, if that session is its live one.
+    Send(NodeId, u64, Lane, Message),
+    /// Credit for what is durable.
+    Release(NodeId, u64, Lane, u32),
+    /// Say goodbye and end the link.
+    Goodbye(NodeId, u64, Goodbye),
+    /// Refuse and end the link.
+    Refuse(NodeId, u64, Refusal),
+    /// A job changed: whoever waits for it looks again.
+    JobChanged(TenantId, JobId),
+    /// An order is durable: its issuer may be told.
+    Issued(JobId),
+}
+
+/// A signed order with its rows.
+pub struct Issue {
+    /// The job.
+    pub job: JobRow,
+    /// Its devices.
+    pub devices: Vec<JobDeviceRow>,
+    /// What is signed.
+    pub payload: Payload,
+    /// The order with the proof of all its leaves; `None` when no target is a device.
+    pub message: Option<OrderMessage>,
+    /// Who ordered it, for the audit.
+    pub who: String,
+}
+
+/// An order that is not over everywhere.
+#[derive(Clone, Debug)]
+pub struct OpenJob {
+    /// The job.
+    pub job: JobId,
+    /// From order to result.
+    pub trace: TraceId,
+    /// Its class.
+    pub class: Class,
+    /// Devices short of their end, and where they stand.
+    pub open: BTreeMap<NodeId, State>,
+}
+
+/// A child with a live link.
+pub(super) struct Link {
+    pub session: u64,
+    pub poll: bool,
+    pub done: bool,
+}
+
+/// One tenant's part. Nothing of one is ever looked at for another (TOP-22).
+#[derive(Default)]
+pub struct TenantState {
+    /// Nodes as enrolled.
+    pub nodes: BTreeMap<NodeId, NodeRow>,
+    /// Who is where.
+    pub directory: Directory,
+    /// What still has to be given to whom.
+    pub ledger: Ledger,
+    /// Orders that are not over.
+    pub orders: BTreeMap<OrderNumber, OpenJob>,
+    pub(super) streams: BTreeMap<StreamId, (u64, Hash)>,
+    pub(super) links: BTreeMap<NodeId, Link>,
+    /// Incarnation of each child when it last greeted: another one may have lost what it held.
+    pub(super) incarnations: BTreeMap<NodeId, u64>,
+    /// Inventories with changes that are not committed yet.
+    pub(super) pending_inventory: BTreeMap<NodeId, (Token, Snapshot, Millis)>,
+    /// Devices whose sections are asked for (INV-6).
+    pub(super) need_full: BTreeSet<NodeId>,
+    /// Newest documents by kind and site.
+    pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
+}
+
+/// What the store held at the start.
+#[derive(Default)]
+pub struct Recovered {
+    /// Every node.
+    pub nodes: Vec<NodeRow>,
+    /// Every open job with its devices.
+    pub jobs: Vec<(JobRow, Vec<JobDeviceRow>)>,
+    /// Stream positions.
+    pub streams: Vec<(TenantId, StreamRow)>,
+    /// Devices whose inventory is asked for anew.
+    pub need_full: Vec<(TenantId, NodeId)>,
+    /// Newest documents.
+    pub documents: Vec<(TenantId, Kind, String, (u32, u64), Envelope)>,
+    /// Every tenant.
+    pub tenants: Vec<TenantId>,
+}
+
+/// All tenants, and what waits for commits.
+#[derive(Default)]
+pub struct Core {
+    tenants: BTreeMap<TenantId, TenantState>,
+    next_token: Token,
+    waiting: BTreeMap<Token, After>,
+}
+
+/// What happens once a commit is durable.
+#[derive(Default)]
+struct After {
+    effects: Vec<Effect>,
+    order: Option<(TenantId, Box<(Payload, OrderMessage)>)>,
+    inventories: Vec<(TenantId, NodeId)>,
+}
+
+/// One event's work: writes now, effects once they are durable.
+#[derive(Default)]
+pub(super) struct Work {
+    pub ops: Vec<Op>,
+    pub after: Vec<Effect>,
+    /// Devices whose offers are to be looked at, once durable.
+    pub look: BTreeSet<NodeId>,
+}
+
+impl Core {
+    /// From what the store holds. Jobs whose stored envelope cannot be read are answered as faults.
+    pub fn recover(found: Recovered) -> Result<Core, String> {
+        let mut core = Core::default();
+        for tenant in found.tenants {
+            core.tenants.entry(tenant).or_default();
+        }
+        for row in found.nodes {
+            let state = core.tenants.entry(row.tenant.clone()).or_default();
+            remember(state, &row);
+            state.nodes.insert(row.id, row);
+        }
+        for (tenant, row) in found.streams {
+            core.tenants.entry(tenant).or_default().streams.insert(row.stream, (row.upto, row.hash));
+        }
+        for (tenant, node) in found.need_full {
+            core.tenants.entry(tenant).or_default().need_full.insert(node);
+        }
+        for (tenant, kind, site, version, envelope) in found.documents {
+            core.tenants.entry(tenant).or_default().documents.insert((kind, site), (version, envelope));
+        }
+        for (job, devices) in found.jobs {
+            let state = core.tenants.entry(job.tenant.clone()).or_default();
+            reopen(state, job, devices)?;
+        }
+        Ok(core)
+    }
+
+    /// One tenant's state, for views.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<&TenantState> {
+        self.tenants.get(tenant)
+    }
+
+    /// Every tenant's state.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantState)> {
+        self.tenants.iter()
+    }
+
+    /// Commits that are not durable yet.
+    pub fn uncommitted(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Live links of all tenants.
+    pub fn links(&self) -> u64 {
+        self.tenants.values().map(|t| t.links.len() as u64).sum()
+    }
+
+    /// One event.
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Up(child) => self.up(now, child, out),
+            Event::Gone(child, end) => self.gone(now, &child, &end),
+            Event::Said { child, message, lane, credit, preloaded } => {
+                self.said(now, &child, message, (lane, credit), preloaded, out);
+            }
+            Event::Done(child) => {
+                let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
+                if let Some(link) = state.links.get_mut(&child.node).filter(|l| l.session == child.session) {
+                    link.done = true;
+                }
+                end_poll(state, child.node, self.waiting.len(), out);
+            }
+            Event::Displaced(node, lease) => {
+                let next = now.node.plus(lease.interval_ms as i64);
+                for state in self.tenants.values_mut() {
+                    if let Some(link) = state.links.get_mut(&node) {
+                        link.poll = true;
+                        state.directory.lease(node, Reach::Polling, Some(next));
+                    }
+                }
+            }
+            Event::Issue(issue) => self.issue(now, *issue, out),
+            Event::Node(row) => {
+                let state = self.tenants.entry(row.tenant.clone()).or_default();
+                remember(state, &row);
+                state.nodes.insert(row.id, *row);
+            }
+            Event::Tenant(tenant) => {
+                self.tenants.entry(tenant).or_default();
+            }
+            Event::Document(tenant, kind, site, version, envelope) => {
+                let state = self.tenants.entry(tenant).or_default();
+                let known = state.documents.get(&(kind, site.clone())).map(|(v, _)| *v);
+                if known.is_some_and(|v| v >= version) {
+                    return;
+                }
+                for (child, link) in &state.links {
+                    let meant = site.is_empty() || state.nodes.get(child).is_some_and(|n| n.site == site);
+                    if meant {
+                        let message = Message::Document(kind, envelope.clone());
+                        out.push(Effect::Send(*child, link.session, Lane::Control, message));
+                    }
+                }
+                state.documents.insert((kind, site), (version, envelope));
+            }
+            Event::Statement(tenant, version, envelope) => {
+                let documents = &mut self.tenants.entry(tenant).or_default().documents;
+                documents.insert((Kind::Time, String::new()), (version, envelope));
+            }
+            Event::Revoked(tenant, node) => self.revoked(now, &tenant, node, out),
+            Event::Committed(token) => self.committed(now, token, out),
+            Event::Tick => self.tick(now, out),
+        }
+    }
+
+    fn up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
+        let Some(state) = self.tenants.get_mut(&child.tenant) else {
+            out.push(Effect::Refuse(child.node, child.session, Refusal::new(401, "unknown_tenant", "no such tenant here")));
+            return;
+        };
+        if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch == child.key.epoch) {
+            let refusal = Refusal::new(401, "unknown_node", "this identity is not enrolled here; enrol anew");
+            out.push(Effect::Refuse(child.node, child.session, refusal));
+            return;
+        }
+        let (reach, next_contact) = reach_of(&child, now);
+        let attach = Attach {
+            node: child.node,
+            role: child.role,
+            key: child.key,
+            session: child.session,
+            reach,
+            at: now.node,
+            next_contact,
+            capabilities: child.greeting.capabilities.clone(),
+        };
+        if !state.directory.attach(attach) {
+            out.push(Effect::Refuse(child.node, child.session, Refusal::new(409, "stale_attachment", "a newer attachment is here")));
+            return;
+        }
+        state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), done: false });
+        send_documents(state, &child, out);
+        let before = state.incarnations.insert(child.node, child.greeting.incarnation);
+        let below = state.directory.below(child.node);
+        let lost = before.is_some_and(|b| b != child.greeting.incarnation);
+        let mut work = Work::default();
+        let changes = state.ledger.child_gone(child.node, &below, lost);
+        note(state, now, changes, &mut work);
+        let changes = state.ledger.moved(child.node, Some(child.node));
+        note(state, now, changes, &mut work);
+        work.ops.push(attached_op(&child.tenant, child.node, child.key, Vec::new(), now.node, &child.greeting.capabilities));
+        if let Some(row) = state.nodes.get_mut(&child.node) {
+            row.capabilities = child.greeting.capabilities.clone();
+            row.attachment = child.key.attachment;
+            row.route.clear();
+        }
+        // Whoever is below is looked at too: a relay may bring devices that have waited.
+        work.look.extend(below);
+        work.look.insert(child.node);
+        if state.need_full.contains(&child.node) {
+            let ask = Message::Sections(child.node, Vec::new());
+            work.after.push(Effect::Send(child.node, child.session, Lane::Control, ask));
+        }
+        self.commit(now, &child.tenant, work, After::default(), out);
+    }
+
+    fn gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
+        let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
+        if state.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+            return;
+        }
+        let poll = state.links.remove(&child.node).is_some_and(|l| l.poll);
+        let reach = match end {
+            LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) if poll => Reach::Polling,
+            _ => Reach::GoneTimeout,
+        };
+        state.directory.detach(child.node, child.session, reach, now.node);
+        let below = state.directory.below(child.node);
+        // What was on the link only was never durable there: it waits again.
+        state.ledger.child_gone(child.node, &below, false);
+    }
+
+    fn said(&mut self, now: Now, child: &Arc<Child>, message: Message, credit: (Lane, u32), preloaded: Preloaded, out: &mut Vec<Effect>) {
+        let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
+        if state.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+            return;
+        }
+        state.directory.heard(child.node, now.node);
+        let mut work = Work::default();
+        let mut after = After::default();
+        let token = self.next_token + 1;
+        match message {
+            Message::Records(runs) => {
+                let mut streams = Vec::new();
+                for run in runs {
+                    let stream = run.stream;
+                    let taken = intake::run(state, now, child, run, &preloaded, token, &mut work);
+                    after.inventories.extend(taken.inventories.iter().map(|d| (child.tenant.clone(), *d)));
+                    streams.push((stream, taken.refused, taken.foreign));
+                }
+                let mut acks = Vec::new();
+                for (stream, refused, foreign) in streams {
+                    if foreign {
+                        // Nothing of it is kept, and it must not block the child's queue.
+                        let upto = refused.iter().map(|(n, _)| *n).max().unwrap_or(0);
+                        acks.push(Ack { stream, stored: upto, settled: upto, refused });
+                        continue;
+                    }
+                    let upto = state.streams.get(&stream).map_or(0, |(n, _)| *n);
+                    acks.push(Ack { stream, stored: upto, settled: upto, refused });
+                }
+                work.after.push(Effect::Send(child.node, child.session, Lane::Control, Message::Acks(acks)));
+            }
+            Message::Taken(orders) => {
+                for (number, devices) in orders {
+                    let changes = state.ledger.taken(child.node, number, &devices);
+                    note(state, now, changes, &mut work);
+                }
+            }
+            Message::Presence { snapshot, entries } => {
+                let known: Vec<_> = entries.into_iter().filter(|e| state.nodes.contains_key(&e.node)).collect();
+                let touched = state.directory.presence(child.node, snapshot, known);
+                for node in touched {
+                    let hop = state.directory.next_hop(node);
+                    let changes = state.ledger.moved(node, hop);
+                    note(state, now, changes, &mut work);
+                    work.look.insert(node);
+                    let Some(entry) = state.directory.get(node).cloned() else { continue };
+                    if let Some(row) = state.nodes.get_mut(&node)
+                        && (row.epoch, row.attachment, &row.route) != (entry.key.epoch, entry.key.attachment, &entry.via)
+                    {
+                        row.attachment = entry.key.attachment;
+                        row.route = entry.via.clone();
+                        row.capabilities = entry.capabilities.clone();
+                        work.ops.push(attached_op(&child.tenant, node, entry.key, entry.via, entry.last_contact, &entry.capabilities));
+                        if state.need_full.contains(&node) {
+                            let ask = Message::Sections(node, Vec::new());
+                            work.after.push(Effect::Send(child.node, child.session, Lane::Control, ask));
+                        }
+                    }
+                }
+            }
+            other => {
+                tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down");
+            }
+        }
+        let (lane, bytes) = credit;
+        work.after.push(Effect::Release(child.node, child.session, lane, bytes));
+        self.commit(now, &child.tenant.clone(), work, after, out);
+        if let Some(state) = self.tenants.get_mut(&child.tenant) {
+            end_poll(state, child.node, self.waiting.len(), out);
+        }
+    }
+
+    fn issue(&mut self, now: Now, issue: Issue, out: &mut Vec<Effect>) {
+        let Issue { job, devices, payload, message, who } = issue;
+        let tenant = job.tenant.clone();
+        let state = self.tenants.entry(tenant.clone()).or_default();
+        let open: BTreeMap<NodeId, State> =
+            devices.iter().filter(|d| !d.state.is_end()).filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state))).collect();
+        if !open.is_empty() {
+            state.orders.insert(payload.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
+        }
+        let audit = AuditRow {
+            tenant: tenant.clone(),
+            at: now.node,
+            who,
+            what: "job.issue".into(),
+            detail: format!("job {} order {} {} on {} to {} devices", job.id, job.number, job.verb, job.selector, devices.len()),
+        };
+        let id = job.id;
+        let mut work = Work::default();
+        let counter = job.number.number.to_be_bytes().to_vec();
+        work.ops.push(Op::Meta(format!("order/{tenant}"), counter.into()));
+        work.ops.push(Op::Job(Box::new(job), devices));
+        work.ops.push(Op::Audit(audit));
+        work.after.push(Effect::Issued(id));
+        let order = message.map(|message| (tenant.clone(), Box::new((payload, message))));
+        self.commit(now, &tenant, work, After { order, ..After::default() }, out);
+    }
+
+    fn revoked(&mut self, now: Now, tenant: &TenantId, node: NodeId, out: &mut Vec<Effect>) {
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        if let Some(row) = state.nodes.get_mut(&node) {
+            row.revoked_at = Some(now.node);
+        }
+        if let Some(link) = state.links.remove(&node) {
+            let refusal = Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token");
+            out.push(Effect::Refuse(node, link.session, refusal));
+        }
+        state.directory.forget(node);
+        let mut work = Work::default();
+        let open: Vec<OrderNumber> = state.orders.iter().filter(|(_, o)| o.open.contains_key(&node)).map(|(n, _)| *n).collect();
+        for number in open {
+            end(state, number, node, State::Cancelled, Some("revoked".into()), now.node, None, &mut work);
+        }
+        self.commit(now, &tenant.clone(), work, After::default(), out);
+    }
+
+    /// Orders nobody was handed and whose time is over: `expired` when the server alone holds them.
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let tenants: Vec<TenantId> = self.tenants.keys().cloned().collect();
+        for tenant in tenants {
+            let Some(state) = self.tenants.get_mut(&tenant) else { continue };
+            let late = state.ledger.past_fetch(now.node);
+            let mut work = Work::default();
+            for (number, device, row) in late {
+                if row == Row::Waiting {
+                    end(state, number, device, State::Expired, Some("not_fetched".into()), now.node, None, &mut work);
+                }
+            }
+            if !work.ops.is_empty() {
+                self.commit(now, &tenant, work, After::default(), out);
+            }
+        }
+    }
+
+    fn commit(&mut self, now: Now, tenant: &TenantId, work: Work, mut after: After, out: &mut Vec<Effect>) {
+        after.effects = work.after;
+        let look: Vec<NodeId> = work.look.into_iter().collect();
+        if work.ops.is_empty() {
+            self.release(now, after, out);
+        } else {
+            self.next_token += 1;
+            let token = self.next_token;
+            self.waiting.insert(token, after);
+            out.push(Effect::Commit(work.ops, token));
+        }
+        if !look.is_empty()
+            && let Some(state) = self.tenants.get_mut(tenant)
+        {
+            // What is in the ledger is durable already: offering it need not wait for this event's own writes.
+            offer(state, now, Some(&look), out);
+        }
+    }
+
+    fn committed(&mut self, now: Now, token: Token, out: &mut Vec<Effect>) {
+        let Some(after) = self.waiting.remove(&token) else { return };
+        for (tenant, device) in &after.inventories {
+            if let Some(state) = self.tenants.get_mut(tenant)
+                && state.pending_inventory.get(device).is_some_and(|(t, _, _)| *t == token)
+            {
+                state.pending_inventory.remove(device);
+            }
+        }
+        self.release(now, after, out);
+        for state in self.tenants.values_mut() {
+            let polls: Vec<NodeId> = state.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, _)| *n).collect();
+            for child in polls {
+                end_poll(state, child, self.waiting.len(), out);
+            }
+        }
+    }
+
+    fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
+        out.extend(after.effects);
+        if let Some((tenant, order)) = after.order
+            && let Some(state) = self.tenants.get_mut(&tenant)
+        {
+            let (payload, message) = *order;
+            let number = payload.number;
+            match state.ledger.add(&tenant, payload, message, None) {
+                Ok(changes) => {
+                    let devices: Vec<NodeId> = changes.into_iter().map(|c| c.device).collect();
+                    offer(state, now, Some(&devices), out);
+                }
+                Err(fault) => tracing::error!(%number, %fault, "our own proof does not hold"),
+            }
+        }
+    }
+}
+
+/// Puts a node's last known route into the directory, so that its orders go where it was last.
+fn remember(state: &mut TenantState, row: &NodeRow) {
+    if row.role == Role::Gateway || row.revoked_at.is_some() {
+        return;
+    }
+    let Some(last_contact) = row.last_contact else { return };
+    let entry = Entry {
+        role: row.role,
+        key: AttachmentKey { epoch: row.epoch, attachment: row.attachment },
+        via: row.route.clone(),
+        reach: Reach::GoneTimeout,
+        last_contact,
+        next_contact: None,
+        capabilities: row.capabilities.clone(),
+        figures: None,
+    };
+    state.directory.remember(row.id, entry);
+}
+
+/// Puts a job of the store back into ledger and list.
+fn reopen(state: &mut TenantState, job: JobRow, devices: Vec<JobDeviceRow>) -> Result<(), String> {
+    let payload: Payload = rmp_serde::from_slice(&job.envelope.payload).map_err(|e| format!("job {}: {e}", job.id))?;
+    let mut leaves: Vec<_> = devices.iter().filter_map(|d| Some((d.leaf?, d.device.as_ref().ok().copied()?, d.epoch))).collect();
+    leaves.sort();
+    let leaves: Vec<_> = leaves.into_iter().map(|(_, device, epoch)| branchline_protocol::order::Leaf { device, epoch }).collect();
+    let tree = branchline_protocol::order::Tree::build(&job.tenant, job.number, leaves);
+    let all: Vec<u32> = (0..tree.leaf_count()).collect();
+    let message = OrderMessage { envelope: job.envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) };
+    let open: BTreeMap<NodeId, State> =
+        devices.iter().filter(|d| !d.state.is_end()).filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state))).collect();
+    let rows = open.iter().map(|(id, s)| (*id, if *s == State::Queued { Row::Waiting } else { Row::HandedOver })).collect();
+    state.ledger.add(&job.tenant, payload, message, Some(&rows)).map_err(|e| format!("job {}: {e}", job.id))?;
+    state.orders.insert(job.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
+    Ok(())
+}
+
+fn reach_of(child: &Child, now: Now) -> (Reach, Option<Millis>) {
+    match child.lease {
+        None => (Reach::Persistent, None),
+        Some(lease) => {
+            let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
+            (reach, Some(now.node.plus(lease.interval_ms as i64)))
+        }
+    }
+}
+
+fn attached_op(tenant: &TenantId, node: NodeId, key: AttachmentKey, route: Vec<NodeId>, at: Millis, capabilities: &[String]) -> Op {
+    Op::Attached {
+        tenant: tenant.clone(),
+        node,
+        epoch: key.epoch,
+        attachment: key.attachment,
+        route,
+        last_contact: at,
+        capabilities: capabilities.to_vec(),
+    }
+}
+
+/// Documents newer than the child's, in order of application: revocations first.
+fn send_documents(state: &TenantState, child: &Child, out: &mut Vec<Effect>) {
+    let site = state.nodes.get(&child.node).map(|n| n.site.clone()).unwrap_or_default();
+    for (index, kind) in Kind::ALL.into_iter().enumerate() {
+        let own = state.documents.get(&(kind, site.clone())).or_else(|| state.documents.get(&(kind, String::new())));
+        let Some((version, envelope)) = own else { continue };
+        if child.greeting.documents.get(index).is_none_or(|has| has < version) {
+            let message = Message::Document(kind, envelope.clone());
+            out.push(Effect::Send(child.node, child.session, Lane::Control, message));
+        }
+    }
+}
+
+/// Ledger changes as the store and the view see them.
+pub(super) fn note(state: &mut TenantState, now: Now, changes: Vec<Change>, work: &mut Work) {
+    for Change { order, device, row } in changes {
+        if row == Some(Row::HandedOver) {
+            advance(state, order, device, State::Delivered, now.node, work);
+        }
+    }
+}
+
+/// A step that is no end: never backwards, never after an end.
+pub(super) fn advance(state: &mut TenantState, order: OrderNumber, device: NodeId, to: State, at: Millis, work: &mut Work) {
+    let Some(open) = state.orders.get_mut(&order) else { return };
+    let Some(stands) = open.open.get_mut(&device) else { return };
+    if *stands >= to {
+        return;
+    }
+    *stands = to;
+    let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return };
+    let job = open.job;
+    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason: None, at, result: None });
+    work.after.push(Effect::JobChanged(tenant, job));
+}
+
+/// An order is over on a device. Once it is, nothing changes it.
+#[allow(clippy::too_many_arguments, reason = "one row of the store, spelled out")]
+pub(super) fn end(
+    state: &mut TenantState,
+    order: OrderNumber,
+    device: NodeId,
+    to: State,
+    reason: Option<String>,
+    at: Millis,
+    result: Option<crate::store::ResultRow>,
+    work: &mut Work,
+) -> bool {
+    let held_by = match state.ledger.row(order, device) {
+        Some(Row::Held(child) | Row::Offered(child)) => Some(child),
+        _ => None,
+    };
+    state.ledger.ended(order, device);
+    let Some(open) = state.orders.get_mut(&order) else { return false };
+    if open.open.remove(&device).is_none() {
+        return false;
+    }
+    let (job, trace) = (open.job, open.trace);
+    if open.open.is_empty() {
+        state.orders.remove(&order);
+    }
+    let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return false };
+    tracing::info!(%trace, %job, %order, %device, state = %to, reason, "ended");
+    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result });
+    work.after.push(Effect::JobChanged(tenant, job));
+    if let Some(child) = held_by
+        && let Some(link) = state.links.get(&child)
+    {
+        work.after.push(Effect::Send(child, link.session, Lane::Control, Message::Ended(vec![(order, vec![device])])));
+    }
+    true
+}
+
+/// Offers what waits, grouped per child.
+fn offer(state: &mut TenantState, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
+    let TenantState { directory, ledger, links, .. } = state;
+    let offers = ledger.offers(now.node, devices, |d| directory.live_hop(d).filter(|c| links.contains_key(c)));
+    for offer in offers {
+        let Some(link) = links.get(&offer.child) else { continue };
+        tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "sent");
+        let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
+        out.push(Effect::Send(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
+    }
+}
+
+/// A poll ends when the child is done, nothing offered is unacknowledged and nothing of it waits for the disk.
+fn end_poll(state: &TenantState, child: NodeId, uncommitted: usize, out: &mut Vec<Effect>) {
+    let Some(link) = state.links.get(&child).filter(|l| l.poll && l.done) else { return };
+    if uncommitted == 0 && !state.ledger.is_offered(&state.directory.below(child)) {
+        out.push(Effect::Goodbye(child, link.session, Goodbye::Done));
+    }
+}

@@ -1,0 +1,11 @@
+//! The server's decisions about what goes down and what comes up (pure): which child is sent which order, what a record
+//! changes, what may be acknowledged. Events and `now` in, effects out; nothing is sent or acknowledged before the
+//! store has committed what it rests on (DESIGN 4, 5). Nothing here knows a socket, a database or an HTTP request.
+
+mod core;
+mod intake;
+mod standing;
+
+pub use self::core::{Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token};
+pub use intake::Preloaded;
+pub use standing::standing;

@@ -1,0 +1,60 @@
+//! How a node stands towards the server (pure): never "up" behind a relay that is cut off.
+
+use super::core::TenantState;
+use crate::{api::control::Standing, store::NodeRow};
+use branchline_protocol::{
+    id::Role,
+    time::Millis,
+    wire::Reach,
+};
+
+/// A polling device that is this many intervals late is offline.
+const POLLS_MISSED: i64 = 3;
+
+/// The standing of one node of a tenant.
+pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
+    let entry = state.directory.get(row.id);
+    let figures = entry.and_then(|e| e.figures.as_deref()).and_then(|f| serde_json::from_str(f).ok());
+    let route = entry.map_or_else(|| row.route.clone(), |e| e.via.clone());
+    let mut view = Standing {
+        state: "unknown",
+        reason: None,
+        link: "polling",
+        route,
+        last_contact: entry.map(|e| e.last_contact).or(row.last_contact),
+        next_contact: entry.and_then(|e| e.next_contact),
+        unreachable_since: None,
+        figures,
+    };
+    if row.revoked_at.is_some() {
+        (view.state, view.reason) = ("offline", Some("revoked".into()));
+        return view;
+    }
+    let Some(entry) = entry else {
+        view.reason = Some("never_seen".into());
+        return view;
+    };
+    view.link = match entry.reach {
+        Reach::Persistent => "persistent",
+        Reach::Wakeable => "wakeable",
+        _ => "polling",
+    };
+    if let Some((relay, _)) = state.directory.cut_off(row.id) {
+        let name = state.nodes.get(&relay).map_or_else(|| relay.to_string(), |n| n.name.clone());
+        (view.state, view.reason) = ("unknown", Some(format!("behind {name}")));
+        return view;
+    }
+    let missed = |interval: i64| view.next_contact.is_some_and(|due| now.0 > due.0 + POLLS_MISSED * interval);
+    match entry.reach {
+        Reach::GoneShutdown => (view.state, view.reason) = ("offline", Some("shutdown".into())),
+        Reach::GoneTimeout => (view.state, view.reason) = ("offline", Some("timeout".into())),
+        Reach::Polling | Reach::Wakeable if missed(view.next_contact.map_or(0, |n| n.0 - entry.last_contact.0)) => {
+            (view.state, view.reason) = ("offline", Some("timeout".into()));
+        }
+        _ => view.state = "online",
+    }
+    if row.role == Role::Relay && view.state == "offline" {
+        view.unreachable_since = view.last_contact;
+    }
+    view
+}

@@ -1,0 +1,325 @@
+//! Starts a server: store, keys, listeners, actor tree, API.
+
+use crate::{
+    actors::{
+        dispatcher::{Dispatcher, Parts, Statements},
+        trunks::{self, Incoming, TrunkRegistry, TrunkSetup},
+    },
+    api::{self, ApiState},
+    config::Config,
+    domain::{InitWish, Office, OfficeFault},
+    host::ServerHost,
+    steering::Steering,
+    store::{SqliteStore, Store, StoreError},
+};
+use branchline_node::{
+    downstream::{
+        admission::{Admission, AdmissionConfig, Cap},
+        gatekeeper::{Gatekeeper, Meters, SharedGauge},
+        listener::Listener,
+        reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
+    },
+    enrol::SPLICES_AT_ONCE,
+    identity::{https_config, parent_config},
+    link::engine::LinkCounters,
+    metrics::Metrics,
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
+    process::RunningNode,
+    supervise::{ChildAddr, ChildSpec, Limit, PastIntensity, Supervision, Supervisor, WorkerLimits, WorkerSpec, run},
+    time::NodeTime,
+};
+use branchline_protocol::{
+    id::{NodeId, Role, TenantId},
+    wire::Preface,
+};
+use futures_util::future::LocalBoxFuture;
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
+};
+use tokio::sync::{Semaphore, watch};
+
+/// The reception of the listener's present generation; trunks reach it here.
+type CurrentReception = Arc<RwLock<Option<Arc<Reception>>>>;
+
+/// A server that runs.
+pub struct RunningServer {
+    started: Started,
+    end: EndWatch,
+    supervision: Supervision,
+    api: actix_web::dev::ServerHandle,
+    store: Arc<dyn Store>,
+}
+
+/// Starts servers.
+pub struct Server;
+
+fn store_fault(e: StoreError) -> StartFault {
+    let code = match &e {
+        StoreError::InUse(_) => "state_in_use",
+        StoreError::NewerFormat { .. } => "newer_format",
+        _ => "store",
+    };
+    StartFault::new(exit_code::STATE, code, e.to_string())
+}
+
+fn office_fault(e: OfficeFault) -> StartFault {
+    StartFault::new(exit_code::STATE, "installation", format!("{e}; initialise the state folder, or restore it"))
+}
+
+fn tls_fault(e: impl std::fmt::Display) -> StartFault {
+    StartFault::new(exit_code::STATE, "tls", e.to_string())
+}
+
+/// Makes the installation in an empty state folder: root key, CA, first trust document per tenant.
+pub async fn init(config: &Config, ambient: &Ambient) -> Result<NodeId, StartFault> {
+    let (store, office) = open(config, ambient, true).await?;
+    store.close().await;
+    Ok(office.server_id())
+}
+
+async fn open(config: &Config, ambient: &Ambient, init: bool) -> Result<(Arc<dyn Store>, Office), StartFault> {
+    let folder = &config.state_dir;
+    let cannot = |e: std::io::Error| StartFault::new(exit_code::STATE, "state_folder", format!("{}: {e}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    let store: Arc<dyn Store> = SqliteStore::open(&folder.join("server.db")).await.map_err(store_fault)?;
+    let office = if init {
+        let api_hosts = vec![config.api.ip().to_string()];
+        let wish = InitWish { server_name: config.name.clone(), api_hosts, tenants: config.tenants.clone() };
+        Office::open_or_init(folder, store.clone(), ambient.clone(), wish).await
+    } else {
+        Office::open(folder, store.clone(), ambient.clone()).await
+    };
+    Ok((store, office.map_err(office_fault)?))
+}
+
+impl Server {
+    /// Starts a server; it listens when this returns.
+    pub async fn start(config: Config, ambient: Ambient) -> Result<RunningServer, StartFault> {
+        let link_socket = listen("the link port", config.link)?;
+        let trunk_socket = listen("the trunk port", config.trunk)?;
+        let api_socket = listen("the api port", config.api)?;
+        let (store, office) = open(&config, &ambient, config.init_if_new).await?;
+        let bound = |socket: &std::net::TcpListener| socket.local_addr().map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()));
+        let (link, trunk, api_address) = (bound(&link_socket)?, bound(&trunk_socket)?, bound(&api_socket)?);
+        let advertise = if config.advertise_link.is_empty() { vec![link.to_string()] } else { config.advertise_link.clone() };
+        let refused = |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, "advertise", r.to_string());
+        office.set_advertised(advertise, vec![trunk.to_string()]).await.map_err(refused)?;
+
+        let time = NodeTime::new(ambient.clock.clone());
+        let metrics = Metrics::new();
+        let supervision = Supervisor::start(ambient.clock.clone(), Some(metrics.counter("branchline_restarts_total", &[])));
+        let dispatcher: ChildAddr<Dispatcher> = ChildAddr::new();
+        let gatekeeper: ChildAddr<Gatekeeper> = ChildAddr::new();
+        let statements: Statements = Arc::default();
+        let (facts, facts_seen) = watch::channel(Facts::default());
+        let admission = admission_config(&config)?;
+        let gauge: SharedGauge = Arc::new(Mutex::new(Admission::new(admission.clone()).gauge()));
+        let parts = Parts {
+            store: store.clone(),
+            office: office.clone(),
+            ambient: ambient.clone(),
+            time: time.clone(),
+            facts: Arc::new(facts),
+            statements: statements.clone(),
+            gauge: gauge.clone(),
+            metrics: metrics.clone(),
+        };
+        let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
+
+        let at = dispatcher.clone();
+        let spec = ChildSpec::new("dispatcher", move |guard| {
+            let parts = parts.clone();
+            at.renew(run(guard, move |_, guard| Dispatcher::new(guard, parts)));
+            Ok(())
+        });
+        supervision.start_child(spec.past(PastIntensity::EndProcess(exit_code::SUPERVISION))).await.map_err(add)?;
+
+        let (at, owner, meters) = (gatekeeper.clone(), dispatcher.clone(), Meters::new(&metrics));
+        let (clock, chance, shared, first) = (time.clone(), ambient.clone(), gauge.clone(), AtomicBool::new(true));
+        let spec = ChildSpec::new("gatekeeper", move |guard| {
+            let owner = owner.get().ok_or("no dispatcher")?.recipient();
+            let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                Admission::new(admission.clone())
+            } else {
+                Admission::recovering(admission.clone(), clock.now())
+            };
+            let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
+            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, owner, gauge, meters)));
+            Ok(())
+        });
+        supervision.start_child(spec.needs("dispatcher").past(PastIntensity::EndProcess(exit_code::SUPERVISION))).await.map_err(add)?;
+        let limits = WorkerLimits { live_max: 100_000, intensity: Limit::default(), past: PastIntensity::Park };
+        let sessions = WorkerSpec { kind: "session".into(), needs: vec!["dispatcher".into(), "gatekeeper".into()], limits };
+        supervision.add_workers(sessions).await.map_err(add)?;
+
+        let current: CurrentReception = Arc::default();
+        let host = Arc::new(ServerHost { office: office.clone(), store: store.clone(), dispatcher: dispatcher.clone(), statements });
+        let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"));
+        let make = ReceptionMaker {
+            node: office.server_id(),
+            store: store_id,
+            host,
+            facts: facts_seen,
+            time: time.clone(),
+            gatekeeper,
+            dispatcher: dispatcher.clone(),
+            supervision: supervision.clone(),
+            metrics: metrics.clone(),
+            sessions: Arc::default(),
+        };
+        let (accept_from, slot) = (config.accept_from.clone(), current.clone());
+        let spec = ChildSpec::new("listener", move |guard| {
+            let reception = make.make()?;
+            *slot.write().map_err(|e| e.to_string())? = Some(reception.clone());
+            let socket = link_socket.try_clone().map_err(|e| e.to_string())?;
+            let accept_from = accept_from.clone();
+            run(guard, move |_, guard| Listener::new(guard, socket, accept_from, reception));
+            Ok(())
+        });
+        let spec = spec.needs("dispatcher").needs("gatekeeper");
+        supervision.start_child(spec.past(PastIntensity::EndProcess(exit_code::SUPERVISION))).await.map_err(add)?;
+
+        let registry = Arc::new(TrunkRegistry::default());
+        let system = TenantId::system();
+        let own = office.tenant_tls(&system).ok_or_else(|| tls_fault("no system tenant"))?;
+        let revoking = office.clone();
+        let setup = TrunkSetup {
+            tls: parent_config(&own.identity, std::slice::from_ref(&own.ca), Arc::new(time.clone())).map_err(tls_fault)?,
+            tenant: system,
+            build: env!("CARGO_PKG_VERSION").into(),
+            time: time.clone(),
+            metrics: metrics.clone(),
+            tokens: office.link_tokens(),
+            revoked: Arc::new(move |node, epoch| revoking.revocations(&TenantId::system()).is_some_and(|r| r.covers(node, epoch))),
+            taker: Arc::new(move |incoming| {
+                let Some(reception) = current.read().ok().and_then(|c| c.clone()) else { return };
+                let (kind, stream, source) = match incoming {
+                    Incoming::Link { stream, kind, source, .. } => (kind, stream, source),
+                    Incoming::Enrol { stream, source, .. } => (Preface::Enrol, stream, source),
+                };
+                actix_rt::spawn(reception.accepted(kind, stream, source, true));
+            }),
+        };
+        supervision.start_child(trunks::child(trunk_socket, setup, registry.clone())).await.map_err(add)?;
+
+        let steering = Steering { dispatcher, office: office.clone(), trunks: registry, store: store.clone() };
+        let state = ApiState {
+            store: store.clone(),
+            control: Arc::new(steering),
+            metrics,
+            ambient: ambient.clone(),
+            started_at: ambient.clock.mono(),
+            server_id: office.server_id(),
+        };
+        let tls = https_config(own.identity.chain.clone(), own.identity.private_key(), Arc::new(time)).map_err(tls_fault)?;
+        let server = api::serve(api_socket, Arc::new(tls), state).map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()))?;
+        let handle = server.handle();
+        actix_rt::spawn(server);
+
+        let addresses = Addresses::from([("link".into(), link), ("trunk".into(), trunk), ("api".into(), api_address)]);
+        let started = Started { id: office.server_id(), name: config.name.clone(), addresses };
+        let text = serde_json::to_vec(&started).map_err(tls_fault)?;
+        write_whole(&config.state_dir.join("node.json"), &text).map_err(tls_fault)?;
+        let (tx, end) = watch::channel(None);
+        let watched = supervision.clone();
+        actix_rt::spawn(async move {
+            let fault = watched.must_end().await;
+            tx.send_replace(Some(NodeEnd { exit_code: fault.exit_code, first_fault: format!("{:?}", fault.first_fault) }));
+        });
+        Ok(RunningServer { started, end, supervision, api: handle, store })
+    }
+}
+
+fn admission_config(config: &Config) -> Result<AdmissionConfig, StartFault> {
+    let wrong = |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
+    let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
+    AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)
+}
+
+struct ReceptionMaker {
+    node: NodeId,
+    store: u64,
+    host: Arc<ServerHost>,
+    facts: watch::Receiver<Facts>,
+    time: NodeTime,
+    gatekeeper: ChildAddr<Gatekeeper>,
+    dispatcher: ChildAddr<Dispatcher>,
+    supervision: Supervision,
+    metrics: Metrics,
+    sessions: Arc<AtomicU64>,
+}
+
+impl ReceptionMaker {
+    fn make(&self) -> Result<Arc<Reception>, String> {
+        let m = &self.metrics;
+        let accepts = [Role::Agent, Role::Relay].map(|r| (r, m.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
+        Ok(Arc::new(Reception {
+            node: self.node,
+            store: self.store,
+            host: self.host.clone(),
+            facts: self.facts.clone(),
+            time: self.time.clone(),
+            gatekeeper: self.gatekeeper.clone(),
+            owner: self.dispatcher.get().ok_or("no dispatcher")?.recipient(),
+            supervision: self.supervision.clone(),
+            counters: LinkCounters {
+                protocol_errors: m.counter("branchline_protocol_errors_total", &[]),
+                unknown: m.counter("branchline_unknown_messages_total", &[]),
+            },
+            accepts: accepts.into_iter().collect(),
+            link_tls_failures: m.counter("branchline_link_tls_failures_total", &[]),
+            sessions: self.sessions.clone(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
+            enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE * 8)),
+        }))
+    }
+}
+
+impl RunningServer {
+    /// The actor tree, for tests and status.
+    pub fn supervision(&self) -> &Supervision {
+        &self.supervision
+    }
+
+    /// The store, for tests.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+}
+
+impl RunningNode for RunningServer {
+    fn started(&self) -> &Started {
+        &self.started
+    }
+
+    fn end(&self) -> EndWatch {
+        self.end.clone()
+    }
+
+    fn stop(self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.api.stop(false).await;
+            if let Ok(report) = self.supervision.stop(Duration::from_secs(10)).await {
+                tracing::info!(?report, "stopped");
+            }
+            self.store.close().await;
+        })
+    }
+}
+
+/// Runs a server as a process of its own; answers the exit code.
+pub fn run_server(config: &Path) -> i32 {
+    let config = match Config::read(config) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return exit_code::CONFIGURATION;
+        }
+    };
+    branchline_node::process::run_process(move || Server::start(config, Ambient::system()))
+}

@@ -1,0 +1,112 @@
+//! The running server as the API sees it: [`Control`] over the dispatcher and the office.
+
+use crate::{
+    actors::{
+        dispatcher::{Dispatcher, IssueJob, NodeRevoked, TenantMade, ViewFigures, ViewNodes, WaitComplete},
+        trunks::TrunkRegistry,
+    },
+    api::control::{Control, NewJob, NodeView, ServerFigures, TokenWish},
+    domain::Office,
+};
+use actix::Addr;
+use async_trait::async_trait;
+use branchline_node::supervise::ChildAddr;
+use branchline_protocol::{
+    id::{Epoch, JobId, NodeId, Role, TenantId},
+    refusal::Refusal,
+    time::Millis,
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// The handle.
+pub struct Steering {
+    /// Jobs and presence.
+    pub dispatcher: ChildAddr<Dispatcher>,
+    /// Keys, tokens, documents.
+    pub office: Office,
+    /// Live trunks.
+    pub trunks: Arc<TrunkRegistry>,
+    /// Names of gateways and everything else.
+    pub store: Arc<dyn crate::store::Store>,
+}
+
+/// The dispatcher is being rebuilt; the caller may come again.
+fn away<E>(_: E) -> Refusal {
+    Refusal::new(503, "restarting", "the dispatcher is being rebuilt; try again").retry_after(1_000)
+}
+
+impl Steering {
+    async fn dispatcher(&self) -> Result<Addr<Dispatcher>, Refusal> {
+        let living = self.dispatcher.living();
+        tokio::time::timeout(Duration::from_secs(10), living).await.map_err(away)
+    }
+}
+
+#[async_trait]
+impl Control for Steering {
+    async fn issue(&self, tenant: &TenantId, who: &str, job: NewJob) -> Result<JobId, Refusal> {
+        let ask = IssueJob { tenant: tenant.clone(), who: who.into(), job };
+        self.dispatcher().await?.send(ask).await.map_err(away)?
+    }
+
+    async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal> {
+        self.dispatcher().await?.send(ViewNodes(tenant.clone(), role)).await.map_err(away)
+    }
+
+    async fn figures(&self) -> Result<ServerFigures, Refusal> {
+        let mut figures = self.dispatcher().await?.send(ViewFigures).await.map_err(away)?;
+        let nodes = self.store.nodes().await.map_err(|e| Refusal::new(503, "store", e.to_string()))?;
+        let mut live: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
+        for trunk in self.trunks.list() {
+            let entry = live.entry(trunk.gateway).or_default();
+            entry.0 += 1;
+            entry.1 = entry.1.max(trunk.links);
+        }
+        let gateways = nodes.iter().filter(|n| n.role == Role::Gateway && n.revoked_at.is_none());
+        figures.gateways = gateways
+            .map(|n| {
+                let (trunks, links) = live.get(&n.id).copied().unwrap_or_default();
+                (n.id, n.name.clone(), trunks, links)
+            })
+            .collect();
+        Ok(figures)
+    }
+
+    async fn wait_complete(&self, tenant: &TenantId, job: JobId, ms: u64) -> Result<(), Refusal> {
+        let done = self.dispatcher().await?.send(WaitComplete(tenant.clone(), job)).await.map_err(away)?;
+        // Past the time the caller is answered with the job as it stands.
+        let _ = tokio::time::timeout(Duration::from_millis(ms.min(30_000)), done).await;
+        Ok(())
+    }
+
+    async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Epoch, Refusal> {
+        let revoked = self.office.revoke(tenant, who, node).await?;
+        self.trunks.close(node);
+        let told = NodeRevoked(tenant.clone(), node);
+        self.dispatcher().await?.send(told).await.map_err(away)?;
+        Ok(revoked.epoch)
+    }
+
+    async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {
+        self.office.make_token(tenant, who, &wish).await
+    }
+
+    async fn bundle(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {
+        self.office.bundle(tenant, who, &wish).await
+    }
+
+    async fn tenant(&self, who: &str, name: TenantId, sites: Vec<String>) -> Result<String, Refusal> {
+        let secret = self.office.add_tenant(who, name.clone(), sites).await?;
+        self.dispatcher().await?.send(TenantMade(name)).await.map_err(away)?;
+        Ok(secret)
+    }
+
+    async fn site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal> {
+        self.office.add_site(tenant, who, name).await
+    }
+
+    async fn gateway_address(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal> {
+        self.office.add_gateway(who, public, outer_root).await
+    }
+}

@@ -1,0 +1,420 @@
+//! What the server keeps, behind one interface (DESIGN 7). Every row bears its tenant.
+//!
+//! Writes come as batches of [`Op`] and are durable when `commit` returns: one transaction per batch, several waiting
+//! batches in one transaction (group commit). Reads see everything committed before them.
+
+mod codec;
+mod read;
+mod sqlite;
+mod summary;
+mod write;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use sqlite::SqliteStore;
+pub use summary::{Summary, summary};
+
+use async_trait::async_trait;
+use branchline_protocol::{
+    document::Kind,
+    hash::Hash,
+    id::{Attachment, Epoch, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    inventory::Items,
+    job::{Class, State},
+    order::Envelope,
+    record::StreamId,
+    time::Millis,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// A node as enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its id.
+    pub id: NodeId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Gateway, relay or agent.
+    pub role: Role,
+    /// Its site; empty for gateways.
+    pub site: String,
+    /// Name shown to people, unique per tenant and role ignoring case.
+    pub name: String,
+    /// Full host name.
+    pub host_name: String,
+    /// `linux`, …
+    pub platform: String,
+    /// What it declared.
+    pub capabilities: Vec<String>,
+    /// `lan` or `wan` (TOP-16): whether its bundle leads through a gateway.
+    pub kind: String,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Newest attachment seen in this epoch.
+    pub attachment: Attachment,
+    /// Relays between the server and it at that attachment, nearest the server first.
+    pub route: Vec<NodeId>,
+    /// Last contact, node time.
+    pub last_contact: Option<Millis>,
+    /// When it enrolled.
+    pub enrolled_at: Millis,
+    /// Refused everywhere since then.
+    pub revoked_at: Option<Millis>,
+    /// blake3 of its public key, so that a repeated enrolment with token and key is recognised.
+    pub key_hash: Hash,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+/// A one-time or few-times secret that lets a node enrol (ENR-1). Only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRow {
+    /// blake3 of the secret.
+    pub hash: Hash,
+    /// Whose.
+    pub tenant: TenantId,
+    /// What may enrol with it.
+    pub role: Role,
+    /// Where.
+    pub site: String,
+    /// `lan` or `wan`.
+    pub kind: String,
+    /// How many more nodes.
+    pub uses_left: u32,
+    /// Until when.
+    pub expires_at: Millis,
+}
+
+/// One job with its signed order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRow {
+    /// Its id.
+    pub id: JobId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// The order's number.
+    pub number: OrderNumber,
+    /// Its trace.
+    pub trace: TraceId,
+    /// The verb.
+    pub verb: String,
+    /// The command line or script name, for people.
+    pub command: String,
+    /// The selector as given.
+    pub selector: String,
+    /// Its class.
+    pub class: Class,
+    /// Who ordered it: an API token's name.
+    pub ordered_by: String,
+    /// When.
+    pub issued_at: Millis,
+    /// Last instant an agent may journal it.
+    pub fetch_by: Millis,
+    /// When silence becomes an end.
+    pub report_by: Millis,
+    /// The signed envelope.
+    pub envelope: Envelope,
+    /// The argument bytes.
+    pub args: Bytes,
+}
+
+/// One device of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobDeviceRow {
+    /// The job.
+    pub job: JobId,
+    /// Its place among the Merkle leaves; `None` for a target that got no leaf (no such device).
+    pub leaf: Option<u32>,
+    /// The device: its id, or the words the administrator used for one that does not exist.
+    pub device: Result<NodeId, String>,
+    /// The epoch its leaf binds.
+    pub epoch: Epoch,
+    /// Where it stands.
+    pub state: State,
+    /// Why.
+    pub reason: Option<String>,
+    /// When the state last changed.
+    pub changed_at: Millis,
+    /// What the agent reported.
+    pub result: Option<ResultRow>,
+}
+
+/// What the agent reported of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultRow {
+    /// The process's exit code.
+    pub exit_code: Option<i32>,
+    /// Standard output.
+    pub stdout: Bytes,
+    /// Standard error.
+    pub stderr: Bytes,
+    /// Whether either was cut.
+    pub truncated: bool,
+    /// When it began.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub ended_at: Millis,
+}
+
+/// A device's inventory as the server holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InventoryRow {
+    /// Every section.
+    pub sections: BTreeMap<String, Items>,
+    /// Their digest.
+    pub digest: Hash,
+    /// INV-4: when it last changed.
+    pub collected_at: Millis,
+    /// The settings it was collected under.
+    pub settings_version: u64,
+    /// Whether the server lacks sections and has asked for them (INV-6).
+    pub need_full: bool,
+}
+
+/// An API token: only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiTokenRow {
+    /// blake3 of the secret.
+    pub hash: Hash,
+    /// Whose; the system tenant's may act for every tenant.
+    pub tenant: TenantId,
+    /// Its name, as audits show it.
+    pub name: String,
+}
+
+/// How far the server holds a stream: everything up to `upto`, whose hash is `hash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamRow {
+    /// Whose records.
+    pub stream: StreamId,
+    /// The last number held.
+    pub upto: u64,
+    /// That record's hash: the next one's `prev` must equal it.
+    pub hash: Hash,
+}
+
+/// One audited act (JOB-15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Whose.
+    pub tenant: TenantId,
+    /// When.
+    pub at: Millis,
+    /// Who: an API token's name or a node.
+    pub who: String,
+    /// What: `job.issue`, `node.revoke`, `node.enrol`, `record.refused` …
+    pub what: String,
+    /// On what, with which outcome.
+    pub detail: String,
+}
+
+/// Reports kept as history per device. A device that sends nothing but what cannot be applied fills this and no more.
+pub const INVENTORY_HISTORY_MAX: u32 = 64;
+
+/// One write.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A tenant; the batch fails with [`StoreError::Conflict`] when it exists.
+    Tenant(TenantId),
+    /// A site of an existing tenant; a conflict when it exists.
+    Site(TenantId, String),
+    /// A node, new or changed; a conflict when another node of its tenant and role that is not revoked bears its name.
+    Node(NodeRow),
+    /// A node's newest attachment. An older (epoch, attachment) than the node's own changes nothing.
+    Attached {
+        /// Whose.
+        tenant: TenantId,
+        /// The node.
+        node: NodeId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its attachment.
+        attachment: Attachment,
+        /// Relays above it.
+        route: Vec<NodeId>,
+        /// Last contact.
+        last_contact: Millis,
+        /// What it declares now.
+        capabilities: Vec<String>,
+    },
+    /// A new enrolment token.
+    Token(TokenRow),
+    /// Uses one of a token's enrolments; the batch fails with [`StoreError::Conflict`] when none is left.
+    UseToken(Hash),
+    /// An API token, new or renamed.
+    ApiToken(ApiTokenRow),
+    /// A new job with all its devices, as they stand at issue.
+    Job(Box<JobRow>, Vec<JobDeviceRow>),
+    /// One device of a job changed. Written as told: whether an end may change is the caller's rule. A device that is
+    /// not of the job changes nothing, and its result is not kept.
+    JobDevice {
+        /// Whose.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+        /// The device.
+        device: NodeId,
+        /// Where it stands now.
+        state: State,
+        /// Why.
+        reason: Option<String>,
+        /// When.
+        at: Millis,
+        /// With the agent's report, if this is one; without one an earlier report stays.
+        result: Option<ResultRow>,
+    },
+    /// How far a stream is held.
+    Stream(TenantId, StreamRow),
+    /// A device's inventory: replaced sections only; sections named in `gone` are removed.
+    Inventory {
+        /// Whose.
+        tenant: TenantId,
+        /// The device.
+        device: NodeId,
+        /// New content of changed sections.
+        put: BTreeMap<String, Items>,
+        /// Sections that are gone.
+        gone: Vec<String>,
+        /// Digest of the whole.
+        digest: Hash,
+        /// See [`InventoryRow`].
+        collected_at: Millis,
+        /// See [`InventoryRow`].
+        settings_version: u64,
+        /// See [`InventoryRow`].
+        need_full: bool,
+    },
+    /// A report kept as history: what could not be applied, or was older (INV-13). The newest
+    /// [`INVENTORY_HISTORY_MAX`] of a device are kept.
+    InventoryHistory {
+        /// Whose.
+        tenant: TenantId,
+        /// The device.
+        device: NodeId,
+        /// When it was collected.
+        collected_at: Millis,
+        /// MessagePack of the report.
+        report: Bytes,
+    },
+    /// Asks for a device's inventory anew (INV-6).
+    NeedFull(TenantId, NodeId),
+    /// A document's newest signed form: tenant, kind, site (for upstream lists, else empty), (term, version), envelope.
+    /// An older version than the one held changes nothing.
+    Document(TenantId, Kind, String, (u32, u64), Envelope),
+    /// A value of the installation: counters, addresses.
+    Meta(String, Bytes),
+    /// An audited act.
+    Audit(AuditRow),
+}
+
+/// Why the store did not do it. Nothing of the batch was kept.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A condition of the batch did not hold.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The store is of a newer build.
+    #[error("the store has format {found}, this build knows {known}: start the build that wrote it")]
+    NewerFormat {
+        /// What it is.
+        found: u32,
+        /// What this build knows.
+        known: u32,
+    },
+    /// Another process has it open.
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    /// The database failed.
+    #[error("database: {0}")]
+    Database(String),
+    /// A write failed earlier; nothing is acknowledged any more.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+}
+
+/// The server's store.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes the batch durably, all or nothing.
+    async fn commit(&self, batch: Vec<Op>) -> Result<(), StoreError>;
+    /// How many transactions were synced.
+    fn fsyncs(&self) -> u64;
+
+    /// Every tenant.
+    async fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+    /// A tenant's sites.
+    async fn sites(&self, tenant: &TenantId) -> Result<Vec<String>, StoreError>;
+    /// Every node of every tenant.
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
+    /// An enrolment token by the hash of its secret.
+    async fn token(&self, hash: Hash) -> Result<Option<TokenRow>, StoreError>;
+    /// An API token by the hash of its secret.
+    async fn api_token(&self, hash: Hash) -> Result<Option<ApiTokenRow>, StoreError>;
+    /// Newest first, at most `limit`, without envelopes and arguments.
+    async fn jobs(&self, tenant: &TenantId, limit: u32) -> Result<Vec<JobHead>, StoreError>;
+    /// One job.
+    async fn job(&self, tenant: &TenantId, job: JobId) -> Result<Option<JobRow>, StoreError>;
+    /// A job's devices in leaf order, those without a leaf last.
+    async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError>;
+    /// Devices per state of a job.
+    async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError>;
+    /// Jobs that have devices which are not at their end.
+    async fn open_jobs(&self) -> Result<Vec<JobRow>, StoreError>;
+    /// Every stream position.
+    async fn streams(&self) -> Result<Vec<(TenantId, StreamRow)>, StoreError>;
+    /// A device's inventory.
+    async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError>;
+    /// What lists show of inventories, without loading them.
+    async fn inventory_summaries(&self, tenant: &TenantId) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError>;
+    /// Reports kept as history, oldest first.
+    async fn inventory_history(&self, tenant: &TenantId, device: NodeId) -> Result<Vec<(Millis, Bytes)>, StoreError>;
+    /// Devices whose inventory is asked for anew.
+    async fn need_full(&self) -> Result<Vec<(TenantId, NodeId)>, StoreError>;
+    /// Newest document of a kind; the text is the site for upstream lists, else empty.
+    async fn documents(&self, tenant: &TenantId) -> Result<Vec<(Kind, String, Envelope)>, StoreError>;
+    /// A value of the installation.
+    async fn meta(&self, key: &str) -> Result<Option<Bytes>, StoreError>;
+    /// Newest audited acts first, at most `limit`.
+    async fn audit(&self, tenant: &TenantId, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
+    /// Finishes what is queued and closes.
+    async fn close(&self);
+}
+
+/// What a list of jobs shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobHead {
+    /// The job.
+    pub id: JobId,
+    /// The verb.
+    pub verb: String,
+    /// For people.
+    pub command: String,
+    /// Its class.
+    pub class: Class,
+    /// Who ordered it.
+    pub ordered_by: String,
+    /// When.
+    pub issued_at: Millis,
+    /// Devices per state; states without a device are missing.
+    pub counts: BTreeMap<State, u64>,
+}
+
+/// What a device list shows of an inventory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InventorySummary {
+    /// INV-4.
+    pub collected_at: Millis,
+    /// Digest of the whole.
+    pub digest: Hash,
+    /// Pretty name of the OS, or `not_available`.
+    pub os: String,
+    /// CPU model, or `not_available`.
+    pub cpu: String,
+    /// Bytes of memory, if known.
+    pub memory_bytes: Option<u64>,
+    /// Number of packages.
+    pub packages: u64,
+}

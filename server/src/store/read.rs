@@ -1,0 +1,307 @@
+//! Reads. Each is one statement, so that it sees one state of the database. Every read of a tenant's rows names the
+//! tenant; what is read for all tenants says whose each row is.
+
+use super::{
+    ApiTokenRow, AuditRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, ResultRow,
+    StoreError, StreamRow, TokenRow,
+    codec::{
+        self, class, column, database, envelope, hash, ids, json, kind, parsed, state, unsigned, unsigned_32, uuid,
+    },
+};
+use branchline_protocol::{
+    document::Kind,
+    hash::Hash,
+    id::{JobId, NodeId, OrderNumber, TenantId, TraceId},
+    inventory::Items,
+    job::State,
+    order::Envelope,
+    record::StreamId,
+    time::Millis,
+};
+use bytes::Bytes;
+use sqlx::{SqlitePool, query, sqlite::SqliteRow};
+use std::collections::BTreeMap;
+
+type Read<T> = Result<T, StoreError>;
+type Query = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+async fn all<T>(readers: &SqlitePool, query: Query, row: impl Fn(&SqliteRow) -> Read<T>) -> Read<Vec<T>> {
+    let rows = query.fetch_all(readers).await.map_err(|e| database("reading", e))?;
+    rows.iter().map(row).collect()
+}
+
+async fn first<T>(readers: &SqlitePool, query: Query, row: impl Fn(&SqliteRow) -> Read<T>) -> Read<Option<T>> {
+    let found = query.fetch_optional(readers).await.map_err(|e| database("reading", e))?;
+    found.as_ref().map(row).transpose()
+}
+
+fn at(row: &SqliteRow, place: usize) -> Read<Millis> {
+    column(row, place).map(Millis)
+}
+
+fn maybe_at(row: &SqliteRow, place: usize) -> Read<Option<Millis>> {
+    Ok(column::<Option<i64>>(row, place)?.map(Millis))
+}
+
+fn bytes(row: &SqliteRow, place: usize) -> Read<Bytes> {
+    column::<Vec<u8>>(row, place).map(Bytes::from)
+}
+
+pub async fn tenants(readers: &SqlitePool) -> Read<Vec<TenantId>> {
+    all(readers, query("SELECT name FROM tenant ORDER BY name"), |row| codec::tenant(row, 0)).await
+}
+
+pub async fn sites(readers: &SqlitePool, tenant: &TenantId) -> Read<Vec<String>> {
+    let sql = query("SELECT name FROM site WHERE tenant = ? ORDER BY name").bind(tenant.as_str().to_owned());
+    all(readers, sql, |row| column(row, 0)).await
+}
+
+pub async fn nodes(readers: &SqlitePool) -> Read<Vec<NodeRow>> {
+    let sql = query(
+        "SELECT tenant, id, role, site, name, host_name, platform, capabilities, kind, epoch, attachment, route, \
+         last_contact, enrolled_at, revoked_at, key_hash, tags FROM node ORDER BY tenant, id",
+    );
+    all(readers, sql, |row| {
+        Ok(NodeRow {
+            tenant: codec::tenant(row, 0)?,
+            id: NodeId(uuid(row, 1)?),
+            role: parsed_role(row, 2)?,
+            site: column(row, 3)?,
+            name: column(row, 4)?,
+            host_name: column(row, 5)?,
+            platform: column(row, 6)?,
+            capabilities: json(row, 7)?,
+            kind: column(row, 8)?,
+            epoch: unsigned_32(row, 9)?,
+            attachment: unsigned(row, 10)?,
+            route: ids(row, 11)?,
+            last_contact: maybe_at(row, 12)?,
+            enrolled_at: at(row, 13)?,
+            revoked_at: maybe_at(row, 14)?,
+            key_hash: hash(row, 15)?,
+            tags: json(row, 16)?,
+        })
+    })
+    .await
+}
+
+fn parsed_role(row: &SqliteRow, place: usize) -> Read<branchline_protocol::id::Role> {
+    parsed(row, place, "role")
+}
+
+pub async fn token(readers: &SqlitePool, secret: Hash) -> Read<Option<TokenRow>> {
+    let sql = query("SELECT tenant, role, site, kind, uses_left, expires_at FROM token WHERE hash = ?");
+    first(readers, sql.bind(secret.0.to_vec()), |row| {
+        Ok(TokenRow {
+            hash: secret,
+            tenant: codec::tenant(row, 0)?,
+            role: parsed_role(row, 1)?,
+            site: column(row, 2)?,
+            kind: column(row, 3)?,
+            uses_left: unsigned_32(row, 4)?,
+            expires_at: at(row, 5)?,
+        })
+    })
+    .await
+}
+
+pub async fn api_token(readers: &SqlitePool, secret: Hash) -> Read<Option<ApiTokenRow>> {
+    let sql = query("SELECT tenant, name FROM api_token WHERE hash = ?").bind(secret.0.to_vec());
+    first(readers, sql, |row| Ok(ApiTokenRow { hash: secret, tenant: codec::tenant(row, 0)?, name: column(row, 1)? }))
+        .await
+}
+
+pub async fn jobs(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<Vec<JobHead>> {
+    let sql = query(
+        "SELECT j.id, j.verb, j.command, j.class, j.ordered_by, j.issued_at, c.state, c.n FROM \
+         (SELECT tenant, id, term, number, verb, command, class, ordered_by, issued_at FROM job WHERE tenant = ? \
+          ORDER BY term DESC, number DESC LIMIT ?) j \
+         JOIN job_count c ON c.tenant = j.tenant AND c.job = j.id ORDER BY j.term DESC, j.number DESC",
+    );
+    let rows = all(readers, sql.bind(tenant.as_str().to_owned()).bind(limit), |row| {
+        let head = JobHead {
+            id: JobId(uuid(row, 0)?),
+            verb: column(row, 1)?,
+            command: column(row, 2)?,
+            class: class(row, 3)?,
+            ordered_by: column(row, 4)?,
+            issued_at: at(row, 5)?,
+            counts: BTreeMap::new(),
+        };
+        Ok((head, state(row, 6)?, unsigned(row, 7)?))
+    })
+    .await?;
+    let mut heads: Vec<JobHead> = Vec::new();
+    for (head, state, count) in rows {
+        if heads.last().is_none_or(|last| last.id != head.id) {
+            heads.push(head);
+        }
+        if let Some(last) = heads.last_mut()
+            && count > 0
+        {
+            last.counts.insert(state, count);
+        }
+    }
+    Ok(heads)
+}
+
+const JOB: &str = "SELECT tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
+                   fetch_by, report_by, envelope, args FROM job WHERE tenant = ? AND id = ?";
+
+const OPEN_JOBS: &str = "SELECT tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
+                         fetch_by, report_by, envelope, args FROM job j WHERE EXISTS (SELECT 1 FROM job_count c \
+                         WHERE c.tenant = j.tenant AND c.job = j.id AND c.n > 0 \
+                         AND c.state IN ('queued', 'delivered', 'running', 'paused')) ORDER BY tenant, term, number";
+
+fn job_row(row: &SqliteRow) -> Read<JobRow> {
+    Ok(JobRow {
+        tenant: codec::tenant(row, 0)?,
+        id: JobId(uuid(row, 1)?),
+        number: OrderNumber { term: unsigned_32(row, 2)?, number: unsigned(row, 3)? },
+        trace: TraceId(uuid(row, 4)?),
+        verb: column(row, 5)?,
+        command: column(row, 6)?,
+        selector: column(row, 7)?,
+        class: class(row, 8)?,
+        ordered_by: column(row, 9)?,
+        issued_at: at(row, 10)?,
+        fetch_by: at(row, 11)?,
+        report_by: at(row, 12)?,
+        envelope: envelope(row, 13)?,
+        args: bytes(row, 14)?,
+    })
+}
+
+pub async fn job(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Option<JobRow>> {
+    first(readers, query(JOB).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec()), job_row).await
+}
+
+pub async fn open_jobs(readers: &SqlitePool) -> Read<Vec<JobRow>> {
+    all(readers, query(OPEN_JOBS), job_row).await
+}
+
+pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Vec<JobDeviceRow>> {
+    let sql = query(
+        "SELECT typeof(d.device) = 'text', d.device, d.leaf, d.epoch, d.state, d.reason, d.changed_at, \
+         r.ended_at, r.started_at, r.exit_code, r.truncated, r.stdout, r.stderr FROM job_device d \
+         LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
+         WHERE d.tenant = ? AND d.job = ? ORDER BY d.leaf IS NULL, d.leaf, d.device",
+    );
+    all(readers, sql.bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec()), |row| {
+        let words = column::<i64>(row, 0)? != 0;
+        let result = match maybe_at(row, 7)? {
+            None => None,
+            Some(ended_at) => Some(ResultRow {
+                ended_at,
+                started_at: maybe_at(row, 8)?,
+                exit_code: column(row, 9)?,
+                truncated: column::<i64>(row, 10)? != 0,
+                stdout: bytes(row, 11)?,
+                stderr: bytes(row, 12)?,
+            }),
+        };
+        Ok(JobDeviceRow {
+            job,
+            device: if words { Err(column(row, 1)?) } else { Ok(NodeId(uuid(row, 1)?)) },
+            leaf: column::<Option<u32>>(row, 2)?,
+            epoch: unsigned_32(row, 3)?,
+            state: state(row, 4)?,
+            reason: column(row, 5)?,
+            changed_at: at(row, 6)?,
+            result,
+        })
+    })
+    .await
+}
+
+pub async fn job_counts(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<BTreeMap<State, u64>> {
+    let sql = query("SELECT state, n FROM job_count WHERE tenant = ? AND job = ? AND n > 0");
+    let sql = sql.bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec());
+    Ok(all(readers, sql, |row| Ok((state(row, 0)?, unsigned(row, 1)?))).await?.into_iter().collect())
+}
+
+pub async fn streams(readers: &SqlitePool) -> Read<Vec<(TenantId, StreamRow)>> {
+    let sql = query("SELECT tenant, key, upto, hash FROM stream ORDER BY tenant, key");
+    all(readers, sql, |row| {
+        let key: &[u8] = column(row, 1)?;
+        let stream = StreamId::from_key(key).ok_or_else(|| database("reading", "column 1 holds no stream key"))?;
+        Ok((codec::tenant(row, 0)?, StreamRow { stream, upto: unsigned(row, 2)?, hash: hash(row, 3)? }))
+    })
+    .await
+}
+
+pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) -> Read<Option<InventoryRow>> {
+    let sql = query(
+        "SELECT i.digest, i.collected_at, i.settings_version, w.device IS NOT NULL, s.section, s.items FROM inventory i \
+         LEFT JOIN inventory_wanted w ON w.tenant = i.tenant AND w.device = i.device \
+         LEFT JOIN inventory_section s ON s.tenant = i.tenant AND s.device = i.device \
+         WHERE i.tenant = ? AND i.device = ?",
+    );
+    let rows = all(readers, sql.bind(tenant.as_str().to_owned()).bind(device.bytes().to_vec()), |row| {
+        let head = InventoryRow {
+            sections: BTreeMap::new(),
+            digest: hash(row, 0)?,
+            collected_at: at(row, 1)?,
+            settings_version: unsigned(row, 2)?,
+            need_full: column::<i64>(row, 3)? != 0,
+        };
+        let section: Option<String> = column(row, 4)?;
+        let section: Option<(String, Items)> = section.map(|name| Ok((name, json(row, 5)?))).transpose()?;
+        Ok((head, section))
+    })
+    .await?;
+    Ok(rows.into_iter().fold(None, |whole: Option<InventoryRow>, (head, section)| {
+        let mut whole = whole.unwrap_or(head);
+        whole.sections.extend(section);
+        Some(whole)
+    }))
+}
+
+pub async fn inventory_summaries(readers: &SqlitePool, tenant: &TenantId) -> Read<BTreeMap<NodeId, InventorySummary>> {
+    let sql =
+        query("SELECT device, collected_at, digest, os, cpu, memory_bytes, packages FROM inventory WHERE tenant = ?");
+    let rows = all(readers, sql.bind(tenant.as_str().to_owned()), |row| {
+        let summary = InventorySummary {
+            collected_at: at(row, 1)?,
+            digest: hash(row, 2)?,
+            os: column(row, 3)?,
+            cpu: column(row, 4)?,
+            memory_bytes: column::<Option<i64>>(row, 5)?.and_then(|n| u64::try_from(n).ok()),
+            packages: unsigned(row, 6)?,
+        };
+        Ok((NodeId(uuid(row, 0)?), summary))
+    });
+    Ok(rows.await?.into_iter().collect())
+}
+
+pub async fn inventory_history(readers: &SqlitePool, tenant: &TenantId, device: NodeId) -> Read<Vec<(Millis, Bytes)>> {
+    let sql =
+        query("SELECT collected_at, report FROM inventory_history WHERE tenant = ? AND device = ? ORDER BY sequence");
+    let sql = sql.bind(tenant.as_str().to_owned()).bind(device.bytes().to_vec());
+    all(readers, sql, |row| Ok((at(row, 0)?, bytes(row, 1)?))).await
+}
+
+pub async fn need_full(readers: &SqlitePool) -> Read<Vec<(TenantId, NodeId)>> {
+    let sql = query("SELECT tenant, device FROM inventory_wanted ORDER BY tenant, device");
+    all(readers, sql, |row| Ok((codec::tenant(row, 0)?, NodeId(uuid(row, 1)?)))).await
+}
+
+pub async fn documents(readers: &SqlitePool, tenant: &TenantId) -> Read<Vec<(Kind, String, Envelope)>> {
+    let sql = query("SELECT kind, site, envelope FROM document WHERE tenant = ?").bind(tenant.as_str().to_owned());
+    let mut documents = all(readers, sql, |row| Ok((kind(row, 0)?, column(row, 1)?, envelope(row, 2)?))).await?;
+    documents.sort_by(|a: &(Kind, String, Envelope), b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    Ok(documents)
+}
+
+pub async fn meta(readers: &SqlitePool, key: &str) -> Read<Option<Bytes>> {
+    first(readers, query("SELECT value FROM meta WHERE key = ?").bind(key.to_owned()), |row| bytes(row, 0)).await
+}
+
+pub async fn audit(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<Vec<AuditRow>> {
+    let sql = query("SELECT at, who, what, detail FROM audit WHERE tenant = ? ORDER BY sequence DESC LIMIT ?");
+    all(readers, sql.bind(tenant.as_str().to_owned()).bind(limit), |row| {
+        let (who, what, detail) = (column(row, 1)?, column(row, 2)?, column(row, 3)?);
+        Ok(AuditRow { tenant: tenant.clone(), at: at(row, 0)?, who, what, detail })
+    })
+    .await
+}

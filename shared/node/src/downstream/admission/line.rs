@@ -1,0 +1,217 @@
+//! Who waits for a slot, in which order, and for whom a freed slot is kept. Knows nothing of who holds one.
+
+use super::event::Ask;
+use branchline_protocol::id::{AttachmentKey, NodeId};
+use branchline_protocol::time::Mono;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The most waiters remembered: at some 200 bytes each, 20 MB. Past it a device is deferred all the same and polls,
+/// but is not in line; it may join at a later contact.
+pub const WAITERS_MAX: usize = 100_000;
+
+/// A device that asked for a slot and did not get one.
+pub(super) struct Waiter {
+    pub key: AttachmentKey,
+    /// The link it asked on, while that lives.
+    pub session: Option<u64>,
+    priority: u8,
+    /// Order of waiting within the priority: lower came earlier.
+    ticket: u64,
+    wakeable: bool,
+    /// A wake packet was tried during this wait and brought nobody: its next slot is kept until its next poll.
+    /// Otherwise, where no packet arrives, a slot would run round the line for ever and meet nobody.
+    unreachable: bool,
+    heard_at: Mono,
+    reserved_until: Option<Mono>,
+}
+
+/// The order is priority (higher first), then ticket (earlier first). A waiter with a reservation has left the order
+/// and comes back into it when the reservation lapses, at the end of its priority: it had its chance.
+pub(super) struct Line {
+    waiters: BTreeMap<NodeId, Waiter>,
+    /// The waiters without a reservation, each class sorted by ticket.
+    classes: BTreeMap<Reverse<u8>, VecDeque<(u64, NodeId)>>,
+    deadlines: BTreeSet<(Mono, NodeId)>,
+    waiting: u32,
+    next_ticket: u64,
+    /// A waiter not heard of for so long leaves the line.
+    patience_ms: u64,
+}
+
+impl Line {
+    pub fn new(patience_ms: u64) -> Self {
+        Line {
+            waiters: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            waiting: 0,
+            next_ticket: 0,
+            patience_ms,
+        }
+    }
+
+    pub fn get(&self, node: NodeId) -> Option<&Waiter> {
+        self.waiters.get(&node)
+    }
+
+    /// Waiters without a reservation.
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Waiters with one; never more than there are slots.
+    pub fn reserved(&self) -> u16 {
+        (self.waiters.len() - self.waiting as usize) as u16
+    }
+
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
+    /// Number in line, from 1; 0 when not in the order.
+    pub fn number(&self, node: NodeId) -> u32 {
+        let Some(waiter) = self.waiters.get(&node).filter(|w| w.reserved_until.is_none()) else { return 0 };
+        let own = Reverse(waiter.priority);
+        let before: usize = self.classes.range(..own).map(|(_, class)| class.len()).sum();
+        let within = self.classes.get(&own).map_or(0, |class| class.partition_point(|(t, _)| *t < waiter.ticket));
+        (before + within + 1) as u32
+    }
+
+    /// A waiter asks again, or a new one joins at the end of its priority; nothing when the line is full.
+    pub fn hear_or_join(&mut self, now: Mono, ask: &Ask) {
+        let (ticket, unreachable) = match self.remove(ask.node) {
+            Some(old) => (old.ticket, old.unreachable),
+            None if self.waiters.len() >= WAITERS_MAX => return,
+            None => (self.take_ticket(), false),
+        };
+        let waiter = Waiter {
+            key: ask.key,
+            session: Some(ask.session),
+            priority: ask.priority,
+            ticket,
+            wakeable: ask.wakeable,
+            unreachable,
+            heard_at: now,
+            reserved_until: None,
+        };
+        self.insert(ask.node, waiter);
+    }
+
+    /// A waiter was in contact without asking for a slot.
+    pub fn touch(&mut self, now: Mono, node: NodeId) {
+        let patience_ms = self.patience_ms;
+        if let Some(waiter) = self.waiters.get_mut(&node) {
+            self.deadlines.remove(&(waiter.due(patience_ms), node));
+            waiter.heard_at = now;
+            self.deadlines.insert((waiter.due(patience_ms), node));
+        }
+    }
+
+    /// The link that a waiter asked on ended; its place in line stays.
+    pub fn link_ended(&mut self, node: NodeId, session: u64) {
+        if let Some(waiter) = self.waiters.get_mut(&node).filter(|w| w.session == Some(session)) {
+            waiter.session = None;
+        }
+    }
+
+    /// Takes a waiter out, with or without a reservation.
+    pub fn remove(&mut self, node: NodeId) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&node)?;
+        self.deadlines.remove(&(waiter.due(self.patience_ms), node));
+        if waiter.reserved_until.is_none() {
+            self.leave_order(waiter.priority, waiter.ticket);
+        }
+        Some(waiter)
+    }
+
+    /// Takes a waiter out if a slot is reserved for it.
+    pub fn take_reservation(&mut self, node: NodeId) -> bool {
+        let reserved = self.waiters.get(&node).is_some_and(|w| w.reserved_until.is_some());
+        if reserved {
+            self.remove(node);
+        }
+        reserved
+    }
+
+    /// Keeps a slot for the first in line. Answers who it is and whether to wake it; `None` when nobody waits.
+    pub fn reserve_first(&mut self, now: Mono, wakeable_ms: u64, polling_ms: u64) -> Option<(NodeId, bool)> {
+        let (_, node) = *self.classes.first_key_value()?.1.front()?;
+        let mut waiter = self.remove(node)?;
+        let wake = waiter.wakes();
+        waiter.reserved_until = Some(now.plus(if wake { wakeable_ms } else { polling_ms }));
+        self.insert(node, waiter);
+        Some((node, wake))
+    }
+
+    /// Takes back the reservation of the one who would be last in line; it returns to where it stood.
+    pub fn unreserve_last(&mut self) -> bool {
+        let reserved = self.waiters.iter().filter(|(_, w)| w.reserved_until.is_some());
+        let Some(node) = reserved.max_by_key(|(_, w)| (Reverse(w.priority), w.ticket)).map(|(node, _)| *node) else {
+            return false;
+        };
+        if let Some(mut waiter) = self.remove(node) {
+            waiter.reserved_until = None;
+            self.insert(node, waiter);
+        }
+        true
+    }
+
+    /// Lets go of waiters that fell silent and ends reservations that lapsed.
+    pub fn expire(&mut self, now: Mono) {
+        let mut lapsed = Vec::new();
+        while let Some(&(due, node)) = self.deadlines.first()
+            && due <= now
+        {
+            let Some(waiter) = self.remove(node) else { break };
+            if waiter.heard_at.plus(self.patience_ms) > now {
+                lapsed.push((waiter.ticket, node, waiter));
+            }
+        }
+        // Reservations made together lapse together: among themselves they keep their order.
+        lapsed.sort_by_key(|(ticket, node, _)| (*ticket, *node));
+        for (_, node, mut waiter) in lapsed {
+            waiter.unreachable |= waiter.wakeable;
+            waiter.reserved_until = None;
+            waiter.ticket = self.take_ticket();
+            self.insert(node, waiter);
+        }
+    }
+
+    fn insert(&mut self, node: NodeId, waiter: Waiter) {
+        self.deadlines.insert((waiter.due(self.patience_ms), node));
+        if waiter.reserved_until.is_none() {
+            let class = self.classes.entry(Reverse(waiter.priority)).or_default();
+            let at = class.partition_point(|(ticket, _)| *ticket < waiter.ticket);
+            class.insert(at, (waiter.ticket, node));
+            self.waiting += 1;
+        }
+        self.waiters.insert(node, waiter);
+    }
+
+    fn leave_order(&mut self, priority: u8, ticket: u64) {
+        let Some(class) = self.classes.get_mut(&Reverse(priority)) else { return };
+        let at = class.partition_point(|(t, _)| *t < ticket);
+        class.remove(at);
+        self.waiting -= 1;
+        if class.is_empty() {
+            self.classes.remove(&Reverse(priority));
+        }
+    }
+
+    fn take_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+}
+
+impl Waiter {
+    fn wakes(&self) -> bool {
+        self.wakeable && !self.unreachable
+    }
+
+    fn due(&self, patience_ms: u64) -> Mono {
+        let leaves_at = self.heard_at.plus(patience_ms);
+        self.reserved_until.map_or(leaves_at, |until| until.min(leaves_at))
+    }
+}

@@ -1,0 +1,346 @@
+//! Who is below this node, and by which child they are reached (pure). Soft state: rebuilt from live sessions and the
+//! snapshots of child relays, never from disk (DESIGN 5 "Presence").
+
+use branchline_protocol::{
+    id::{AttachmentKey, NodeId, Role},
+    time::Millis,
+    wire::{PresenceEntry, Reach},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of a node below.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Agent or relay.
+    pub role: Role,
+    /// The newest attachment heard of.
+    pub key: AttachmentKey,
+    /// Relays between this node and it, nearest this node first; empty: it hangs here.
+    pub via: Vec<NodeId>,
+    /// How it is reached.
+    pub reach: Reach,
+    /// Node time of its last contact.
+    pub last_contact: Millis,
+    /// When it is due again.
+    pub next_contact: Option<Millis>,
+    /// What it declared.
+    pub capabilities: Vec<String>,
+    /// A relay's own figures, JSON.
+    pub figures: Option<String>,
+}
+
+/// A child that greeted this node.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// Who.
+    pub node: NodeId,
+    /// What.
+    pub role: Role,
+    /// Its attachment.
+    pub key: AttachmentKey,
+    /// The link's session here.
+    pub session: u64,
+    /// How it is reached from here on.
+    pub reach: Reach,
+    /// When.
+    pub at: Millis,
+    /// When it is due again, if it polls.
+    pub next_contact: Option<Millis>,
+    /// What it declared.
+    pub capabilities: Vec<String>,
+}
+
+/// Nodes below, by their newest attachment.
+#[derive(Default)]
+pub struct Directory {
+    nodes: BTreeMap<NodeId, Entry>,
+    /// Children with a live link here.
+    live: BTreeMap<NodeId, u64>,
+    /// Since when a relay that hung here has no link.
+    cut: BTreeMap<NodeId, Millis>,
+    changed: BTreeSet<NodeId>,
+}
+
+impl Directory {
+    /// A node greeted us. `false`: a newer attachment of it is known, nothing was changed.
+    pub fn attach(&mut self, child: Attach) -> bool {
+        if self.nodes.get(&child.node).is_some_and(|known| known.key > child.key) {
+            return false;
+        }
+        let figures = self.nodes.get(&child.node).and_then(|e| e.figures.clone());
+        let entry = Entry {
+            role: child.role,
+            key: child.key,
+            via: Vec::new(),
+            reach: child.reach,
+            last_contact: child.at,
+            next_contact: child.next_contact,
+            capabilities: child.capabilities,
+            figures,
+        };
+        self.nodes.insert(child.node, entry);
+        self.live.insert(child.node, child.session);
+        self.cut.remove(&child.node);
+        self.changed.insert(child.node);
+        true
+    }
+
+    /// A child's link ended. The cleanup of an older session than the live one touches nothing.
+    pub fn detach(&mut self, node: NodeId, session: u64, reach: Reach, at: Millis) -> bool {
+        if self.live.get(&node) != Some(&session) {
+            return false;
+        }
+        self.live.remove(&node);
+        if let Some(entry) = self.nodes.get_mut(&node).filter(|e| e.via.is_empty()) {
+            entry.reach = reach;
+            entry.last_contact = at;
+            self.changed.insert(node);
+            if entry.role == Role::Relay {
+                self.cut.insert(node, at);
+            }
+        }
+        true
+    }
+
+    /// A frame of a live child came: its last contact is now.
+    pub fn heard(&mut self, node: NodeId, at: Millis) {
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.last_contact = entry.last_contact.max(at);
+        }
+    }
+
+    /// The lease of a child changed.
+    pub fn lease(&mut self, node: NodeId, reach: Reach, next_contact: Option<Millis>) {
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.reach = reach;
+            entry.next_contact = next_contact;
+            self.changed.insert(node);
+        }
+    }
+
+    /// A child relay tells who is below it. Answers the nodes whose route or reach changed.
+    pub fn presence(&mut self, relay: NodeId, snapshot: bool, entries: Vec<PresenceEntry>) -> Vec<NodeId> {
+        let mut touched = Vec::new();
+        let listed: BTreeSet<NodeId> = entries.iter().map(|e| e.node).collect();
+        for entry in entries {
+            let mut via = vec![relay];
+            via.extend(&entry.via);
+            if entry.node == relay {
+                // A relay speaks of itself for its figures only.
+                if let Some(own) = self.nodes.get_mut(&relay) {
+                    own.figures = entry.figures;
+                    self.changed.insert(relay);
+                }
+                continue;
+            }
+            if let Some(known) = self.nodes.get(&entry.node) {
+                let elsewhere = known.via.first() != Some(&relay);
+                if known.key > entry.key || (known.key == entry.key && elsewhere && self.is_live(entry.node)) {
+                    continue;
+                }
+            }
+            let new = Entry {
+                role: entry.role,
+                key: entry.key,
+                via,
+                reach: entry.reach,
+                last_contact: entry.last_contact,
+                next_contact: entry.next_contact,
+                capabilities: entry.capabilities,
+                figures: entry.figures,
+            };
+            if self.nodes.get(&entry.node) != Some(&new) {
+                self.nodes.insert(entry.node, new);
+                self.changed.insert(entry.node);
+                touched.push(entry.node);
+            }
+        }
+        if snapshot {
+            for (node, entry) in &mut self.nodes {
+                let here = entry.via.first() == Some(&relay) && !listed.contains(node);
+                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout) {
+                    entry.reach = Reach::GoneTimeout;
+                    self.changed.insert(*node);
+                    touched.push(*node);
+                }
+            }
+        }
+        touched
+    }
+
+    /// Restores a route from disk, so that orders find a device that has not been heard of since the start.
+    pub fn remember(&mut self, node: NodeId, entry: Entry) {
+        self.nodes.entry(node).or_insert(entry);
+    }
+
+    /// A node left the tenant or was revoked.
+    pub fn forget(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        self.live.remove(&node);
+        self.cut.remove(&node);
+    }
+
+    /// What is known of a node.
+    pub fn get(&self, node: NodeId) -> Option<&Entry> {
+        self.nodes.get(&node)
+    }
+
+    /// Every node.
+    pub fn all(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
+        self.nodes.iter().map(|(n, e)| (*n, e))
+    }
+
+    /// The child by which a node is reached: itself, or the first relay on its way.
+    pub fn next_hop(&self, node: NodeId) -> Option<NodeId> {
+        let entry = self.nodes.get(&node)?;
+        Some(entry.via.first().copied().unwrap_or(node))
+    }
+
+    /// The same, if that child has a live link.
+    pub fn live_hop(&self, node: NodeId) -> Option<NodeId> {
+        self.next_hop(node).filter(|hop| self.is_live(*hop))
+    }
+
+    /// Whether a child has a live link here.
+    pub fn is_live(&self, child: NodeId) -> bool {
+        self.live.contains_key(&child)
+    }
+
+    /// Live links.
+    pub fn links(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Nodes reached by this child, itself included.
+    pub fn below(&self, child: NodeId) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(n, e)| **n == child || e.via.first() == Some(&child)).map(|(n, _)| *n).collect()
+    }
+
+    /// The first relay on the way that cannot be reached, and since when.
+    pub fn cut_off(&self, node: NodeId) -> Option<(NodeId, Millis)> {
+        let entry = self.nodes.get(&node)?;
+        let relay = entry.via.iter().find(|r| {
+            let gone = self.nodes.get(r).is_none_or(|e| matches!(e.reach, Reach::GoneShutdown | Reach::GoneTimeout));
+            gone || (self.next_hop(**r) == Some(**r) && !self.is_live(**r))
+        })?;
+        let since = self.cut.get(relay).copied();
+        Some((*relay, since.or_else(|| self.nodes.get(relay).map(|e| e.last_contact)).unwrap_or_default()))
+    }
+
+    /// Tiers of relays below this node: 0 when there are none.
+    pub fn depth_below(&self) -> u8 {
+        let relays = self.nodes.values().filter(|e| e.role == Role::Relay);
+        relays.map(|e| e.via.len() as u8 + 1).max().unwrap_or(0)
+    }
+
+    /// Entries changed since the last call, for the parent.
+    pub fn changes(&mut self) -> Vec<PresenceEntry> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().filter_map(|node| self.nodes.get(&node).map(|e| entry_of(node, e))).collect()
+    }
+
+    /// Everything, for a parent that was just greeted.
+    pub fn snapshot(&mut self) -> Vec<PresenceEntry> {
+        self.changed.clear();
+        self.nodes.iter().map(|(node, e)| entry_of(*node, e)).collect()
+    }
+}
+
+fn entry_of(node: NodeId, e: &Entry) -> PresenceEntry {
+    PresenceEntry {
+        node,
+        role: e.role,
+        key: e.key,
+        via: e.via.clone(),
+        reach: e.reach,
+        last_contact: e.last_contact,
+        next_contact: e.next_contact,
+        capabilities: e.capabilities.clone(),
+        figures: e.figures.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn node(n: u128) -> NodeId {
+        NodeId(Uuid::from_u128(n))
+    }
+
+    fn key(attachment: u64) -> AttachmentKey {
+        AttachmentKey { epoch: 1, attachment }
+    }
+
+    fn attach(n: u128, role: Role, attachment: u64, session: u64) -> Attach {
+        Attach {
+            node: node(n),
+            role,
+            key: key(attachment),
+            session,
+            reach: Reach::Persistent,
+            at: Millis(attachment as i64),
+            next_contact: None,
+            capabilities: vec![],
+        }
+    }
+
+    fn told(n: u128, attachment: u64, via: Vec<NodeId>) -> PresenceEntry {
+        PresenceEntry {
+            node: node(n),
+            role: Role::Agent,
+            key: key(attachment),
+            via,
+            reach: Reach::Persistent,
+            last_contact: Millis(0),
+            next_contact: None,
+            capabilities: vec![],
+            figures: None,
+        }
+    }
+
+    #[test]
+    fn rly_9_the_newest_attachment_wins_and_late_cleanup_touches_nothing() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        d.presence(node(1), true, vec![told(7, 5, vec![])]);
+        assert_eq!(d.next_hop(node(7)), Some(node(1)));
+        assert!(d.attach(attach(7, Role::Agent, 6, 20)), "it moved here");
+        assert_eq!(d.next_hop(node(7)), Some(node(7)));
+        d.presence(node(1), false, vec![told(7, 5, vec![])]);
+        assert_eq!(d.next_hop(node(7)), Some(node(7)), "the old relay's word is older");
+        assert!(!d.attach(attach(7, Role::Agent, 5, 21)), "an older attachment is no attachment");
+        assert!(d.attach(attach(7, Role::Agent, 7, 22)));
+        assert!(!d.detach(node(7), 20, Reach::GoneTimeout, Millis(9)), "the old session's end");
+        assert_eq!(d.get(node(7)).unwrap().reach, Reach::Persistent);
+    }
+
+    #[test]
+    fn a_cut_relay_cuts_off_everything_below_it_and_its_return_ends_that() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        let nested = PresenceEntry { role: Role::Relay, ..told(2, 1, vec![]) };
+        d.presence(node(1), true, vec![nested, told(7, 1, vec![node(2)])]);
+        assert_eq!((d.cut_off(node(7)), d.depth_below()), (None, 2));
+        d.detach(node(1), 10, Reach::GoneTimeout, Millis(50));
+        assert_eq!(d.cut_off(node(7)), Some((node(1), Millis(50))));
+        assert_eq!(d.live_hop(node(7)), None);
+        d.attach(attach(1, Role::Relay, 2, 11));
+        assert_eq!(d.cut_off(node(7)), None);
+        assert_eq!(d.live_hop(node(7)), Some(node(1)));
+    }
+
+    #[test]
+    fn a_snapshot_ends_whom_it_does_not_list() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        d.presence(node(1), true, vec![told(7, 1, vec![]), told(8, 1, vec![])]);
+        d.changes();
+        let touched = d.presence(node(1), true, vec![told(8, 1, vec![])]);
+        assert_eq!(touched, [node(7)]);
+        assert_eq!(d.get(node(7)).unwrap().reach, Reach::GoneTimeout);
+        assert_eq!(d.changes().len(), 1);
+        assert!(d.changes().is_empty());
+    }
+}

@@ -1,0 +1,281 @@
+//! The actor around [`Admission`]: asks it for each greeting, closes whom it displaces, ticks it.
+
+use super::{
+    admission::{Admission, Ask, Effect, Event, Gauge, Want},
+    child::FromChild,
+};
+use crate::{
+    link::{WeakLink, engine::LinkCommand},
+    node::Ambient,
+    supervise::{Drain, Exit, ExitGuard},
+    time::NodeTime,
+};
+use actix::prelude::*;
+use branchline_protocol::{
+    id::NodeId,
+    refusal::Refusal,
+    time::Now,
+    wire::{Goodbye, Lease},
+};
+use metrics::Gauge as Meter;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// The answer to a greeting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// The link holds a slot, or is a relay's uplink.
+    Persistent,
+    /// The link is a poll.
+    Poll(Lease),
+}
+
+/// Asks for a link just greeted.
+#[derive(Message)]
+#[rtype(result = "Result<Admitted, Refusal>")]
+pub struct AskAdmission(pub Ask);
+
+/// The link that was asked for is up: displaced and replaced links are closed through this handle.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Registered {
+    /// Who.
+    pub node: NodeId,
+    /// Its session.
+    pub session: u64,
+    /// Its link.
+    pub link: WeakLink,
+}
+
+/// A session ended, or never came up after it was asked for.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SessionGone {
+    /// Who.
+    pub node: NodeId,
+    /// Its session.
+    pub session: u64,
+}
+
+/// Changes the number of slots, live.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetCap(pub super::admission::Cap);
+
+/// The gauge as others read it: one writer, this actor.
+pub type SharedGauge = Arc<Mutex<Gauge>>;
+
+/// The actor.
+pub struct Gatekeeper {
+    guard: ExitGuard,
+    core: Admission,
+    time: NodeTime,
+    ambient: Ambient,
+    links: BTreeMap<u64, WeakLink>,
+    nodes_of_sessions: BTreeMap<u64, NodeId>,
+    /// A replaced session whose link is not up yet is closed as soon as it is.
+    doomed: BTreeMap<u64, Refusal>,
+    owner: Recipient<FromChild>,
+    gauge: SharedGauge,
+    meters: Meters,
+    timer: Option<SpawnHandle>,
+}
+
+/// `branchline_slots_used|peak|cap`.
+#[derive(Clone)]
+pub struct Meters {
+    /// Held and reserved.
+    pub used: Meter,
+    /// The most there ever were.
+    pub peak: Meter,
+    /// The cap.
+    pub cap: Meter,
+}
+
+impl Meters {
+    /// In a node's registry.
+    pub fn new(metrics: &crate::metrics::Metrics) -> Self {
+        Meters {
+            used: metrics.gauge("branchline_slots_used", &[]),
+            peak: metrics.gauge("branchline_slots_peak", &[]),
+            cap: metrics.gauge("branchline_slots_cap", &[]),
+        }
+    }
+}
+
+impl Gatekeeper {
+    /// Around a core, new or recovering.
+    pub fn new(
+        guard: ExitGuard,
+        core: Admission,
+        time: NodeTime,
+        ambient: Ambient,
+        owner: Recipient<FromChild>,
+        gauge: SharedGauge,
+        meters: Meters,
+    ) -> Self {
+        let (links, nodes_of_sessions, doomed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Gatekeeper { guard, core, time, ambient, links, nodes_of_sessions, doomed, owner, gauge, meters, timer: None }
+    }
+
+    fn now(&self) -> Now {
+        self.time.now()
+    }
+
+    /// Carries out what is not an answer to `asking`; returns the answer.
+    fn feed(&mut self, event: Event, asking: Option<u64>, ctx: &mut Context<Self>) -> Option<Result<Admitted, Refusal>> {
+        let mut effects = Vec::new();
+        self.core.handle(self.now(), event, &mut effects);
+        let mut answer = None;
+        for effect in effects {
+            match effect {
+                Effect::Admitted { session } | Effect::Already { session } if Some(session) == asking => {
+                    answer = Some(Ok(Admitted::Persistent));
+                }
+                Effect::Deferred { session, lease } if Some(session) == asking => {
+                    answer = Some(Ok(Admitted::Poll(wire_lease(lease))));
+                }
+                Effect::Busy { session, retry_after_ms } if Some(session) == asking => {
+                    let busy = Refusal::new(429, "busy", "all links of this kind are taken; come again later");
+                    answer = Some(Err(busy.retry_after(retry_after_ms)));
+                }
+                Effect::Stale { session } if Some(session) == asking => {
+                    answer = Some(Err(Refusal::new(409, "stale_attachment", "a newer attachment of this node is here")));
+                }
+                Effect::WrongRole { session } if Some(session) == asking => {
+                    answer = Some(Err(Refusal::new(403, "wrong_role", "only agents and relays have parents")));
+                }
+                Effect::Replaced { session } => {
+                    let refusal = Refusal::new(409, "replaced", "a newer attachment of this node took over");
+                    match self.links.remove(&session) {
+                        Some(link) => {
+                            link.ask(LinkCommand::Goodbye(Goodbye::Replaced));
+                        }
+                        None => {
+                            self.doomed.insert(session, refusal);
+                        }
+                    }
+                }
+                Effect::Displace { session, lease } => {
+                    let lease = wire_lease(lease);
+                    let Some(link) = self.links.get(&session) else { continue };
+                    link.ask(LinkCommand::Lease(lease));
+                    if let Some(node) = self.node_of(session) {
+                        // Rate-bounded by the cap; the owner only notes the lease, so a lost notice costs a display.
+                        let _ = self.owner.try_send(FromChild::Displaced { node, session, lease });
+                    }
+                }
+                Effect::Wake { node } => tracing::debug!(%node, "a slot is reserved for a wakeable waiter"),
+                _ => {}
+            }
+        }
+        self.publish();
+        self.arm(ctx);
+        answer
+    }
+
+    fn node_of(&self, session: u64) -> Option<NodeId> {
+        self.nodes_of_sessions.get(&session).copied()
+    }
+
+    fn publish(&mut self) {
+        let gauge = self.core.gauge();
+        self.meters.used.set(f64::from(gauge.used));
+        self.meters.peak.set(f64::from(gauge.peak));
+        self.meters.cap.set(f64::from(gauge.cap));
+        if let Ok(mut shared) = self.gauge.lock() {
+            *shared = gauge;
+        }
+    }
+
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        if let Some(at) = self.core.next_deadline() {
+            let wait = at.since(self.ambient.clock.mono()).max(1);
+            self.timer = Some(ctx.run_later(Duration::from_millis(wait), |actor, ctx| {
+                actor.timer = None;
+                actor.feed(Event::Tick, None, ctx);
+            }));
+        }
+    }
+}
+
+fn wire_lease(lease: super::admission::Lease) -> Lease {
+    Lease { interval_ms: lease.interval_ms, phase_ms: lease.phase_ms, waiter: lease.waiter }
+}
+
+impl Actor for Gatekeeper {
+    type Context = Context<Self>;
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+        self.publish();
+        self.arm(ctx);
+    }
+}
+
+impl Handler<AskAdmission> for Gatekeeper {
+    type Result = Result<Admitted, Refusal>;
+
+    fn handle(&mut self, AskAdmission(ask): AskAdmission, ctx: &mut Self::Context) -> Self::Result {
+        let session = ask.session;
+        self.nodes_of_sessions.insert(session, ask.node);
+        let no_answer = || Err(Refusal::new(503, "no_answer", "admission gave no answer; come again").retry_after(1_000));
+        let answer = self.feed(Event::Ask(ask.clone()), Some(session), ctx).unwrap_or_else(no_answer);
+        match answer {
+            Ok(Admitted::Poll(lease)) if ask.want == Want::Persistent => {
+                // A deferred link is served as a poll, out of the polls' pool, and keeps its place in line.
+                let poll = Ask { want: Want::Poll, ..ask };
+                match self.feed(Event::Ask(poll), Some(session), ctx).unwrap_or_else(no_answer) {
+                    Ok(_) => Ok(Admitted::Poll(lease)),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Ok(Admitted::Persistent) if ask.want == Want::Poll => Ok(Admitted::Poll(wire_lease(self.core.lease(ask.node)))),
+            other => other,
+        }
+    }
+}
+
+impl Handler<Registered> for Gatekeeper {
+    type Result = ();
+    fn handle(&mut self, up: Registered, _: &mut Self::Context) {
+        match self.doomed.remove(&up.session) {
+            Some(refusal) => {
+                up.link.ask(LinkCommand::Refuse(refusal));
+            }
+            None => {
+                self.links.insert(up.session, up.link);
+            }
+        }
+    }
+}
+
+impl Handler<SessionGone> for Gatekeeper {
+    type Result = ();
+    fn handle(&mut self, gone: SessionGone, ctx: &mut Self::Context) {
+        self.links.remove(&gone.session);
+        self.doomed.remove(&gone.session);
+        self.nodes_of_sessions.remove(&gone.session);
+        self.feed(Event::Gone { node: gone.node, session: gone.session }, None, ctx);
+    }
+}
+
+impl Handler<SetCap> for Gatekeeper {
+    type Result = ();
+    fn handle(&mut self, SetCap(cap): SetCap, ctx: &mut Self::Context) {
+        self.feed(Event::SetCap { cap }, None, ctx);
+    }
+}
+
+impl Handler<Drain> for Gatekeeper {
+    type Result = ();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.guard.set(Exit::Stopped);
+        ctx.stop();
+    }
+}

@@ -1,0 +1,163 @@
+//! The child's way to a parent: TCP or HTTPS through a gateway, then preface, then inner TLS (DESIGN 3).
+
+use super::{BoxStream, carrier};
+use branchline_protocol::{
+    id::{NodeId, TenantId},
+    wire::{HANDSHAKE_S, LINK_PATH, PREFACE_ACCEPTED, Preface, TOKEN_HEADER},
+};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::{
+    client_async_with_config,
+    tungstenite::{Error as WsError, client::IntoClientRequest, http::HeaderValue},
+};
+
+/// One way to a parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// TCP to the parent's link port: `host:port`.
+    Direct(String),
+    /// HTTPS to a gateway: `https://host[:port]`.
+    Gateway(String),
+}
+
+/// What dialling needs beside the route.
+#[derive(Clone)]
+pub struct Dialler {
+    /// Source address of outgoing connections.
+    pub bind_source: Option<IpAddr>,
+    /// Trust for a gateway's public certificate.
+    pub outer: Option<Arc<ClientConfig>>,
+    /// Shown to a gateway.
+    pub link_token: String,
+}
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialFault {
+    /// The name did not resolve.
+    #[error("resolve {0}: {1}")]
+    Resolve(String, io::Error),
+    /// No connection.
+    #[error("connect to {0}: {1}")]
+    Connect(String, io::Error),
+    /// The gateway answered, but with this status: 404, 429, 503.
+    #[error("the gateway at {url} answered {status}")]
+    Gateway {
+        /// Its address.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// What it asked to wait.
+        retry_after_s: Option<u64>,
+    },
+    /// The gateway's address is no `https://host[:port]`.
+    #[error("{0} is no gateway address: https://host[:port] is")]
+    BadAddress(String),
+    /// The upgrade or the outer TLS failed.
+    #[error("upgrade at {0}: {1}")]
+    Upgrade(String, String),
+    /// The peer did not accept the preface.
+    #[error("preface: {0}")]
+    Preface(io::Error),
+    /// The inner TLS handshake failed.
+    #[error("link tls: {0}")]
+    Tls(io::Error),
+    /// It took too long.
+    #[error("no answer within {HANDSHAKE_S} s")]
+    TimeOut,
+}
+
+impl Dialler {
+    /// A byte stream to the parent with its preface accepted.
+    pub async fn open(&self, route: &Route, preface: Preface) -> Result<BoxStream, DialFault> {
+        let attempt = async {
+            let mut stream: BoxStream = match route {
+                Route::Direct(address) => Box::new(self.tcp(address).await?),
+                Route::Gateway(url) => self.upgrade(url).await?,
+            };
+            let accepted = async {
+                stream.write_all(&[preface.byte()]).await?;
+                stream.flush().await?;
+                stream.read_u8().await
+            };
+            match accepted.await {
+                Ok(PREFACE_ACCEPTED) => Ok(stream),
+                Ok(_) => Err(DialFault::Preface(io::Error::other("other software answers there"))),
+                Err(e) => Err(DialFault::Preface(e)),
+            }
+        };
+        timeout(Duration::from_secs(HANDSHAKE_S), attempt).await.map_err(|_| DialFault::TimeOut)?
+    }
+
+    /// The same with the inner TLS on top: only the node `parent` of `tenant` can be its peer.
+    pub async fn secure(
+        &self,
+        route: &Route,
+        preface: Preface,
+        tls: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<TlsStream<BoxStream>, DialFault> {
+        let stream = self.open(route, preface).await?;
+        let handshake = TlsConnector::from(tls.clone()).connect(name, stream);
+        let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake);
+        handshake.await.map_err(|_| DialFault::TimeOut)?.map_err(DialFault::Tls)
+    }
+
+    async fn tcp(&self, address: &str) -> Result<TcpStream, DialFault> {
+        let resolved = lookup_host(address).await.map_err(|e| DialFault::Resolve(address.into(), e))?;
+        let mut last = io::Error::other("the name has no address");
+        for target in resolved {
+            let connect = async {
+                let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                if let Some(source) = self.bind_source.filter(|s| s.is_ipv4() == target.is_ipv4()) {
+                    socket.bind((source, 0).into())?;
+                }
+                let stream = socket.connect(target).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            };
+            match connect.await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(DialFault::Connect(address.into(), last))
+    }
+
+    async fn upgrade(&self, url: &str) -> Result<BoxStream, DialFault> {
+        let bad = || DialFault::BadAddress(url.into());
+        let authority = url.strip_prefix("https://").ok_or_else(bad)?.trim_end_matches('/');
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { authority.to_string() } else { format!("{authority}:443") };
+        let host = address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']'])).ok_or_else(bad)?;
+        let name = ServerName::try_from(host.to_string()).map_err(|_| bad())?;
+        let outer = self.outer.clone().ok_or_else(|| DialFault::Upgrade(url.into(), "no trust for it is configured".into()))?;
+        let tcp = self.tcp(&address).await?;
+        let failed = |e: String| DialFault::Upgrade(url.into(), e);
+        let tls = TlsConnector::from(outer).connect(name, tcp).await.map_err(|e| failed(e.to_string()))?;
+        let mut request = format!("wss://{authority}{LINK_PATH}").into_client_request().map_err(|_| bad())?;
+        let token = HeaderValue::from_str(&self.link_token).map_err(|_| failed("the link token is no header value".into()))?;
+        request.headers_mut().insert(TOKEN_HEADER, token);
+        match client_async_with_config(request, tls, Some(carrier::web_socket_config())).await {
+            Ok((socket, _)) => Ok(Box::new(carrier::WebSocketCarrier::new(socket))),
+            Err(WsError::Http(answer)) => {
+                let retry = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+                Err(DialFault::Gateway { url: url.into(), status: answer.status().as_u16(), retry_after_s: retry })
+            }
+            Err(e) => Err(failed(e.to_string())),
+        }
+    }
+}
+
+/// The name under which a parent's certificate is verified.
+pub fn parent_name(parent: NodeId, tenant: &TenantId) -> ServerName<'static> {
+    crate::identity::server_name(parent, tenant)
+}

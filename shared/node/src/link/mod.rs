@@ -1,0 +1,21 @@
+//! A link between a child and its parent: frames over an inner TLS session, whatever carries the bytes (DESIGN 3).
+//!
+//! [`lanes`] decides what is written next and what may be received (pure); [`engine`] moves the bytes; [`dial`] makes
+//! the byte stream on the child's side; [`carrier`] turns a WebSocket into one. Nothing here knows what a message says.
+
+pub mod carrier;
+pub mod codec;
+pub mod dial;
+pub mod engine;
+mod handle;
+pub mod lanes;
+
+pub use handle::{LINK_COMMANDS_MAX, LinkHandle, WeakLink};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Anything a link can run over.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A byte stream whose kind no longer matters.
+pub type BoxStream = Box<dyn Stream>;

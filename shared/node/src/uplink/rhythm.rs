@@ -1,0 +1,164 @@
+//! When a child dials its parent next, and by which route (pure; DESIGN 3 "Reconnect").
+//!
+//! Losing an established link: uniform over the parent's stated spread. A failed dial: min(300 s, 1 s · 2ⁿ) times
+//! 0.75 to 1.25, so that the spread exists at the cap too. A poll that ended: the lease's next instant.
+
+pub use crate::config::Reach;
+use crate::link::dial::Route;
+use branchline_protocol::{
+    document::Upstream,
+    id::{NodeId, Role},
+    time::{Mono, Now},
+    wire::Lease,
+};
+
+/// Longest wait after failed dials, before its spread.
+pub const BACKOFF_MS_MAX: u64 = 300_000;
+/// Longest spread a parent may state.
+pub const SPREAD_MS_MAX: u64 = 300_000;
+/// A device with something to say polls within this many milliseconds (jitter of DESIGN 3).
+pub const POKE_SPREAD_MS: u64 = 500;
+
+/// When to dial next.
+#[derive(Clone, Debug)]
+pub struct Rhythm {
+    failures: u32,
+    spread_ms: u64,
+    due: Mono,
+    /// Whether the wait is a poll's and may be cut short by something to say.
+    polling: bool,
+}
+
+impl Rhythm {
+    /// Dials at once.
+    pub fn new(now: Now) -> Self {
+        Rhythm { failures: 0, spread_ms: 0, due: now.mono, polling: false }
+    }
+
+    /// When to dial.
+    pub fn due(&self) -> Mono {
+        self.due
+    }
+
+    /// A parent welcomed us.
+    pub fn welcomed(&mut self, reconnect_spread_ms: u64) {
+        self.failures = 0;
+        self.spread_ms = reconnect_spread_ms.min(SPREAD_MS_MAX);
+    }
+
+    /// An established link was lost. `urgent`: results or urgent matter in hand.
+    pub fn lost(&mut self, now: Now, urgent: bool, chance: u64) {
+        let spread = if urgent { self.spread_ms.min(5_000) } else { self.spread_ms };
+        self.polling = false;
+        self.due = now.mono.plus(chance % (spread + 1));
+    }
+
+    /// A dial failed, or the parent refused and may have asked to wait.
+    pub fn failed(&mut self, now: Now, retry_after_ms: Option<u64>, chance: u64) {
+        let base = BACKOFF_MS_MAX.min(1_000u64.saturating_mul(1 << self.failures.min(20)));
+        self.failures += 1;
+        let wait = base * (750 + chance % 501) / 1_000;
+        self.polling = false;
+        self.due = now.mono.plus(wait.max(retry_after_ms.map_or(0, |ms| ms + chance % (ms / 4 + 1))));
+    }
+
+    /// A poll ended in good order: next at the lease's own instant of the interval.
+    pub fn polled(&mut self, now: Now, lease: Lease, more: bool, chance: u64) {
+        self.polling = true;
+        if more {
+            self.due = now.mono.plus(chance % POKE_SPREAD_MS);
+            return;
+        }
+        let interval = lease.interval_ms.max(1) as i64;
+        let since = (now.node.0 - lease.phase_ms as i64).rem_euclid(interval);
+        self.due = now.mono.plus((interval - since) as u64);
+    }
+
+    /// Something to say, or a wake: dial soon if the wait is a poll's. Answers whether the wait changed.
+    pub fn poke(&mut self, now: Now, chance: u64) -> bool {
+        let soon = now.mono.plus(chance % POKE_SPREAD_MS);
+        if self.polling && soon < self.due {
+            self.due = soon;
+            return true;
+        }
+        false
+    }
+}
+
+/// The routes to try, in order: for each parent of the list direct addresses first, then gateways.
+pub fn routes(upstreams: &[Upstream], reach: Reach) -> Vec<(NodeId, Role, Route)> {
+    let mut all = Vec::new();
+    for up in upstreams {
+        if reach != Reach::Gateway {
+            all.extend(up.direct.iter().map(|a| (up.id, up.role, Route::Direct(a.clone()))));
+        }
+        if reach != Reach::Direct {
+            all.extend(up.gateways.iter().map(|u| (up.id, up.role, Route::Gateway(u.clone()))));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use branchline_protocol::time::Millis;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Mono(ms), wall: Millis(ms as i64), node: Millis(ms as i64) }
+    }
+
+    #[test]
+    fn rly_11_failures_double_to_the_cap_and_keep_their_spread_there() {
+        let mut rhythm = Rhythm::new(at(0));
+        let mut waits = Vec::new();
+        for n in 0..12 {
+            rhythm.failed(at(0), None, 250);
+            waits.push(rhythm.due().0);
+            assert_eq!(waits[n], 300_000.min(1_000 << n), "chance 250 is the middle");
+        }
+        rhythm.failed(at(0), None, 0);
+        let low = rhythm.due().0;
+        rhythm.failed(at(0), None, 500);
+        assert_eq!((low, rhythm.due().0), (225_000, 375_000), "the spread exists at the cap");
+    }
+
+    #[test]
+    fn a_lost_link_waits_within_the_parents_spread_and_urgent_matter_at_most_5_s() {
+        let mut rhythm = Rhythm::new(at(0));
+        rhythm.welcomed(45_000);
+        rhythm.lost(at(10), false, 45_000);
+        assert_eq!(rhythm.due(), Mono(45_010));
+        rhythm.lost(at(10), true, 45_000);
+        assert!(rhythm.due() <= Mono(5_010));
+        rhythm.welcomed(u64::MAX);
+        rhythm.lost(at(0), false, u64::MAX - 1);
+        assert!(rhythm.due().0 <= SPREAD_MS_MAX);
+    }
+
+    #[test]
+    fn a_poll_comes_at_its_own_phase_and_a_result_brings_it_forward() {
+        let mut rhythm = Rhythm::new(at(0));
+        rhythm.polled(at(500), Lease { interval_ms: 1_000, phase_ms: 300, waiter: 0 }, false, 0);
+        assert_eq!(rhythm.due(), Mono(1_300));
+        assert!(rhythm.poke(at(600), 7));
+        assert_eq!(rhythm.due(), Mono(607));
+        rhythm.failed(at(0), Some(60_000), 0);
+        assert!(!rhythm.poke(at(1), 0), "a parent's wish to wait is not cut short");
+        assert!(rhythm.due().0 >= 60_000);
+    }
+
+    #[test]
+    fn top_3_reach_says_which_routes_exist() {
+        let up = Upstream {
+            id: NodeId(uuid::Uuid::from_u128(1)),
+            role: Role::Server,
+            name: "hq".into(),
+            direct: vec!["10.0.0.1:13000".into()],
+            gateways: vec!["https://gw".into()],
+        };
+        let count = |reach| routes(std::slice::from_ref(&up), reach).len();
+        assert_eq!((count(Reach::Direct), count(Reach::Gateway), count(Reach::Any)), (1, 1, 2));
+        assert!(matches!(routes(&[up], Reach::Any)[0].2, Route::Direct(_)));
+    }
+}

@@ -1,0 +1,15 @@
+//! Orders: what the server signs once for all targets, and how relay and agent verify it (DESIGN 6).
+//!
+//! An [`Envelope`] carries the signed payload bytes as they are; the [`Payload`] binds root and leaf count of a Merkle
+//! tree over (order number, device, epoch); a [`MultiProof`] shows that some devices are among the leaves, and a relay
+//! cuts it down for each child. Nothing here knows who is connected.
+
+mod envelope;
+mod merkle;
+mod payload;
+mod verify;
+
+pub use envelope::{Envelope, KeyId, PublicKey, Signature, Signer, SIGNATURES_MAX};
+pub use merkle::{Cutter, Leaf, MultiProof, ProofError, Tree, PROOF_DEPTH_MAX};
+pub use payload::{OrderMessage, Payload, ENVELOPE_BYTES_MAX, ORDER_PAYLOAD_TYPE};
+pub use verify::{verify_order, OrderFault, VerifiedOrder};

@@ -1,0 +1,222 @@
+//! Messages: what a lane carries, whole. One kind byte, then MessagePack.
+//!
+//! | kind | message | direction | lane |
+//! |---|---|---|---|
+//! | 1 | Records | up | the records' own |
+//! | 2 | Acks | down | control |
+//! | 3 | Orders | down | work or urgent |
+//! | 4 | Taken | up | control: durable with the child |
+//! | 5 | Presence | up | control; soft state |
+//! | 6 | Document | down | control |
+//! | 7 | Sections | down | control: inventory sections the server lacks (INV-6) |
+//! | 8 | Ended | down | control: these orders are over on these devices, forget them |
+//! | 9 | Ancestors | down | control: the chain above changed |
+//!
+//! Other kinds are counted and passed over.
+
+use crate::{
+    document::Kind,
+    id::{AttachmentKey, NodeId, OrderNumber, Role},
+    order::{Envelope, OrderMessage},
+    record::{Run, StreamId},
+    time::Millis,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The largest message: one 16 MiB inventory and its wrapping (INV-13). One byte more closes the link.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1_048_576 + 65_536;
+
+/// Acknowledgement of one stream (DESIGN 5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Whose records.
+    pub stream: StreamId,
+    /// Durable at this hop up to this number: stop sending.
+    pub stored: u64,
+    /// Durable at the server up to this number: may be deleted.
+    pub settled: u64,
+    /// Numbers that were refused, each with its code; they count as stored and settled.
+    #[serde(default)]
+    pub refused: Vec<(u64, String)>,
+}
+
+/// How a device is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// It holds a slot.
+    Persistent,
+    /// No slot, answers a wake packet.
+    Wakeable,
+    /// It polls.
+    Polling,
+    /// It said goodbye for good: the machine shut down.
+    GoneShutdown,
+    /// Its link was lost, or it missed its polls.
+    GoneTimeout,
+}
+
+/// One node below a relay, as that relay knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresenceEntry {
+    /// The node.
+    pub node: NodeId,
+    /// Agent or relay.
+    pub role: Role,
+    /// The newest attachment wins (DESIGN 5).
+    pub key: AttachmentKey,
+    /// Relays between the sender and the node, nearest the sender first; empty when it hangs on the sender itself.
+    pub via: Vec<NodeId>,
+    /// How it is reached.
+    pub reach: Reach,
+    /// Its last contact, node time of its parent.
+    pub last_contact: Millis,
+    /// When it is due again, if it polls.
+    pub next_contact: Option<Millis>,
+    /// What it declared (rule P).
+    pub capabilities: Vec<String>,
+    /// A relay's figures for `tree`; JSON of its gauge and queues.
+    #[serde(default)]
+    pub figures: Option<String>,
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// Records of several streams: results, inventory, facts, logs.
+    Records(Vec<Run>),
+    /// What is stored and settled.
+    Acks(Vec<Ack>),
+    /// Orders, each with the proof cut for this child.
+    Orders(Vec<OrderMessage>),
+    /// Orders the child has on disk: a relay for some devices below it, an agent for itself.
+    Taken(Vec<(OrderNumber, Vec<NodeId>)>),
+    /// Who is below. `snapshot`: whoever is not listed is not there.
+    Presence {
+        /// Whether it is the whole.
+        snapshot: bool,
+        /// The entries.
+        entries: Vec<PresenceEntry>,
+    },
+    /// A signed document.
+    Document(Kind, Envelope),
+    /// The server lacks these sections of a device's inventory; empty means all.
+    Sections(NodeId, Vec<String>),
+    /// Orders that are at their end on these devices.
+    Ended(Vec<(OrderNumber, Vec<NodeId>)>),
+    /// The sender's ancestors and itself, nearest the server first.
+    Ancestors(Vec<(NodeId, String)>),
+}
+
+/// Why bytes are no message.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MessageFault {
+    /// Nothing in it.
+    #[error("an empty message")]
+    Empty,
+    /// A kind this build does not know: passed over, counted, not an error of the link.
+    #[error("unknown message kind {0}")]
+    Unknown(u8),
+    /// Not what its kind says.
+    #[error("malformed message of kind {kind}: {why}")]
+    Malformed {
+        /// The kind byte.
+        kind: u8,
+        /// The decoder's words.
+        why: String,
+    },
+}
+
+impl Message {
+    /// The message's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(256);
+        match self {
+            Message::Records(v) => put(1, v, &mut out),
+            Message::Acks(v) => put(2, v, &mut out),
+            Message::Orders(v) => put(3, v, &mut out),
+            Message::Taken(v) => put(4, v, &mut out),
+            Message::Presence { snapshot, entries } => put(5, &(snapshot, entries), &mut out),
+            Message::Document(kind, envelope) => put(6, &(kind, envelope), &mut out),
+            Message::Sections(node, sections) => put(7, &(node, sections), &mut out),
+            Message::Ended(v) => put(8, v, &mut out),
+            Message::Ancestors(v) => put(9, v, &mut out),
+        }
+        out.freeze()
+    }
+
+    /// The message in these bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Message, MessageFault> {
+        let (&kind, body) = bytes.split_first().ok_or(MessageFault::Empty)?;
+        Ok(match kind {
+            1 => Message::Records(get(kind, body)?),
+            2 => Message::Acks(get(kind, body)?),
+            3 => Message::Orders(get(kind, body)?),
+            4 => Message::Taken(get(kind, body)?),
+            5 => {
+                let (snapshot, entries) = get(kind, body)?;
+                Message::Presence { snapshot, entries }
+            }
+            6 => {
+                let (kind, envelope) = get(kind, body)?;
+                Message::Document(kind, envelope)
+            }
+            7 => {
+                let (node, sections) = get(kind, body)?;
+                Message::Sections(node, sections)
+            }
+            8 => Message::Ended(get(kind, body)?),
+            9 => Message::Ancestors(get(kind, body)?),
+            other => return Err(MessageFault::Unknown(other)),
+        })
+    }
+}
+
+fn put<T: Serialize>(kind: u8, value: &T, out: &mut BytesMut) {
+    out.put_u8(kind);
+    rmp_serde::encode::write(&mut out.writer(), value).expect("messages are plain data and memory is the writer");
+}
+
+fn get<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, MessageFault> {
+    rmp_serde::from_slice(body).map_err(|e| MessageFault::Malformed { kind, why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hash::Hash, id::TraceId, record::{Lane, Record, class}};
+    use uuid::Uuid;
+
+    #[test]
+    fn records_and_acks_come_back_as_they_went() {
+        let stream = StreamId { node: NodeId(Uuid::from_u128(1)), epoch: 1, incarnation: 2, lane: Lane::Work };
+        let record = Record {
+            number: 1,
+            prev: Hash::ZERO,
+            class: class::RESULT,
+            trace: Some(TraceId(Uuid::from_u128(4))),
+            at: Millis(9),
+            body: Bytes::from_static(b"\x00\xffbody"),
+        };
+        let acks = vec![Ack { stream, stored: 3, settled: 2, refused: vec![(2, "foreign".into())] }];
+        for message in [
+            Message::Records(vec![Run { stream, records: vec![record] }]),
+            Message::Acks(acks),
+            Message::Taken(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
+            Message::Sections(NodeId(Uuid::from_u128(1)), vec!["os".into()]),
+            Message::Presence { snapshot: true, entries: vec![] },
+        ] {
+            assert_eq!(Message::decode(&message.encode()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn strange_bytes_are_faults_never_panics() {
+        assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
+        assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
+        for kind in 1..=9u8 {
+            assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
+        }
+    }
+}
