@@ -107,7 +107,7 @@ impl<H: Clone> Board<H> {
     }
 
     /// The next trunk in turn.
-    pub fn next(&mut self) -> Option<H> {
+    pub fn take_turn(&mut self) -> Option<H> {
         let after = self.live.range(self.last + 1..).next();
         let (&trunk, live) = after.or_else(|| self.live.iter().next())?;
         self.last = trunk;
@@ -147,17 +147,17 @@ mod tests {
     #[test]
     fn trunks_take_turns_and_the_dead_are_left_out() {
         let mut board = Board::default();
-        assert_eq!(board.next(), None);
+        assert_eq!(board.take_turn(), None);
         for trunk in 1..=3 {
             board.up(trunk, trunk, "1".into(), at(0));
         }
-        let turns = |board: &mut Board<usize>, n: usize| (0..n).map(|_| board.next().unwrap()).collect::<Vec<_>>();
+        let turns = |board: &mut Board<usize>, n: usize| (0..n).map(|_| board.take_turn().unwrap()).collect::<Vec<_>>();
         assert_eq!(turns(&mut board, 4), [1, 2, 3, 1]);
         board.down(2);
         assert_eq!(turns(&mut board, 3), [3, 1, 3]);
         board.down(1);
         board.down(3);
-        assert_eq!((board.next(), board.trunks()), (None, 0));
+        assert_eq!((board.take_turn(), board.trunks()), (None, 0));
     }
 
     #[test]

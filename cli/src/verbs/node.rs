@@ -1,6 +1,5 @@
 //! `node ROLE --config FILE`: the same entry that the production binaries call.
 
-use crate::{answer::print, failure::Failure};
 use branchline_node::process::init_logs;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,13 +18,12 @@ pub struct Args {
 /// Runs the node in this process to its end. `exe` is what an agent starts as `shim` for each job.
 pub fn run(args: &Args, exe: &Path) -> i32 {
     match args.role.as_str() {
-        "gateway" => {
+        "server" => branchline_server::run(&args.config),
+        "relay" => branchline_relay::run(&args.config),
+        "agent" => branchline_agent::run(&args.config, vec![exe.display().to_string(), "shim".into()]),
+        _ => {
             init_logs(false);
             branchline_gateway::run_until(&args.config, operator_ends())
-        }
-        role => {
-            let message = format!("{} has no entry for a node of role {role}", exe.display());
-            print(Err(Failure::wrong("role_not_linked", message).field("role")), false)
         }
     }
 }

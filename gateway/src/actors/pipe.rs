@@ -169,7 +169,7 @@ async fn copy(gate: &Gate, header: StreamHeader, session: &mut Session, messages
 async fn open(gate: &Gate, header: StreamHeader, first: &[u8]) -> Result<TrunkStream, End> {
     // A trunk that is just ending is passed over; there are at most four.
     for _ in 0..*crate::config::TRUNKS.end() {
-        let Some(trunk) = gate.board().next() else { return Err(End::NoStream) };
+        let Some(trunk) = gate.board().take_turn() else { return Err(End::NoStream) };
         if let Ok(mut stream) = trunk.open().await
             && write_header(&mut stream, &header, first).await.is_ok()
         {

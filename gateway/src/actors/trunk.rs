@@ -88,7 +88,7 @@ enum Ended {
     #[error(transparent)]
     Control(#[from] branchline_node::trunk::ControlFault),
     #[error("the server ended the control stream")]
-    ControlEnded,
+    NoControl,
     #[error("the server sent nothing for too long")]
     Dead,
     #[error("the control stream could not be opened within {HANDSHAKE_S} s")]
@@ -164,7 +164,7 @@ async fn hold(
             }
             reason = mux.ended() => return Err(Ended::Connection(reason)),
             () = sleep(wait) => continue,
-            message = reader.read() => message?.ok_or(Ended::ControlEnded)?,
+            message = reader.read() => message?.ok_or(Ended::NoControl)?,
         };
         beat.heard(now().mono);
         match message {

@@ -12,7 +12,7 @@ use branchline_protocol::{
     hash::Hash,
     wire::{LINK_PATH, PREFACE_ACCEPTED, Preface},
 };
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc};
 use support::{PUBLIC_NAME, SOON, Serve, ServerEnd, TOKEN, World, config, time, until, upgrade};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -547,8 +547,8 @@ async fn a_server_with_another_identity_gets_no_trunk() {
     let server = ServerEnd::start(&stranger, address, Serve::Echo).await;
     let world = World { pki, server, gateway, state };
     world.wait_status(|s| s["trunks"] == 0).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(world.status().await["trunks"], 0, "three seconds and two attempts later");
+    until(async || (world.server.seen.lock().unwrap().dials >= 4).then_some(())).await;
+    assert_eq!(world.status().await["trunks"], 0, "after two more attempts of each trunk");
     assert_eq!(world.server.streams(), 0);
     world.gateway.stop().await;
 }

@@ -68,6 +68,8 @@ fn issue(authority: &Authority, role: Role, n: u8) -> Identity {
 /// What came to the server's end.
 #[derive(Default)]
 pub struct Seen {
+    /// Gateways that dialled, whatever came of it.
+    pub dials: usize,
     pub headers: Vec<(StreamHeader, u8)>,
     pub enrolments: Vec<EnrolRequest>,
 }
@@ -206,6 +208,7 @@ async fn connection(
         return;
     }
     assert_eq!(preface, Some(Preface::Trunk));
+    seen.lock().unwrap().dials += 1;
     let roots = [pki.system.certificate().clone()];
     let tls = parent_config(&pki.server, &roots, time).unwrap();
     let Ok(tls) = TlsAcceptor::from(tls).accept(stream).await else { return };

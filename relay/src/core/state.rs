@@ -54,6 +54,8 @@ pub enum Event {
     ParentSaid(Message, Lane, u32),
     /// The parent's newest time statement.
     Alive(Envelope),
+    /// A document that came with the enrolment.
+    Document(branchline_protocol::document::Kind, Envelope),
     /// No link up.
     ParentDown,
     /// A child's link is up.
@@ -232,6 +234,7 @@ impl RelayCore {
             Event::ParentUp(welcome) => self.welcomed(now, *welcome, out),
             Event::ParentSaid(message, lane, credit) => self.parent_said(now, message, (lane, credit), out),
             Event::Alive(envelope) => self.take_document(now, branchline_protocol::document::Kind::Time, envelope, Vec::new(), out),
+            Event::Document(kind, envelope) => self.take_document(now, kind, envelope, Vec::new(), out),
             Event::ParentDown => {
                 self.parent_up = false;
                 self.spool.link_down();

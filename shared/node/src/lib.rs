@@ -10,6 +10,7 @@ pub mod node;
 pub mod process;
 pub mod random;
 pub mod time;
+pub mod status;
 pub mod store;
 pub mod identity;
 pub mod supervise;

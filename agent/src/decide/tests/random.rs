@@ -118,7 +118,9 @@ proptest! {
                 Step::Crash => {
                     world.awaited.clear();
                     bench.crash();
-                    bench.wake()
+                    let effects = bench.wake();
+                    bench.connect(None);
+                    effects
                 }
             };
             world.see(&effects, &bench.disk)?;

@@ -108,12 +108,12 @@ async fn enr_2_a_lost_answer_is_given_again_for_the_same_token_and_key() {
 async fn enr_2_a_stream_cut_during_the_write_leaves_no_half_made_device() {
     let world = World::new().await;
     let (bundle, key) = (world.agent_bundle().await, new_key());
-    let mut begun = world.store.begun();
-    let before = *begun.borrow_and_update();
+    let mut written = world.store.written();
+    let before = *written.borrow_and_update();
     let closed = world.store.gate.write().await;
     let (mut child, served) = world.knock(&bundle, |stream| stream).await.unwrap();
     write_message(&mut child, &request_of(&bundle, &key, "pc-1")).await.unwrap();
-    soon(begun.wait_for(|n| *n > before)).await.unwrap();
+    soon(written.wait_for(|n| *n > before)).await.unwrap();
     served.abort();
     assert!(soon(served).await.unwrap_err().is_cancelled());
     drop(closed);

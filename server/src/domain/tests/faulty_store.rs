@@ -1,4 +1,4 @@
-//! The real store with a switch that makes writes fail and a gate that holds them up.
+//! The real store with a switch that makes writes fail and a gate that holds up the word of their success.
 
 use crate::store::{
     ApiTokenRow, AuditRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op, Store,
@@ -26,24 +26,24 @@ use tokio::sync::{RwLock, watch};
 pub struct FaultyStore {
     real: Arc<dyn Store>,
     fails: AtomicBool,
-    /// Held for writing, it holds up every commit.
+    /// Held for writing, it holds up the word that a batch is written.
     pub gate: RwLock<()>,
-    begun: watch::Sender<u64>,
+    written: watch::Sender<u64>,
 }
 
 impl FaultyStore {
     pub fn over(real: Arc<dyn Store>) -> Arc<FaultyStore> {
-        let begun = watch::Sender::new(0);
-        Arc::new(FaultyStore { real, fails: AtomicBool::new(false), gate: RwLock::new(()), begun })
+        let written = watch::Sender::new(0);
+        Arc::new(FaultyStore { real, fails: AtomicBool::new(false), gate: RwLock::new(()), written })
     }
 
     pub fn set_failing(&self, fails: bool) {
         self.fails.store(fails, Ordering::SeqCst);
     }
 
-    /// How many commits have begun.
-    pub fn begun(&self) -> watch::Receiver<u64> {
-        self.begun.subscribe()
+    /// How many batches are written.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
     }
 }
 
@@ -52,12 +52,13 @@ type Kept<T> = Result<T, StoreError>;
 #[async_trait]
 impl Store for FaultyStore {
     async fn commit(&self, batch: Vec<Op>) -> Kept<()> {
-        self.begun.send_modify(|n| *n += 1);
-        let _open = self.gate.read().await;
         if self.fails.load(Ordering::SeqCst) {
             return Err(StoreError::Database("the disk is gone".into()));
         }
-        self.real.commit(batch).await
+        self.real.commit(batch).await?;
+        self.written.send_modify(|n| *n += 1);
+        let _open = self.gate.read().await;
+        Ok(())
     }
     fn fsyncs(&self) -> u64 {
         self.real.fsyncs()

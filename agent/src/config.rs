@@ -1,0 +1,96 @@
+//! An agent's configuration file.
+
+use branchline_node::config::{Mistakes, Reach, Reader, load};
+use branchline_protocol::wire::Contact;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+/// The longest name of a computer (ENR-4).
+pub const NAME_CHARS_MAX: usize = 15;
+
+/// Where an agent lives and how it reaches its parents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// Shown to people; at most [`NAME_CHARS_MAX`] characters.
+    pub name: String,
+    /// Its own folder: identity, store, jobs. Made with mode 0700 where it is missing.
+    pub state_dir: PathBuf,
+    /// The bundle that enrols it. Kept: it also pins the tenant's root.
+    pub bundle: PathBuf,
+    /// Source address of its connections; the system's choice if absent.
+    pub bind_source: Option<IpAddr>,
+    /// Which routes it may use (TOP-3).
+    pub reach: Reach,
+    /// What it asks of its parents.
+    pub contact: Contact,
+}
+
+impl AgentConfig {
+    /// Reads a file; every mistake is told at once.
+    pub fn load(path: &Path) -> Result<AgentConfig, Mistakes> {
+        load(path, AgentConfig::read)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> AgentConfig {
+        let contacts = [("persistent", Contact::Persistent), ("poll", Contact::Poll)];
+        let config = AgentConfig {
+            name: reader.required("name"),
+            state_dir: reader.required("state_dir"),
+            bundle: reader.required("bundle"),
+            bind_source: reader.optional("bind_source"),
+            reach: reader.word_or("reach", &Reach::WORDS, Reach::default()),
+            contact: reader.word_or("contact", &contacts, Contact::Persistent),
+        };
+        let chars = config.name.chars().count();
+        if chars > NAME_CHARS_MAX {
+            let message = format!("{:?} has {chars} characters, at most {NAME_CHARS_MAX} are allowed", config.name);
+            reader.mistake("name", "too_long", message);
+        }
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<AgentConfig, String> {
+        let table = text.parse().unwrap();
+        let mut mistakes = Mistakes::default();
+        let mut reader = Reader::new(&table, "", &mut mistakes);
+        let config = AgentConfig::read(&mut reader);
+        reader.finish();
+        mistakes.guard(config).map_err(|m| m.to_string())
+    }
+
+    #[test]
+    fn defaults_are_these() {
+        let config = read("name = 'pc-1'\nstate_dir = '/var/lib/b'\nbundle = '/etc/b'").unwrap();
+        let wanted = AgentConfig {
+            name: "pc-1".into(),
+            state_dir: "/var/lib/b".into(),
+            bundle: "/etc/b".into(),
+            bind_source: None,
+            reach: Reach::Any,
+            contact: Contact::Persistent,
+        };
+        assert_eq!(config, wanted);
+    }
+
+    #[test]
+    fn enr_4_a_name_of_15_characters_passes_and_one_of_16_does_not() {
+        let with = |n| read(&format!("name = '{}'\nstate_dir = 's'\nbundle = 'b'", "ü".repeat(n)));
+        assert!(with(15).is_ok());
+        assert!(with(16).unwrap_err().contains("(too_long)"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let told = read("nmae = 'x'\nreach = 'both'\ncontact = 'never'\nbind_source = '10.0.0'").unwrap_err();
+        for part in ["name: it is required", "state_dir", "bundle", "bind_source", "reach", "contact", "nmae"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The relay's one owner of spool, ledger and directory: the shell of [`RelayCore`]. One actor, because one transaction
+//! closes an order's row and keeps its result. Rebuilt from the disk.
+
+use crate::{
+    core::{Effect, Event, RelayCore},
+    host::Ways,
+};
+use actix::prelude::*;
+use branchline_node::{
+    downstream::{Child, FromChild, gatekeeper::SharedGauge, reception::Facts},
+    driver::{Completion, Driver, Notify},
+    identity::{Identity, child_config, parent_config},
+    link::{
+        LinkHandle,
+        engine::{LinkCommand, LinkEvent},
+    },
+    metrics::Metrics,
+    store::StoreHandle,
+    supervise::{ChildAddr, Drain, Exit, ExitGuard},
+    time::NodeTime,
+    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, rhythm},
+};
+use branchline_protocol::{
+    document::Kind,
+    id::NodeId,
+    order::Envelope,
+    refusal::Refusal,
+    wire::{Greeting, Message as Wire, MessageFault},
+};
+use metrics::Counter;
+use rustls::pki_types::CertificateDer;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use tokio::sync::{oneshot, watch};
+
+/// Milliseconds between ticks: how long presence and facts may gather.
+const TICK_MS: u64 = 250;
+
+/// What the exchange works with; the same for every generation.
+#[derive(Clone)]
+pub struct Parts {
+    /// The disk.
+    pub store: StoreHandle,
+    /// Node time.
+    pub time: NodeTime,
+    /// Its identity.
+    pub identity: Arc<Identity>,
+    /// How the uplink dials; upstreams and TLS are renewed from documents.
+    pub uplink_config: UplinkConfig,
+    /// The uplink's present address.
+    pub uplink: ChildAddr<Uplink>,
+    /// What the reception checks.
+    pub facts: Arc<watch::Sender<Facts>>,
+    /// What heartbeats answer.
+    pub statement: Arc<watch::Sender<Option<Arc<Envelope>>>>,
+    /// TLS and routes for the reception.
+    pub ways: Arc<RwLock<Ways>>,
+    /// The gatekeeper's gauge.
+    pub gauge: SharedGauge,
+    /// What `/getstatus` shows, kept up to date here.
+    pub status: Arc<RwLock<serde_json::Value>>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// The actor.
+pub struct Exchange {
+    guard: ExitGuard,
+    parts: Parts,
+    driver: Driver<RelayCore, StoreHandle>,
+    documents: Vec<(Kind, Envelope)>,
+    parent: Option<LinkHandle>,
+    links: BTreeMap<NodeId, (u64, LinkHandle)>,
+    greetings: BTreeMap<u64, oneshot::Sender<Greeting>>,
+    dials: u64,
+    figures: String,
+    malformed: Counter,
+    unknown: Counter,
+    bytes_up: Counter,
+    bytes_down: Counter,
+}
+
+/// A completion of the store's thread.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Done(Completion);
+
+impl Exchange {
+    /// Around a recovered core; `documents` are those of a fresh enrolment.
+    pub fn new(guard: ExitGuard, ctx: &mut Context<Self>, parts: Parts, core: RelayCore, documents: Vec<(Kind, Envelope)>) -> Self {
+        let own = ctx.address();
+        // One notice per batch, and batches are bounded by the driver: the mailbox's bound may be passed over.
+        let notify: Notify = Arc::new(move |done| own.do_send(Done(done)));
+        let driver = Driver::new(core, parts.store.clone(), notify);
+        let m = &parts.metrics;
+        let malformed = m.counter("branchline_protocol_errors_total", &[]);
+        let unknown = m.counter("branchline_unknown_messages_total", &[]);
+        let bytes_up = m.counter("branchline_uplink_bytes_total", &[("dir", "up"), ("kind", "link")]);
+        let bytes_down = m.counter("branchline_uplink_bytes_total", &[("dir", "down"), ("kind", "link")]);
+        let (links, greetings) = (BTreeMap::new(), BTreeMap::new());
+        Exchange { guard, parts, driver, documents, parent: None, links, greetings, dials: 0, figures: String::new(), malformed, unknown, bytes_up, bytes_down }
+    }
+
+    fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let mut effects = Vec::new();
+        let handled = self.driver.handle(self.parts.time.now(), event, |effect| effects.push(effect));
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        if let Err(fault) = handled {
+            self.fail(fault.to_string(), ctx);
+        }
+    }
+
+    fn fail(&mut self, why: String, ctx: &mut Context<Self>) {
+        tracing::error!(%why, "the exchange cannot go on");
+        self.guard.set(Exit::Failed(why));
+        ctx.stop();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Commit(..) => {}
+            Effect::Greet(number, greeting) => {
+                if let Some(reply) = self.greetings.remove(&number) {
+                    let _ = reply.send(*greeting);
+                }
+            }
+            Effect::ToParent(lane, message) => {
+                let bytes = message.encode();
+                self.bytes_up.increment(bytes.len() as u64);
+                self.ask_parent(LinkCommand::Send(lane, bytes));
+            }
+            Effect::ReleaseParent(lane, bytes) => self.ask_parent(LinkCommand::Release(lane, bytes)),
+            Effect::CloseParent(why) => {
+                tracing::warn!(why, "uplink closed: the parent broke the rules");
+                self.malformed.increment(1);
+                self.ask_parent(LinkCommand::Refuse(Refusal::new(409, "protocol", why)));
+                self.parent = None;
+            }
+            Effect::ToChild(node, session, lane, message) => self.ask(node, session, LinkCommand::Send(lane, message.encode())),
+            Effect::ReleaseChild(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
+            Effect::GoodbyeChild(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
+            Effect::RefuseChild(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::FactsChanged => self.publish_facts(),
+            Effect::Reconfigure => self.reconfigure(),
+            Effect::LearnTime(time, envelope) => {
+                self.parts.time.learn(time);
+                self.parts.statement.send_replace(Some(Arc::new(envelope)));
+            }
+            Effect::Refused(code) => self.parts.metrics.counter("branchline_refused_total", &[("code", code)]).increment(1),
+        }
+    }
+
+    fn ask_parent(&mut self, command: LinkCommand) {
+        if self.parent.as_ref().is_some_and(|link| !link.ask(command)) {
+            // Without our handle the link ends, and we greet anew: nothing is lost, the spool repeats.
+            self.parent = None;
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, session: u64, command: LinkCommand) {
+        if let Some((live, link)) = self.links.get(&node)
+            && *live == session
+            && !link.ask(command)
+        {
+            tracing::info!(%node, "link dropped: it does not keep up");
+            self.links.remove(&node);
+        }
+    }
+
+    /// Publishes what the reception and the status page show.
+    pub fn publish_facts(&self) {
+        let core = self.driver.core();
+        let revocations = BTreeMap::from([(self.parts.uplink_config.tenant.clone(), core.shelf().revocations().clone())]);
+        let facts = Facts { ancestors: core.chain(), revocations, children: core.links(), open: true };
+        self.parts.facts.send_replace(facts);
+    }
+
+    fn reconfigure(&mut self) {
+        let core = self.driver.core();
+        let roots: Vec<CertificateDer<'_>> = core.shelf().trust().cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
+        let time = Arc::new(self.parts.time.clone());
+        if let Some(list) = core.shelf().upstreams() {
+            self.parts.uplink_config.upstreams = list.upstreams.iter().filter(|u| u.id != self.parts.identity.subject.node).cloned().collect();
+        }
+        match (child_config(Some(&self.parts.identity), &roots, time.clone()), parent_config(&self.parts.identity, &roots, time)) {
+            (Ok(child), Ok(parent)) => {
+                self.parts.uplink_config.tls = child;
+                if let Ok(mut ways) = self.parts.ways.write() {
+                    ways.tls = parent;
+                    let config = &self.parts.uplink_config;
+                    ways.routes = rhythm::routes(&config.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+                }
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::error!(error = %e, "the new trust document gives no TLS; the old one is used"),
+        }
+        if let Some(uplink) = self.parts.uplink.get() {
+            // Documents change rarely; the uplink always takes them.
+            uplink.do_send(UplinkCommand::Configure(Box::new(self.parts.uplink_config.clone())));
+        }
+    }
+
+    fn decode(&mut self, bytes: &[u8]) -> Result<Option<Wire>, MessageFault> {
+        match Wire::decode(bytes) {
+            Ok(message) => Ok(Some(message)),
+            Err(MessageFault::Unknown(kind)) => {
+                tracing::debug!(kind, "a message of an unknown kind");
+                self.unknown.increment(1);
+                Ok(None)
+            }
+            Err(fault) => {
+                self.malformed.increment(1);
+                Err(fault)
+            }
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let core = self.driver.core();
+        let spool = core.spool().figures();
+        let gauge = self.parts.gauge.lock().map(|g| *g).ok();
+        let figures = serde_json::json!({
+            "slots": gauge,
+            "queues": {
+                "spool_records": spool.spool_records,
+                "spool_bytes": spool.spool_bytes,
+                "oldest_unsettled_at": spool.oldest_unsettled_at,
+                "ledger_open": core.ledger().open_rows(),
+            },
+            "links": core.links(),
+        });
+        self.parts.metrics.counter("branchline_fsyncs_total", &[]).absolute(self.parts.store.fsyncs());
+        if let Ok(mut status) = self.parts.status.write() {
+            *status = serde_json::json!({
+                "build": env!("CARGO_PKG_VERSION"),
+                "upstream": if core.parent_up() { "reachable" } else { "unreachable" },
+                "figures": figures.clone(),
+            });
+        }
+        let text = figures.to_string();
+        if text != self.figures {
+            self.figures.clone_from(&text);
+            self.feed(Event::Figures(text), ctx);
+        }
+        self.feed(Event::Tick, ctx);
+    }
+
+    fn child_message(&mut self, child: Arc<Child>, event: LinkEvent, ctx: &mut Context<Self>) {
+        match event {
+            LinkEvent::Message(received) => match self.decode(&received.bytes) {
+                Ok(Some(message)) => self.feed(Event::ChildSaid(child, message, received.lane, received.credit), ctx),
+                Ok(None) => self.ask(child.node, child.session, LinkCommand::Release(received.lane, received.credit)),
+                Err(fault) => {
+                    let refusal = Refusal::new(400, "malformed", fault.to_string());
+                    self.ask(child.node, child.session, LinkCommand::Refuse(refusal));
+                }
+            },
+            LinkEvent::ChildDone => self.feed(Event::ChildDone(child), ctx),
+            other => tracing::debug!(node = %child.node, event = ?other, "passed over"),
+        }
+    }
+}
+
+impl Actor for Exchange {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(4096);
+        for (kind, envelope) in std::mem::take(&mut self.documents) {
+            self.feed(Event::Document(kind, envelope), ctx);
+        }
+        self.reconfigure();
+        self.publish_facts();
+        ctx.run_interval(Duration::from_millis(TICK_MS), |actor, ctx| actor.tick(ctx));
+    }
+}
+
+impl Handler<Done> for Exchange {
+    type Result = ();
+    fn handle(&mut self, Done(done): Done, ctx: &mut Self::Context) {
+        let mut effects = Vec::new();
+        let handled = self.driver.completed(self.parts.time.now(), done, |effect| effects.push(effect));
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        if let Err(fault) = handled {
+            self.fail(fault.to_string(), ctx);
+        }
+    }
+}
+
+impl Handler<FromChild> for Exchange {
+    type Result = ();
+
+    fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) {
+        match said {
+            FromChild::Up { child, link } => {
+                tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
+                self.links.insert(child.node, (child.session, link));
+                self.feed(Event::ChildUp(child), ctx);
+            }
+            FromChild::Gone { child, end } => {
+                tracing::info!(node = %child.node, ?end, "child gone");
+                if self.links.get(&child.node).is_some_and(|(session, _)| *session == child.session) {
+                    self.links.remove(&child.node);
+                }
+                self.feed(Event::ChildGone(child, end), ctx);
+                self.publish_facts();
+            }
+            FromChild::Displaced { node, lease, .. } => self.feed(Event::Displaced(node, lease), ctx),
+            FromChild::Event { child, event } => self.child_message(child, event, ctx),
+        }
+    }
+}
+
+impl Handler<UplinkEvent> for Exchange {
+    type Result = ();
+
+    fn handle(&mut self, event: UplinkEvent, ctx: &mut Self::Context) {
+        match event {
+            UplinkEvent::Dialling { reply, .. } => {
+                self.dials += 1;
+                self.greetings.retain(|_, r| !r.is_closed());
+                self.greetings.insert(self.dials, reply);
+                self.feed(Event::Dialling(self.dials), ctx);
+            }
+            UplinkEvent::Up { welcome, route, link } => {
+                tracing::info!(parent = %welcome.parent, ?route, "uplink up");
+                self.parent = Some(link);
+                self.feed(Event::ParentUp(welcome), ctx);
+            }
+            UplinkEvent::Event(LinkEvent::Message(received)) => {
+                self.bytes_down.increment(received.bytes.len() as u64);
+                match self.decode(&received.bytes) {
+                    Ok(Some(message)) => self.feed(Event::ParentSaid(message, received.lane, received.credit), ctx),
+                    Ok(None) => self.ask_parent(LinkCommand::Release(received.lane, received.credit)),
+                    Err(fault) => {
+                        tracing::warn!(%fault, "uplink closed: malformed message");
+                        self.parent = None;
+                    }
+                }
+            }
+            UplinkEvent::Event(LinkEvent::Alive(Some(envelope))) => self.feed(Event::Alive(*envelope), ctx),
+            UplinkEvent::Event(other) => tracing::debug!(event = ?other, "passed over"),
+            UplinkEvent::Down { why, .. } => {
+                tracing::info!(why, "uplink down");
+                self.parent = None;
+                self.feed(Event::ParentDown, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for Exchange {
+    type Result = ();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.guard.set(Exit::Stopped);
+        ctx.stop();
+    }
+}

@@ -1,0 +1,57 @@
+//! The relay's configuration file.
+
+use branchline_node::config::{Mistakes, Reach, Reader, load, slots};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// A finished configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its name, for people.
+    pub name: String,
+    /// Identity, store, `node.json`.
+    pub state_dir: PathBuf,
+    /// Where children dial; default port 13000.
+    pub link: SocketAddr,
+    /// `/getstatus` and `/metrics`.
+    pub private: SocketAddr,
+    /// Persistent device links (ADM-6).
+    pub slots: u16,
+    /// Whether more than 300 are meant.
+    pub allow_above_300: bool,
+    /// Seconds between the polls of a device without a slot.
+    pub poll_interval_s: u64,
+    /// Seconds a freed slot stays reserved for a polling waiter; default: the poll interval and a tenth.
+    pub reservation_s: Option<u64>,
+    /// The bundle; read to enrol and for the first upstreams.
+    pub bundle: PathBuf,
+    /// Source address of outgoing connections.
+    pub bind_source: Option<IpAddr>,
+    /// Which routes it may use.
+    pub reach: Reach,
+}
+
+impl Config {
+    /// Reads a file; every mistake is told at once.
+    pub fn read(path: &Path) -> Result<Config, Mistakes> {
+        load(path, Config::from_reader)
+    }
+
+    fn from_reader(r: &mut Reader<'_>) -> Config {
+        Config {
+            name: r.required("name"),
+            state_dir: r.required("state_dir"),
+            link: r.or("link", SocketAddr::from(([0, 0, 0, 0], 13_000))),
+            private: r.or("private", SocketAddr::from(([127, 0, 0, 1], 0))),
+            slots: slots(r),
+            allow_above_300: r.or("allow_above_300", false),
+            poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
+            reservation_s: r.has("reservation_s").then(|| r.number("reservation_s", 1..=604_800)),
+            bundle: r.required("bundle"),
+            bind_source: r.optional("bind_source"),
+            reach: r.word_or("reach", &Reach::WORDS, Reach::Any),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Starts a relay: bundle, identity, store, actor tree.
+
+use crate::{
+    actors::exchange::{Exchange, Parts},
+    config::Config,
+    core::{Me, RelayCore},
+    host::{RelayHost, Ways},
+};
+use branchline_node::{
+    downstream::{
+        admission::{Admission, AdmissionConfig, Cap},
+        gatekeeper::{Gatekeeper, Meters, SharedGauge},
+        listener::Listener,
+        reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
+    },
+    enrol::{EnrolFault, Enrolled, SPLICES_AT_ONCE, enrol_or_load},
+    identity::{Bundle, child_config, https_config, outer_client_config, parent_config},
+    link::{
+        dial::{Dialler, Route},
+        engine::LinkCounters,
+    },
+    metrics::Metrics,
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
+    process::RunningNode,
+    status,
+    store::{Ended, Store, StoreError, StoreHandle, StoreOptions},
+    supervise::{ChildAddr, ChildSpec, Limit, PastIntensity, Supervision, Supervisor, WorkerLimits, WorkerSpec, run},
+    time::NodeTime,
+    uplink::{Uplink, UplinkConfig, rhythm},
+};
+use branchline_protocol::{id::Role, refusal::Refusal, wire::DeviceFacts};
+use futures_util::future::LocalBoxFuture;
+use rustls::pki_types::CertificateDer;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
+    time::Duration,
+};
+use tokio::sync::{Semaphore, watch};
+
+/// Format of the relay's store.
+pub const STORE_FORMAT: u32 = 1;
+/// Longest pause between tries to enrol while the server is away.
+const ENROL_PAUSE_S_MAX: u64 = 30;
+
+/// A relay that runs.
+pub struct RunningRelay {
+    started: Started,
+    end: EndWatch,
+    supervision: Supervision,
+    status: actix_web::dev::ServerHandle,
+    store: StoreHandle,
+}
+
+/// Starts relays.
+pub struct Relay;
+
+fn state_fault(e: impl std::fmt::Display) -> StartFault {
+    StartFault::new(exit_code::STATE, "state_folder", e.to_string())
+}
+
+fn store_fault(e: StoreError) -> StartFault {
+    let code = match &e {
+        StoreError::InUse { .. } => "state_in_use",
+        StoreError::OtherNode { .. } => "other_node",
+        StoreError::NewerFormat { .. } => "newer_format",
+        _ => "store",
+    };
+    StartFault::new(exit_code::STATE, code, e.to_string())
+}
+
+impl Relay {
+    /// Starts a relay; it listens when this returns. While the server is away it waits to enrol.
+    pub async fn start(config: Config, ambient: Ambient) -> Result<RunningRelay, StartFault> {
+        let socket = listen("the link port", config.link)?;
+        let private = listen("the private port", config.private)?;
+        let (link, private_address) = (socket.local_addr().map_err(state_fault)?, private.local_addr().map_err(state_fault)?);
+        std::fs::create_dir_all(&config.state_dir).map_err(state_fault)?;
+        let bad = |e: &dyn std::fmt::Display| StartFault::new(exit_code::CONFIGURATION, "bad_bundle", format!("{}: {e}", config.bundle.display()));
+        let text = std::fs::read_to_string(&config.bundle).map_err(|e| bad(&e))?;
+        let bundle = Bundle::open(&text).map_err(|e| bad(&e))?;
+        let trust = bundle.trust_document().map_err(|e| bad(&e))?;
+        let time = NodeTime::new(ambient.clock.clone());
+        let outer_roots: Vec<CertificateDer<'_>> = bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
+        let outer = if outer_roots.is_empty() { None } else { Some(outer_client_config(&outer_roots, Arc::new(time.clone())).map_err(|e| bad(&e))?) };
+        let dialler = Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() };
+        let routes: Vec<Route> = rhythm::routes(&bundle.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+
+        let facts = DeviceFacts {
+            name: config.name.clone(),
+            host_name: config.name.clone(),
+            platform: std::env::consts::OS.into(),
+            capabilities: Vec::new(),
+            build: env!("CARGO_PKG_VERSION").into(),
+            addresses: vec![link.to_string()],
+        };
+        let enrolled = enrol_patiently(&config, &bundle, &routes, &dialler, facts, &time).await?;
+        let identity = Arc::new(enrolled.identity);
+        let subject = &identity.subject;
+        if subject.role != Role::Relay {
+            return Err(StartFault::new(exit_code::CONFIGURATION, "wrong_role", "the bundle or identity is not a relay's"));
+        }
+        let options = StoreOptions::new(STORE_FORMAT, ambient.random.next_u64()).for_node(*subject.node.bytes());
+        let (store, recovered) = Store::open(&config.state_dir.join("relay.redb"), options).map_err(store_fault)?;
+
+        let metrics = Metrics::new();
+        let roots: Vec<CertificateDer<'_>> = trust.cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
+        let shared_time = Arc::new(time.clone());
+        let ways = Arc::new(RwLock::new(Ways { tls: parent_config(&identity, &roots, shared_time.clone()).map_err(state_fault)?, routes }));
+        let uplink: ChildAddr<Uplink> = ChildAddr::new();
+        let exchange: ChildAddr<Exchange> = ChildAddr::new();
+        let gatekeeper: ChildAddr<Gatekeeper> = ChildAddr::new();
+        let (facts_tx, facts) = watch::channel(Facts::default());
+        let (statement_tx, statement) = watch::channel(None);
+        let wrong = |r: Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
+        let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
+        let mut admission = AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)?;
+        if let Some(seconds) = config.reservation_s {
+            admission = admission.reservation_ms(3_000, seconds * 1_000);
+        }
+        let gauge: SharedGauge = Arc::new(Mutex::new(Admission::new(admission.clone()).gauge()));
+        let shown = Arc::new(RwLock::new(serde_json::json!({})));
+        let uplink_config = UplinkConfig {
+            tenant: subject.tenant.clone(),
+            upstreams: bundle.upstreams.clone(),
+            reach: config.reach,
+            dialler: dialler.clone(),
+            tls: child_config(Some(&identity), &roots, shared_time.clone()).map_err(state_fault)?,
+        };
+        let parts = Parts {
+            store: store.clone(),
+            time: time.clone(),
+            identity: identity.clone(),
+            uplink_config: uplink_config.clone(),
+            uplink: uplink.clone(),
+            facts: Arc::new(facts_tx),
+            statement: Arc::new(statement_tx),
+            ways: ways.clone(),
+            gauge: gauge.clone(),
+            status: shown.clone(),
+            metrics: metrics.clone(),
+        };
+        let me = Me { tenant: subject.tenant.clone(), node: subject.node, epoch: subject.epoch, name: config.name.clone() };
+        let supervision = Supervisor::start(ambient.clock.clone(), Some(metrics.counter("branchline_restarts_total", &[])));
+        let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
+        let ends = PastIntensity::EndProcess(exit_code::SUPERVISION);
+
+        let (at, root, incarnation) = (exchange.clone(), bundle.root_key, recovered.incarnation);
+        let mut documents = enrolled.documents;
+        let spec = ChildSpec::new("exchange", move |guard| {
+            let core = RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &parts.store).map_err(|e| e.to_string())?;
+            let (parts, first) = (parts.clone(), std::mem::take(&mut documents));
+            at.renew(run(guard, move |ctx, guard| Exchange::new(guard, ctx, parts, core, first)));
+            Ok(())
+        });
+        supervision.start_child(spec.past(ends)).await.map_err(add)?;
+
+        let (at, owner, meters, shared) = (gatekeeper.clone(), exchange.clone(), Meters::new(&metrics), gauge.clone());
+        let (clock, chance, first) = (time.clone(), ambient.clone(), AtomicBool::new(true));
+        let spec = ChildSpec::new("gatekeeper", move |guard| {
+            let owner = owner.get().ok_or("no exchange")?.recipient();
+            let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                Admission::new(admission.clone())
+            } else {
+                Admission::recovering(admission.clone(), clock.now())
+            };
+            let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
+            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, owner, gauge, meters)));
+            Ok(())
+        });
+        supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
+        let limits = WorkerLimits { live_max: 100_000, intensity: Limit::default(), past: PastIntensity::Park };
+        let sessions = WorkerSpec { kind: "session".into(), needs: vec!["exchange".into(), "gatekeeper".into()], limits };
+        supervision.add_workers(sessions).await.map_err(add)?;
+
+        let counters = LinkCounters {
+            protocol_errors: metrics.counter("branchline_protocol_errors_total", &[]),
+            unknown: metrics.counter("branchline_unknown_messages_total", &[]),
+        };
+        let (at, owner, clock, chance, counted) = (uplink, exchange.clone(), time.clone(), ambient.clone(), counters.clone());
+        let spec = ChildSpec::new("uplink", move |guard| {
+            let owner = owner.get().ok_or("no exchange")?.recipient();
+            let (config, time, ambient, counters) = (uplink_config.clone(), clock.clone(), chance.clone(), counted.clone());
+            at.renew(run(guard, move |_, guard| Uplink::new(guard, config, owner, time, ambient, counters)));
+            Ok(())
+        });
+        supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
+
+        let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
+        // The disk's own lasting number: a store that was wiped has another one.
+        let store_id = store_id(&store, &ambient)?;
+        let accepts = [Role::Agent, Role::Relay].map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
+        let (node, watched, tls_failures) = (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
+        let (owner, door, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
+        let spec = ChildSpec::new("listener", move |guard| {
+            let reception = Arc::new(Reception {
+                node,
+                store: store_id,
+                host: host.clone(),
+                facts: facts.clone(),
+                time: clock.clone(),
+                gatekeeper: door.clone(),
+                owner: owner.get().ok_or("no exchange")?.recipient(),
+                supervision: watched.clone(),
+                counters: counters.clone(),
+                accepts: accepts.clone().into_iter().collect(),
+                link_tls_failures: tls_failures.clone(),
+                sessions: Arc::clone(&numbers),
+                handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
+                enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE)),
+            });
+            let socket = socket.try_clone().map_err(|e| e.to_string())?;
+            run(guard, move |_, guard| Listener::new(guard, socket, Vec::new(), reception));
+            Ok(())
+        });
+        supervision.start_child(spec.needs("exchange").needs("gatekeeper").past(ends)).await.map_err(add)?;
+
+        let tls = https_config(identity.chain.clone(), identity.private_key(), shared_time).map_err(state_fault)?;
+        let show: status::Status = Arc::new(move || shown.read().map(|s| s.clone()).unwrap_or_default());
+        let handle = status::serve(private, tls, show, metrics).map_err(state_fault)?;
+        let addresses = Addresses::from([("link".into(), link), ("private".into(), private_address)]);
+        let started = Started { id: subject.node, name: config.name.clone(), addresses };
+        let text = serde_json::to_vec(&started).map_err(state_fault)?;
+        write_whole(&config.state_dir.join("node.json"), &text).map_err(state_fault)?;
+
+        let (tx, end) = watch::channel(None);
+        let (watched, disk) = (supervision.clone(), store.clone());
+        actix_rt::spawn(async move {
+            let ended = tokio::select! {
+                fault = watched.must_end() => NodeEnd { exit_code: fault.exit_code, first_fault: format!("{:?}", fault.first_fault) },
+                Ended::Failed(e) = disk.stopped() => NodeEnd { exit_code: exit_code::STORE, first_fault: e.to_string() },
+            };
+            tx.send_replace(Some(ended));
+        });
+        Ok(RunningRelay { started, end, supervision, status: handle, store })
+    }
+}
+
+/// The number of this disk: made once per store, so that children see when it was replaced.
+fn store_id(store: &StoreHandle, ambient: &Ambient) -> Result<u64, StartFault> {
+    use branchline_node::store::{Batch, Table};
+    const KEY: &[u8] = b"disk";
+    if let Some(found) = store.get(Table::Meta, KEY).map_err(store_fault)?.and_then(|b| b[..].try_into().ok()) {
+        return Ok(u64::from_be_bytes(found));
+    }
+    let id = ambient.random.next_u64();
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, KEY.to_vec(), id.to_be_bytes().to_vec());
+    // Not awaited: until it is on disk, a crash gives the next start another number, and children repeat themselves.
+    let _ = store.commit(batch, Box::new(|_| {}));
+    Ok(id)
+}
+
+async fn enrol_patiently(
+    config: &Config,
+    bundle: &Bundle,
+    routes: &[Route],
+    dialler: &Dialler,
+    facts: DeviceFacts,
+    time: &NodeTime,
+) -> Result<Enrolled, StartFault> {
+    let folder = config.state_dir.join("identity");
+    let mut pause = 1;
+    loop {
+        match enrol_or_load(&folder, bundle, routes, dialler, facts.clone(), time).await {
+            Ok(enrolled) => return Ok(enrolled),
+            Err(EnrolFault::Offline(why)) => {
+                tracing::warn!(why, pause_s = pause, "cannot_register_offline: trying again");
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                pause = (pause * 2).min(ENROL_PAUSE_S_MAX);
+            }
+            Err(EnrolFault::Refused(r)) => return Err(StartFault::new(exit_code::ENROLMENT, &r.code, r.message)),
+            Err(e) => return Err(StartFault::new(exit_code::ENROLMENT, "enrolment", e.to_string())),
+        }
+    }
+}
+
+impl RunningRelay {
+    /// The actor tree, for tests and status.
+    pub fn supervision(&self) -> &Supervision {
+        &self.supervision
+    }
+}
+
+impl RunningNode for RunningRelay {
+    fn started(&self) -> &Started {
+        &self.started
+    }
+
+    fn end(&self) -> EndWatch {
+        self.end.clone()
+    }
+
+    fn stop(self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.status.stop(false).await;
+            if let Ok(report) = self.supervision.stop(Duration::from_secs(10)).await {
+                tracing::info!(?report, "stopped");
+            }
+            let store = self.store;
+            if let Ok(Err(e)) = actix_web::rt::task::spawn_blocking(move || store.stop()).await {
+                tracing::error!(error = %e, "the store did not close in good order");
+            }
+        })
+    }
+}
+
+/// Runs a relay as a process of its own; answers the exit code.
+pub fn run_relay(config: &Path) -> i32 {
+    let config = match Config::read(config) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return exit_code::CONFIGURATION;
+        }
+    };
+    branchline_node::process::run_process(move || Relay::start(config, Ambient::system()))
+}
