@@ -74,6 +74,7 @@ struct Parent {
     authority: Authority,
     identity: Identity,
     ambient: Ambient,
+    metrics: Metrics,
     enrolments: AtomicUsize,
     seen: mpsc::UnboundedSender<Seen>,
 }
@@ -128,13 +129,14 @@ impl Parent {
         framed.send(Frame::Welcome(Box::new(welcome))).await.ok()?;
         let (commands, queue) = mpsc::channel(64);
         self.seen.send(Seen::Up(greeting, commands.clone())).ok()?;
-        let metrics = Metrics::new();
-        let protocol_errors = metrics.counter("branchline_protocol_errors_total", &[]);
-        let counters = LinkCounters { protocol_errors, unknown: metrics.counter("branchline_unknown_total", &[]) };
+        let counter = |name| self.metrics.counter(name, &[]);
+        let counters = LinkCounters {
+            protocol_errors: counter("branchline_protocol_errors_total"),
+            unknown: counter("branchline_unknown_total"),
+        };
         let side = Side::Parent { statement: watch::channel(None).1, poll: false };
         let mut sink = ToTest { seen: self.seen.clone(), commands };
         engine::run(framed, queue, side, counters, &mut sink).await;
-        assert!(!metrics.render().contains("errors_total 1"), "the agent keeps to the protocol");
         Some(())
     }
 }
@@ -198,7 +200,15 @@ impl World {
         std::fs::write(home.path().join("bundle"), bundle.seal(&signer)).unwrap();
         let (seen, from_links) = mpsc::unbounded_channel();
         let identity = Identity::new(vec![certificate], key).unwrap();
-        let parent = Arc::new(Parent { signer, authority, identity, ambient, enrolments: AtomicUsize::new(0), seen });
+        let parent = Arc::new(Parent {
+            signer,
+            authority,
+            identity,
+            ambient,
+            metrics: Metrics::new(),
+            enrolments: AtomicUsize::new(0),
+            seen,
+        });
         let of = parent.clone();
         actix_rt::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -343,7 +353,10 @@ async fn job_13_enr_7_an_agent_enrols_sends_its_inventory_and_runs_an_order_once
     world.until("third acknowledgement", |w| (w.taken.len() == 3).then_some(())).await;
     assert_eq!(world.parent.enrolments.load(Ordering::SeqCst), 1);
     assert_eq!(line_count(&marks), 1, "it ran once");
+    assert!(!agent.metrics().render().contains("branchline_restarts_total 1"), "no actor faulted");
     bounded("stop", agent.stop()).await;
+    let counted = world.parent.metrics.render();
+    assert!(counted.contains("branchline_protocol_errors_total 0"), "the agent keeps to the protocol: {counted}");
 }
 
 #[actix_rt::test]

@@ -188,6 +188,7 @@ impl Server {
         let system = TenantId::system();
         let own = office.tenant_tls(&system).ok_or_else(|| tls_fault("no system tenant"))?;
         let revoking = office.clone();
+        let arbiter = actix_rt::Arbiter::current();
         let setup = TrunkSetup {
             tls: parent_config(&own.identity, std::slice::from_ref(&own.ca), Arc::new(time.clone())).map_err(tls_fault)?,
             tenant: system,
@@ -202,7 +203,10 @@ impl Server {
                     Incoming::Link { stream, kind, source, .. } => (kind, stream, source),
                     Incoming::Enrol { stream, source, .. } => (Preface::Enrol, stream, source),
                 };
-                actix_rt::spawn(reception.accepted(kind, stream, source, true));
+                // Trunks run outside the arbiter's local tasks; sessions run inside.
+                arbiter.spawn_fn(move || {
+                    actix_rt::spawn(reception.accepted(kind, stream, source, true));
+                });
             }),
         };
         supervision.start_child(trunks::child(trunk_socket, setup, registry.clone())).await.map_err(add)?;

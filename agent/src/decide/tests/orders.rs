@@ -131,7 +131,8 @@ fn rly_13_an_order_of_a_stranger_is_counted_and_told_and_never_runs() {
 
 #[test]
 fn job_15_an_altered_order_never_runs_and_is_refused_where_the_server_signed_it() {
-    let altered: [(&str, fn(&mut OrderMessage), bool); 5] = [
+    type Alter = fn(&mut OrderMessage);
+    let altered: [(&str, Alter, bool); 5] = [
         ("arguments", |m| m.args = refresh(true), true),
         ("target", |m| m.proof.leaves[0].1.device = NodeId(Uuid::from_u128(5)), false),
         ("proof", |m| m.proof.siblings[0] = Hash::of(b"x"), true),
