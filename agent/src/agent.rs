@@ -25,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -182,6 +182,11 @@ impl RunningAgent {
     /// Its counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// How often its store synced the disk, as it goes on counting.
+    pub fn fsyncs(&self) -> Arc<AtomicU64> {
+        self.store.fsync_counter()
     }
 
     /// The state of its actors.

@@ -58,6 +58,11 @@ pub enum Verb {
     Bundle(verbs::bundle::Args),
     /// Revoke a node: its link is closed and its return refused
     Revoke(verbs::revoke::Args),
+    /// Measure: a tree of real processes with many agents in one
+    Load(verbs::load::Args),
+    /// Many agents in this process (load starts this)
+    #[command(hide = true)]
+    AgentHost(verbs::agent_host::Args),
     /// Keep one job's process group (an agent starts this)
     #[command(hide = true)]
     Shim(verbs::shim::Args),

@@ -89,6 +89,13 @@ pub fn getstatus(ca_file: &Path, private: &str) -> Result<Value, Failure> {
     response.body_mut().read_json().map_err(|e| unreachable(&e))
 }
 
+/// A node's figures as Prometheus scrapes them from its private port.
+pub fn metrics(ca_file: &Path, private: &str) -> Result<String, Failure> {
+    let unreachable = |e: &dyn std::fmt::Display| Failure::unreachable(format!("no figures from {private}: {e}"));
+    let mut response = agent(ca_file)?.get(format!("{private}/metrics")).call().map_err(|e| unreachable(&e))?;
+    response.body_mut().read_to_string().map_err(|e| unreachable(&e))
+}
+
 fn agent(ca_file: &Path) -> Result<Agent, Failure> {
     let unusable =
         |why: String| Failure::wrong("bad_ca", format!("the CA file {} is no use: {why}", ca_file.display()));

@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod context;
 mod failure;
+mod load;
 mod session;
 mod table;
 pub mod topology;
@@ -37,6 +38,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, exe: &Path) -> i32 {
         Verb::Up(args) => up::run(&args, &cli.global, exe),
         Verb::Node(args) => verbs::node::run(&args, exe),
         Verb::Shim(args) => verbs::shim::run(&args),
+        Verb::Load(args) => verbs::load::run(&args, &cli.global, exe),
+        Verb::AgentHost(args) => verbs::agent_host::run(&args, exe),
         verb => print(client_verb(verb, &Session::new(&cli.global)), json),
     }
 }
@@ -53,7 +56,9 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::EnrolToken(args) => verbs::enrol_token::run(&args, session),
         Verb::Bundle(args) => verbs::bundle::run(&args, session),
         Verb::Revoke(args) => verbs::revoke::run(&args, session),
-        Verb::Up(_) | Verb::Node(_) | Verb::Shim(_) => unreachable!("these are no clients of the API"),
+        Verb::Up(_) | Verb::Node(_) | Verb::Shim(_) | Verb::Load(_) | Verb::AgentHost(_) => {
+            unreachable!("these are no clients of the API")
+        }
     }
 }
 

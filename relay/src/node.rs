@@ -127,6 +127,7 @@ impl Relay {
             dialler: dialler.clone(),
             tls: child_config(Some(&identity), &roots, shared_time.clone()).map_err(state_fault)?,
         };
+        let (restarts, restarted) = metrics.counted("branchline_restarts_total", &[]);
         let parts = Parts {
             store: store.clone(),
             time: time.clone(),
@@ -138,10 +139,11 @@ impl Relay {
             ways: ways.clone(),
             gauge: gauge.clone(),
             status: shown.clone(),
+            restarts: restarted,
             metrics: metrics.clone(),
         };
         let me = Me { tenant: subject.tenant.clone(), node: subject.node, epoch: subject.epoch, name: config.name.clone() };
-        let supervision = Supervisor::start(ambient.clock.clone(), Some(metrics.counter("branchline_restarts_total", &[])));
+        let supervision = Supervisor::start(ambient.clock.clone(), Some(restarts));
         let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
         let ends = PastIntensity::EndProcess(exit_code::SUPERVISION);
 

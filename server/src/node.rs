@@ -112,7 +112,8 @@ impl Server {
 
         let time = NodeTime::new(ambient.clock.clone());
         let metrics = Metrics::new();
-        let supervision = Supervisor::start(ambient.clock.clone(), Some(metrics.counter("branchline_restarts_total", &[])));
+        let (restarts, restarted) = metrics.counted("branchline_restarts_total", &[]);
+        let supervision = Supervisor::start(ambient.clock.clone(), Some(restarts));
         let dispatcher: ChildAddr<Dispatcher> = ChildAddr::new();
         let gatekeeper: ChildAddr<Gatekeeper> = ChildAddr::new();
         let statements: Statements = Arc::default();
@@ -127,6 +128,7 @@ impl Server {
             facts: Arc::new(facts),
             statements: statements.clone(),
             gauge: gauge.clone(),
+            restarts: restarted,
             metrics: metrics.clone(),
         };
         let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
@@ -199,13 +201,13 @@ impl Server {
             revoked: Arc::new(move |node, epoch| revoking.revocations(&TenantId::system()).is_some_and(|r| r.covers(node, epoch))),
             taker: Arc::new(move |incoming| {
                 let Some(reception) = current.read().ok().and_then(|c| c.clone()) else { return };
-                let (kind, stream, source) = match incoming {
-                    Incoming::Link { stream, kind, source, .. } => (kind, stream, source),
-                    Incoming::Enrol { stream, source, .. } => (Preface::Enrol, stream, source),
+                let (kind, stream, source, gateway) = match incoming {
+                    Incoming::Link { stream, kind, source, gateway, .. } => (kind, stream, source, Some(gateway)),
+                    Incoming::Enrol { stream, source, gateway } => (Preface::Enrol, stream, source, gateway),
                 };
                 // Trunks run outside the arbiter's local tasks; sessions run inside.
                 arbiter.spawn_fn(move || {
-                    actix_rt::spawn(reception.accepted(kind, stream, source, true));
+                    actix_rt::spawn(reception.accepted(kind, stream, source, gateway));
                 });
             }),
         };

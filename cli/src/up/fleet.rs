@@ -121,20 +121,27 @@ impl Fleet {
         inner.nodes.iter().find_map(find)
     }
 
-    /// Ends every process: agents first, the server last, each tier together.
+    /// Ends every process: what is no node of the plan and agents first, the server last, each tier together.
     pub async fn stop_all(&self) {
+        let unplanned = |name: &&String| self.plan.node(name).is_none();
+        let unplanned: Vec<String> = self.inner.borrow().keepers.keys().filter(unplanned).cloned().collect();
+        self.stop(unplanned).await;
         for role in [Role::Agent, Role::Relay, Role::Gateway, Role::Server] {
-            let names: Vec<String> = self.plan.of(role).map(|n| n.name.clone()).collect();
-            let taken: Vec<_> = {
-                let mut inner = self.inner.borrow_mut();
-                names.iter().filter_map(|name| inner.keepers.remove(name)).collect()
-            };
-            for (stop, _) in &taken {
-                stop.send_replace(true);
-            }
-            for (_, task) in taken {
-                let _ = task.await; // a keeper that panicked has dropped its child's handle, which kills it with us
-            }
+            self.stop(self.plan.of(role).map(|n| n.name.clone()).collect()).await;
+        }
+    }
+
+    /// Ends these processes together.
+    async fn stop(&self, names: Vec<String>) {
+        let taken: Vec<_> = {
+            let mut inner = self.inner.borrow_mut();
+            names.iter().filter_map(|name| inner.keepers.remove(name)).collect()
+        };
+        for (stop, _) in &taken {
+            stop.send_replace(true);
+        }
+        for (_, task) in taken {
+            let _ = task.await; // a keeper that panicked has dropped its child's handle, which kills it with us
         }
     }
 

@@ -99,7 +99,7 @@ impl File {
 }
 
 /// A TOML basic string. JSON's escapes are TOML's too; DEL alone is raw in JSON and forbidden in TOML.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
 

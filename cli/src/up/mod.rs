@@ -9,15 +9,15 @@
 //! State lives in one folder, locked by its owner: identities, the CA, tokens and the ports of the first start are
 //! found again by the next one. A process is only ever ended through the handle that started it.
 
-mod fleet;
-mod generate;
-mod ports;
-mod process;
+pub(crate) mod fleet;
+pub(crate) mod generate;
+pub(crate) mod ports;
+pub(crate) mod process;
 mod report;
 mod restart;
-mod say;
-mod sequence;
-mod state;
+pub(crate) mod say;
+pub(crate) mod sequence;
+pub(crate) mod state;
 
 use crate::{
     args::Global,
@@ -136,10 +136,11 @@ async fn stay(report: &mut Report, state: &State, fleet: &Fleet, end: &mut Inter
 }
 
 /// The operator's wish to end. Listened for from the start, so that none is missed between two waits.
-struct Interrupt([Signal; 3]);
+pub(crate) struct Interrupt([Signal; 3]);
 
 impl Interrupt {
-    fn listen() -> Result<Interrupt, Failure> {
+    /// Listens from now on.
+    pub(crate) fn listen() -> Result<Interrupt, Failure> {
         let listen =
             |kind| signal(kind).map_err(|e| Failure::ended("no_signals", format!("cannot listen for Ctrl-C: {e}")));
         Ok(Interrupt([
@@ -149,7 +150,8 @@ impl Interrupt {
         ]))
     }
 
-    async fn wait(&mut self) {
+    /// Until the wish comes.
+    pub(crate) async fn wait(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
     }

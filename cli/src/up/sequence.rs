@@ -72,11 +72,15 @@ pub struct Sequence {
 }
 
 /// The running server, as the later steps use it.
-struct Server {
+pub struct Server {
     trunk: SocketAddr,
-    ca_file: PathBuf,
+    /// Base of its API, whose port also serves its figures.
+    pub api: String,
+    /// The product's CA.
+    pub ca_file: PathBuf,
     system: Client,
-    tenants: BTreeMap<TenantId, Client>,
+    /// A client of each tenant.
+    pub tenants: BTreeMap<TenantId, Client>,
 }
 
 impl Sequence {
@@ -97,18 +101,7 @@ impl Sequence {
     pub async fn run(&mut self) -> Result<Done, Fault> {
         let plan = self.plan.clone();
         let mut book = Book::open(self.state.folder())?;
-        // Every node's address is fixed before the first starts: the server is told whom to accept.
-        plan.nodes.iter().for_each(|node| {
-            book.ip(&node.name);
-        });
-        book.save()?;
-        let server = self.server(&mut book).await?;
-        for gateway in plan.of(Role::Gateway) {
-            self.gateway(gateway, &server, &mut book).await?;
-        }
-        for relay in plan.of(Role::Relay) {
-            self.relay(relay, &server, &mut book).await?;
-        }
+        let server = self.tiers(&mut book).await?;
         for agent in plan.of(Role::Agent) {
             self.give_bundle(agent, &server).await?;
             self.launch(agent, &server, &mut book)?;
@@ -117,7 +110,7 @@ impl Sequence {
         self.all_online(&server).await?;
         // What agents tell in their folders may be seen a moment after the server saw them; the report names their ids.
         for agent in plan.of(Role::Agent) {
-            self.listening(agent, &mut book).await?;
+            self.listening(agent, Some(server.trunk), &mut book).await?;
         }
         let ready_ms = self.elapsed_ms();
         let jobs = self.jobs(&server).await?;
@@ -126,11 +119,28 @@ impl Sequence {
         Ok(Done { ca_file: server.ca_file, devices, jobs, ready_ms, job_ms })
     }
 
+    /// Starts server, gateways and relays, each once the one above it serves.
+    pub async fn tiers(&self, book: &mut Book) -> Result<Server, Fault> {
+        // Every node's address is fixed before the first starts: the server is told whom to accept.
+        self.plan.nodes.iter().for_each(|node| {
+            book.ip(&node.name);
+        });
+        book.save()?;
+        let server = self.server(book).await?;
+        for gateway in self.plan.of(Role::Gateway) {
+            self.gateway(gateway, &server, book).await?;
+        }
+        for relay in self.plan.of(Role::Relay) {
+            self.relay(relay, &server, book).await?;
+        }
+        Ok(server)
+    }
+
     async fn server(&self, book: &mut Book) -> Result<Server, Fault> {
         let plan = self.plan.clone();
         let node = plan.of(Role::Server).next().ok_or_else(|| Failure::wrong("missing", "the plan has no server"))?;
         self.start(node, None, book)?;
-        let started = self.listening(node, book).await?;
+        let started = self.listening(node, None, book).await?;
         let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let address = |listener: &str| {
             let told = started.addresses.get(listener).copied();
@@ -153,13 +163,14 @@ impl Sequence {
         let client = |tenant: &TenantId| Ok((tenant.clone(), Client::new(&context, Some(tenant.as_str()))?));
         let tenants: Result<_, Failure> = plan.tenants.iter().map(|t| client(&t.name)).collect();
         say::line(&format!("server {} serves its API at {}", node.name, context.api));
-        Ok(Server { trunk: address("trunk")?, ca_file: context.ca_file, system, tenants: tenants.map_err(at_fault)? })
+        let tenants = tenants.map_err(at_fault)?;
+        Ok(Server { trunk: address("trunk")?, api: context.api, ca_file: context.ca_file, system, tenants })
     }
 
     async fn gateway(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
         self.give_bundle(node, server).await?;
         self.start(node, Some(server.trunk), book)?;
-        let started = self.listening(node, book).await?;
+        let started = self.listening(node, Some(server.trunk), book).await?;
         let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let missing = |l: &str| at_fault(Failure::ended("no_address", format!("{} told no {l} address", node.name)));
         let public = format!("https://{}", started.addresses.get("public").ok_or_else(|| missing("public"))?);
@@ -181,7 +192,7 @@ impl Sequence {
     async fn relay(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
         self.give_bundle(node, server).await?;
         self.launch(node, server, book)?;
-        self.listening(node, book).await?;
+        self.listening(node, Some(server.trunk), book).await?;
         // Its children's bundles name the address that it tells the server.
         let (client, name) = (self.tenant(server, &node.tenant)?.clone(), node.name.clone());
         self.until(&format!("relay {} is not online", node.name), Some(&node.name), move || {
@@ -230,9 +241,7 @@ impl Sequence {
     /// Writes the node's configuration and starts its process.
     fn start(&self, node: &PlannedNode, trunk: Option<SocketAddr>, book: &mut Book) -> Result<(), Fault> {
         self.state.make_folders(&node.name)?;
-        let file = self.state.config(&node.name);
-        let text = generate::config(&self.plan, node, &self.state, book, trunk)?;
-        self.state.write(&file, &text)?;
+        let file = self.configure(node, trunk, book)?;
         let config =
             file.to_str().ok_or_else(|| Failure::wrong("bad_state", "the state folder's path is not UTF-8"))?;
         let args = ["node", node.role.as_str(), "--config", config].map(str::to_string).to_vec();
@@ -241,10 +250,24 @@ impl Sequence {
         Ok(())
     }
 
-    async fn listening(&self, node: &PlannedNode, book: &mut Book) -> Result<Started, Fault> {
+    fn configure(&self, node: &PlannedNode, trunk: Option<SocketAddr>, book: &mut Book) -> Result<PathBuf, Failure> {
+        let file = self.state.config(&node.name);
+        let text = generate::config(&self.plan, node, &self.state, book, trunk)?;
+        self.state.write(&file, &text)?;
+        Ok(file)
+    }
+
+    async fn listening(
+        &self,
+        node: &PlannedNode,
+        trunk: Option<SocketAddr>,
+        book: &mut Book,
+    ) -> Result<Started, Fault> {
         let started = tokio::time::timeout(self.left(), self.fleet.started(&node.name)).await;
         let started = started.map_err(|_| self.late(&format!("{} does not listen", node.name), Some(&node.name)))??;
         book.learn(&node.name, &started.addresses)?;
+        // A node that dies is started again from this file: its children look for it on the port of its first start.
+        self.configure(node, trunk, book)?;
         Ok(started)
     }
 
@@ -381,7 +404,7 @@ impl Sequence {
     }
 
     /// A blocking call, on a thread of its own.
-    async fn call<T: Send + 'static>(
+    pub async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -389,15 +412,18 @@ impl Sequence {
         done.unwrap_or_else(|e| Err(Failure::ended("internal", format!("a call to the API broke off: {e}"))))
     }
 
-    fn elapsed_ms(&self) -> u64 {
+    /// Milliseconds since the start.
+    pub fn elapsed_ms(&self) -> u64 {
         self.clock.mono().since(self.begin)
     }
 
-    fn left(&self) -> Duration {
+    /// What is left of the time.
+    pub fn left(&self) -> Duration {
         self.limit.saturating_sub(Duration::from_millis(self.elapsed_ms()))
     }
 
-    fn late(&self, what: &str, node: Option<&str>) -> Fault {
+    /// The time is over before `what`.
+    pub fn late(&self, what: &str, node: Option<&str>) -> Fault {
         let log = node.map(|n| format!("; its log is {}", self.state.log(n).display())).unwrap_or_default();
         let message = format!("{what} after {}{log}", duration_text(self.limit));
         Fault { failure: Failure::ended("timed_out", message), node: node.map(str::to_string) }

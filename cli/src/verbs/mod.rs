@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub mod agent_host;
 pub mod bundle;
 pub mod device;
 pub mod devices;
@@ -7,6 +8,7 @@ pub mod enrol_token;
 pub mod inventory;
 pub mod job;
 pub mod jobs;
+pub mod load;
 pub mod node;
 pub mod revoke;
 pub mod run;

@@ -2,6 +2,7 @@
 //! stands on stdout and stderr (DESIGN 9).
 
 mod canned;
+mod load;
 
 use canned::{Canned, Request};
 use serde_json::{Value, json};

@@ -31,7 +31,10 @@ use metrics::Counter;
 use rustls::pki_types::CertificateDer;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{oneshot, watch};
@@ -62,6 +65,8 @@ pub struct Parts {
     pub gauge: SharedGauge,
     /// What `/getstatus` shows, kept up to date here.
     pub status: Arc<RwLock<serde_json::Value>>,
+    /// Restarts of the node's actors.
+    pub restarts: Arc<AtomicU64>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -230,6 +235,7 @@ impl Exchange {
                 "ledger_open": core.ledger().open_rows(),
             },
             "links": core.links(),
+            "restarts": self.parts.restarts.load(Ordering::Relaxed),
         });
         self.parts.metrics.counter("branchline_fsyncs_total", &[]).absolute(self.parts.store.fsyncs());
         if let Ok(mut status) = self.parts.status.write() {

@@ -70,7 +70,7 @@ impl RelayCore {
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
-            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) if poll => Reach::Polling,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => Reach::Polling,
             _ => Reach::GoneTimeout,
         };
         self.directory.detach(child.node, child.session, reach, now.node);

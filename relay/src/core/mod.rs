@@ -7,6 +7,8 @@ mod below;
 mod persist;
 mod shelf;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use persist::Recovered;
 pub use shelf::Shelf;

@@ -22,6 +22,7 @@ use branchline_protocol::{
     document::Kind,
     id::{NodeId, OrderNumber},
     order::{Envelope, OrderMessage, verify_order},
+    record::Fact,
     trust::TrustDocument,
 };
 use std::collections::BTreeMap;
@@ -150,6 +151,12 @@ impl RelayCore {
                 Err(fault) => tracing::warn!(%fault, "a stored order does not verify"),
             }
         }
-        Ok(RelayCore::from_parts(me, spool, ledger, shelf, attachment))
+        let mut core = RelayCore::from_parts(me, spool, ledger, shelf, attachment);
+        // Whether the parent heard of these before the crash is not known; hearing it twice changes nothing.
+        for (order, devices) in &rows {
+            let handed = devices.iter().filter(|(_, row)| **row == Row::HandedOver);
+            core.facts.extend(handed.map(|(device, _)| (*order, Fact::HandedOver as u8, *device)));
+        }
+        Ok(core)
     }
 }

@@ -4,7 +4,7 @@
 //! transactions. What can gather is bounded by the credit windows of the links that brought it.
 
 use crate::{
-    api::control::{NewJob, NodeView, ServerFigures},
+    api::control::{NewJob, NodeView, ServerFigures, Standing},
     dispatch::{Core, Effect, Event, Issue, Preloaded, Recovered, Token, standing},
     domain::{Office, documents::Change},
     store::{JobDeviceRow, JobRow, NodeRow, Op, Store},
@@ -36,7 +36,10 @@ use branchline_protocol::{
 use metrics::Counter;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{oneshot, watch};
@@ -66,6 +69,8 @@ pub struct Parts {
     pub statements: Statements,
     /// The gatekeeper's gauge, for the tree.
     pub gauge: SharedGauge,
+    /// Restarts of the node's actors.
+    pub restarts: Arc<AtomicU64>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -458,7 +463,13 @@ impl Handler<ViewNodes> for Dispatcher {
         let now = self.parts.time.now().node;
         let Some(state) = self.core.tenant(&tenant) else { return MessageResult(Vec::new()) };
         let rows = state.nodes.values().filter(|n| role.is_none_or(|r| r == n.role));
-        MessageResult(rows.map(|n| NodeView { node: n.clone(), standing: standing(state, n, now) }).collect())
+        let gateways = self.core.tenant(&TenantId::system());
+        let name = |id: NodeId| gateways.and_then(|s| s.nodes.get(&id)).map(|n| n.name.clone());
+        let view = |n: &NodeRow| {
+            let gateway = state.gateway_of(n.id).map(|id| name(id).unwrap_or_else(|| id.to_string()));
+            NodeView { node: n.clone(), standing: Standing { gateway, ..standing(state, n, now) } }
+        };
+        MessageResult(rows.map(view).collect())
     }
 }
 
@@ -481,7 +492,7 @@ impl Handler<ViewFigures> for Dispatcher {
             slots,
             queues,
             links: self.core.links(),
-            restarts: 0,
+            restarts: self.parts.restarts.load(Ordering::Relaxed),
             gateways: Vec::new(),
         })
     }
@@ -545,6 +556,12 @@ impl Dispatcher {
             .filter(|name| !agents().any(|row| Seen { state, row }.is(name)))
             .map(String::from)
             .collect();
+        // A relay or gateway is an asset without an agent: nothing runs jobs there (TOP-13).
+        let agentless = state.nodes.values().filter(|n| n.role != Role::Agent && n.revoked_at.is_none());
+        if let Some(asset) = agentless.map(|n| &n.name).find(|name| unknown.iter().any(|u| u.eq_ignore_ascii_case(name))) {
+            let message = format!("{asset} has no agent; jobs run on devices with one");
+            return Err(Refusal::new(409, "no_agent", message).field("on"));
+        }
         if targets.is_empty() && unknown.is_empty() {
             return Err(Refusal::new(422, "no_targets", "the selector matches no device").field("on"));
         }

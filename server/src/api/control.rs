@@ -39,6 +39,8 @@ pub struct Standing {
     pub reason: Option<String>,
     /// `persistent`, `wakeable`, `polling`.
     pub link: &'static str,
+    /// Name of the gateway its first hop came through, while that hop is known.
+    pub gateway: Option<String>,
     /// Relays between the server and it, nearest the server first.
     pub route: Vec<NodeId>,
     /// Last contact.

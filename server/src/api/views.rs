@@ -29,7 +29,7 @@ pub struct DeviceView {
     node: String,
     tenant: String,
     site: String,
-    /// Names of the relays between the server and it, nearest the server first; empty: direct.
+    /// Names of the gateway and relays between the server and it, nearest the server first; empty: direct.
     path: Vec<String>,
     /// `persistent`, `wakeable`, `polling`.
     link: &'static str,
@@ -64,7 +64,12 @@ pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummar
         node: node.name.clone(),
         tenant: node.tenant.to_string(),
         site: node.site.clone(),
-        path: standing.route.iter().map(|id| names.get(id).cloned().unwrap_or_else(|| id.to_string())).collect(),
+        path: standing
+            .gateway
+            .iter()
+            .cloned()
+            .chain(standing.route.iter().map(|id| names.get(id).cloned().unwrap_or_else(|| id.to_string())))
+            .collect(),
         link: standing.link,
         state: standing.state,
         state_reason: standing.reason.clone(),
@@ -297,6 +302,16 @@ pub fn tree_gateway(server: &str, (id, name, trunks, links): &(NodeId, String, u
     }
 }
 
+/// A relay tells times as integers; the API shows text.
+fn queues(mut queues: Value) -> Value {
+    if let Some(oldest) = queues.get_mut("oldest_unsettled_at")
+        && let Some(ms) = oldest.as_i64()
+    {
+        *oldest = Value::String(time(Millis(ms)));
+    }
+    queues
+}
+
 /// A relay's or agent's row.
 pub fn tree_node(server: &str, view: &NodeView) -> TreeNodeView {
     let NodeView { node, standing } = view;
@@ -309,7 +324,7 @@ pub fn tree_node(server: &str, view: &NodeView) -> TreeNodeView {
         state: standing.state,
         unreachable_since: standing.unreachable_since.map(time),
         slots: figure("slots"),
-        queues: figure("queues"),
+        queues: queues(figure("queues")),
         links: figure("links").as_u64(),
         restarts: figure("restarts").as_u64(),
     }

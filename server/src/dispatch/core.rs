@@ -137,6 +137,8 @@ pub struct TenantState {
     pub orders: BTreeMap<OrderNumber, OpenJob>,
     pub(super) streams: BTreeMap<StreamId, (u64, Hash)>,
     pub(super) links: BTreeMap<NodeId, Link>,
+    /// The gateway each child came through last.
+    pub(super) gateways: BTreeMap<NodeId, NodeId>,
     /// Incarnation of each child when it last greeted: another one may have lost what it held.
     pub(super) incarnations: BTreeMap<NodeId, u64>,
     /// Inventories with changes that are not committed yet.
@@ -187,6 +189,14 @@ pub(super) struct Work {
     pub after: Vec<Effect>,
     /// Devices whose offers are to be looked at, once durable.
     pub look: BTreeSet<NodeId>,
+}
+
+impl TenantState {
+    /// The gateway by which a node's first hop came.
+    pub fn gateway_of(&self, node: NodeId) -> Option<NodeId> {
+        let hop = self.directory.next_hop(node)?;
+        self.gateways.get(&hop).copied()
+    }
 }
 
 impl Core {
@@ -322,6 +332,10 @@ impl Core {
         }
         state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), done: false });
         send_documents(state, &child, out);
+        match child.gateway {
+            Some(gateway) => state.gateways.insert(child.node, gateway),
+            None => state.gateways.remove(&child.node),
+        };
         let before = state.incarnations.insert(child.node, child.greeting.incarnation);
         let below = state.directory.below(child.node);
         let lost = before.is_some_and(|b| b != child.greeting.incarnation);
@@ -354,7 +368,7 @@ impl Core {
         let poll = state.links.remove(&child.node).is_some_and(|l| l.poll);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
-            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) if poll => Reach::Polling,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => Reach::Polling,
             _ => Reach::GoneTimeout,
         };
         state.directory.detach(child.node, child.session, reach, now.node);

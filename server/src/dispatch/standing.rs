@@ -20,6 +20,7 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         state: "unknown",
         reason: None,
         link: "polling",
+        gateway: None,
         route,
         last_contact: entry.map(|e| e.last_contact).or(row.last_contact),
         next_contact: entry.and_then(|e| e.next_contact),

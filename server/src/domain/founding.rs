@@ -436,7 +436,7 @@ async fn load_tenant(
         population.put(row);
         if row.role == Role::Relay && row.revoked_at.is_none() {
             let addresses = meta_value(store, &addresses_key(row.id)).await?.unwrap_or_default();
-            relays.insert(row.id, RelayWays { name: row.name.clone(), addresses });
+            relays.insert(row.id, RelayWays { name: row.name.clone(), site: row.site.clone(), addresses });
         }
     }
     let key = link_token_key(tenant);

@@ -178,7 +178,8 @@ impl Office {
                 return Ok((chain, None, Vec::new()));
             }
             let mut relays = held.relays.clone();
-            relays.insert(row.id, RelayWays { name: row.name.clone(), addresses: facts.addresses.clone() });
+            let (name, site) = (row.name.clone(), row.site.clone());
+            relays.insert(row.id, RelayWays { name, site, addresses: facts.addresses.clone() });
             let lists = relist(state, &tenant, held, Changed { relays: Some(&relays), ..Changed::default() });
             Ok((chain, Some(relays), lists))
         });

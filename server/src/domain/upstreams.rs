@@ -44,6 +44,8 @@ pub struct Ways {
 pub struct RelayWays {
     /// Its name.
     pub name: String,
+    /// Where it stands.
+    pub site: String,
     /// `host:port` of its link listener.
     pub addresses: Vec<String>,
 }
@@ -195,8 +197,13 @@ pub(super) fn relist(state: &State, tenant: &TenantId, held: &TenantState, chang
     let relays = changed.relays.unwrap_or(&held.relays);
     let one = |site: &str, parents: &Parents| {
         let old = held.sites.get(site).and_then(|site| site.list.as_ref()).map(|(list, _)| list);
-        let upstreams: Vec<Upstream> = (parents.relays.iter())
-            .filter_map(|id| relays.get(id).map(|relay| relay.upstream(*id)))
+        // The site's own relays come first: one that only its relay was given as a parent is that relay's way up.
+        let mut near: Vec<(NodeId, &RelayWays)> =
+            parents.relays.iter().filter_map(|id| relays.get(id).map(|relay| (*id, relay))).collect();
+        near.sort_by_key(|(_, relay)| relay.site != site);
+        let upstreams: Vec<Upstream> = near
+            .into_iter()
+            .map(|(id, relay)| relay.upstream(id))
             .chain([ways.server(state.server, &state.server_name, parents.server_ways())])
             .collect();
         if old.is_some_and(|old| old.upstreams == upstreams) {

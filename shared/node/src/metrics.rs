@@ -2,7 +2,10 @@
 
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// A node's own registry. Names start with `branchline_`.
 #[derive(Clone)]
@@ -21,6 +24,13 @@ impl Metrics {
         self.0.register_counter(&key(name, labels), &METADATA)
     }
 
+    /// A counter whose value the node itself can read too, for the tree.
+    pub fn counted(&self, name: &'static str, labels: &[(&'static str, &str)]) -> (Counter, Arc<AtomicU64>) {
+        let own = Arc::new(AtomicU64::new(0));
+        let both = Both { shown: self.counter(name, labels), own: own.clone() };
+        (Counter::from_arc(Arc::new(both)), own)
+    }
+
     /// The gauge of this name and labels.
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.0.register_gauge(&key(name, labels), &METADATA)
@@ -29,6 +39,22 @@ impl Metrics {
     /// The text Prometheus scrapes.
     pub fn render(&self) -> String {
         self.0.handle().render()
+    }
+}
+
+struct Both {
+    shown: Counter,
+    own: Arc<AtomicU64>,
+}
+
+impl metrics::CounterFn for Both {
+    fn increment(&self, value: u64) {
+        self.shown.increment(value);
+        self.own.fetch_add(value, Ordering::Relaxed);
+    }
+    fn absolute(&self, value: u64) {
+        self.shown.absolute(value);
+        self.own.fetch_max(value, Ordering::Relaxed);
     }
 }
 

@@ -31,6 +31,7 @@ pub async fn getstatus(shared: Shared) -> HttpResponse {
     responses((status = 200, content_type = "text/plain", body = String))
 )]
 pub async fn metrics(shared: Shared) -> HttpResponse {
+    shared.metrics.counter("branchline_fsyncs_total", &[]).absolute(shared.store.fsyncs());
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(shared.metrics.render())
 }
 

@@ -162,6 +162,7 @@ fn world_nodes() -> Vec<NodeView> {
         tags: vec![],
     };
     let online = Standing {
+        gateway: None,
         state: "online",
         reason: None,
         link: "persistent",
@@ -172,6 +173,7 @@ fn world_nodes() -> Vec<NodeView> {
         figures: None,
     };
     let offline = Standing {
+        gateway: None,
         state: "offline",
         reason: Some("timeout".into()),
         link: "polling",

@@ -63,10 +63,14 @@ async fn ops_2_the_status_shows_the_build() {
 #[actix_web::test]
 async fn metrics_are_the_nodes_own() {
     let world = World::new().await;
-    world.metrics.counter("branchline_fsyncs_total", &[]).increment(3);
+    world.metrics.counter("branchline_trunk_streams_total", &[]).increment(3);
     let (status, text) = world.get("", "/metrics").await;
     assert_eq!(status, 200);
-    assert!(text.as_str().unwrap().contains("branchline_fsyncs_total 3"), "{text}");
+    let fsyncs = format!("branchline_fsyncs_total {}", world.store.fsyncs());
+    assert!(world.store.fsyncs() > 0);
+    for line in ["branchline_trunk_streams_total 3", &fsyncs] {
+        assert!(text.as_str().unwrap().lines().any(|l| l == line), "{line}: {text}");
+    }
 }
 
 #[actix_web::test]

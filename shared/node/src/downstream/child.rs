@@ -27,8 +27,8 @@ pub struct Child {
     pub lease: Option<Lease>,
     /// Where it came from: the peer's address, or a gateway's untrusted word.
     pub source: Option<SocketAddr>,
-    /// Whether it came through a gateway.
-    pub through_gateway: bool,
+    /// The gateway it came through.
+    pub gateway: Option<NodeId>,
 }
 
 /// What happens with a child.

@@ -44,7 +44,7 @@ impl Actor for Listener {
                     continue;
                 }
                 let _ = stream.set_nodelay(true);
-                actix_rt::spawn(reception.clone().serve(Box::new(stream), Some(source), false));
+                actix_rt::spawn(reception.clone().serve(Box::new(stream), Some(source), None));
             }
         };
         ctx.spawn(work.into_actor(self).map(|result: std::io::Result<()>, actor, ctx| {

@@ -105,7 +105,7 @@ type Link = Framed<TlsStream<BoxStream>, FrameCodec>;
 
 impl Reception {
     /// Serves one opened stream to the point where its session runs or it is closed.
-    pub async fn serve(self: Arc<Self>, mut stream: BoxStream, source: Option<SocketAddr>, through_gateway: bool) {
+    pub async fn serve(self: Arc<Self>, mut stream: BoxStream, source: Option<SocketAddr>, gateway: Option<NodeId>) {
         let Ok(_permit) = self.handshakes.clone().acquire_owned().await else { return };
         let limit = Duration::from_secs(HANDSHAKE_S);
         let preface = async {
@@ -123,18 +123,18 @@ impl Reception {
             }
             Err(_) => return,
         };
-        self.accepted(preface, stream, source, through_gateway).await;
+        self.accepted(preface, stream, source, gateway).await;
     }
 
     /// The same for a stream whose preface was read and answered by a trunk.
-    pub async fn accepted(self: Arc<Self>, preface: Preface, stream: BoxStream, source: Option<SocketAddr>, through_gateway: bool) {
+    pub async fn accepted(self: Arc<Self>, preface: Preface, stream: BoxStream, source: Option<SocketAddr>, gateway: Option<NodeId>) {
         let limit = Duration::from_secs(HANDSHAKE_S);
         match preface {
             Preface::Enrol => {
                 let Ok(_permit) = self.enrolments.clone().try_acquire_owned() else { return };
                 self.host.enrol(stream, source).await;
             }
-            Preface::Link => match timeout(limit, self.clone().greeted(stream, source, through_gateway)).await {
+            Preface::Link => match timeout(limit, self.clone().greeted(stream, source, gateway)).await {
                 Ok(()) => {}
                 Err(_) => tracing::debug!(?source, "a handshake took too long"),
             },
@@ -143,7 +143,7 @@ impl Reception {
         }
     }
 
-    async fn greeted(self: Arc<Self>, stream: BoxStream, source: Option<SocketAddr>, through_gateway: bool) {
+    async fn greeted(self: Arc<Self>, stream: BoxStream, source: Option<SocketAddr>, gateway: Option<NodeId>) {
         let (stream, peer) = match self.secure(stream).await {
             Ok(secured) => secured,
             Err(e) => {
@@ -224,7 +224,7 @@ impl Reception {
             greeting: Arc::from(greeting),
             lease,
             source,
-            through_gateway,
+            gateway,
         });
         let guard = match self.supervision.adopt("session", &node.to_string()).await {
             Ok(guard) => guard,

@@ -141,7 +141,7 @@ pub async fn run<S: super::Stream>(
                     Poll::Ready(Err(e)) => return Poll::Ready(Step::Fault(e)),
                     Poll::Pending => break false,
                 }
-                let Some(frame) = frames.pop_front().or_else(|| lanes.next()) else { break true };
+                let Some(frame) = frames.pop_front().or_else(|| lanes.next_frame()) else { break true };
                 unflushed = true;
                 if let Err(e) = Pin::new(&mut framed).start_send(frame) {
                     return Poll::Ready(Step::Fault(e));
@@ -214,7 +214,7 @@ pub async fn run<S: super::Stream>(
                 LinkCommand::Lease(lease) => frames.push_back(Frame::Lease(lease)),
                 LinkCommand::Goodbye(goodbye) => {
                     // What is queued goes first: frames are written before lanes, so it waits behind them.
-                    while let Some(frame) = lanes.next() {
+                    while let Some(frame) = lanes.next_frame() {
                         frames.push_back(frame);
                     }
                     frames.push_back(Frame::Goodbye(goodbye.clone()));

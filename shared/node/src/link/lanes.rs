@@ -96,13 +96,13 @@ impl Lanes {
         Ok(())
     }
 
-    /// Bytes queued on all lanes and not yet taken by [`Lanes::next`].
+    /// Bytes queued on all lanes and not yet taken by [`Lanes::next_frame`].
     pub fn queued(&self) -> usize {
         self.out.iter().map(|o| o.bytes).sum()
     }
 
     /// The next frame to write: of the most pressing lane that has something and credit for it.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn next_frame(&mut self) -> Option<Frame> {
         for lane in Lane::ALL {
             let out = &mut self.out[lane as usize];
             let Some(head) = out.queue.front() else { continue };
@@ -191,7 +191,7 @@ mod tests {
 
     fn pump(from: &mut Lanes, to: &mut Lanes) -> Vec<Received> {
         let mut got = Vec::new();
-        while let Some(Frame::Data { lane, message, offset, total, bytes }) = from.next() {
+        while let Some(Frame::Data { lane, message, offset, total, bytes }) = from.next_frame() {
             let (message, grant) = to.receive(lane, message, offset, total, bytes).unwrap();
             from.credited(lane, grant).unwrap();
             got.extend(message);
@@ -204,7 +204,7 @@ mod tests {
         let (mut a, mut b) = (Lanes::default(), Lanes::default());
         a.queue(Lane::Inventory, Bytes::from(vec![7; 16 << 20])).unwrap();
         for _ in 0..3 {
-            assert!(matches!(a.next(), Some(Frame::Data { lane: Lane::Inventory, .. })));
+            assert!(matches!(a.next_frame(), Some(Frame::Data { lane: Lane::Inventory, .. })));
         }
         let mut c = Lanes::default();
         c.queue(Lane::Inventory, Bytes::from(vec![7; 16 << 20])).unwrap();

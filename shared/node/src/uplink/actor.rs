@@ -159,18 +159,25 @@ impl Handler<Drain> for Uplink {
     }
 }
 
-struct ToOwner(Recipient<UplinkEvent>);
+struct ToOwner {
+    owner: Recipient<UplinkEvent>,
+    /// Given while the link was up: it is a poll's from there on.
+    lease: Option<Lease>,
+}
 
 impl LinkSink for ToOwner {
     async fn deliver(&mut self, event: LinkEvent) {
+        if let LinkEvent::Lease(lease) = &event {
+            self.lease = Some(*lease);
+        }
         // Waits until the owner has handled it: the link reads no faster than its owner works.
-        let _ = self.0.send(UplinkEvent::Event(event)).await;
+        let _ = self.owner.send(UplinkEvent::Event(event)).await;
     }
 }
 
 enum Ended {
-    /// A link was up and ended.
-    Link(LinkEnd, Welcome),
+    /// A link was up and ended; whether it had lost its slot meanwhile.
+    Link(LinkEnd, Welcome, bool),
     /// No link came up on any route.
     Failed(String, Option<Refusal>),
 }
@@ -198,10 +205,12 @@ async fn dial_for_ever(parts: Parts, config: watch::Receiver<UplinkConfig>, poke
         };
         let (now, chance) = (parts.time.now(), parts.ambient.random.next_u64());
         let (why, refusal) = match ended {
-            Ended::Link(end, welcome) => {
+            Ended::Link(end, welcome, displaced) => {
                 let lease: Option<Lease> = welcome.lease;
                 match (&end, lease) {
                     (LinkEnd::Goodbye(Goodbye::Done), Some(lease)) => rhythm.polled(now, lease, false, chance),
+                    // The parent closes when a displaced child has said that it is done.
+                    (LinkEnd::Lost(_), Some(lease)) if displaced => rhythm.polled(now, lease, false, chance),
                     (LinkEnd::Goodbye(Goodbye::Continue), Some(lease)) => rhythm.polled(now, lease, true, chance),
                     (LinkEnd::Refused(refusal), _) => rhythm.failed(now, refusal.retry_after_ms, chance),
                     (LinkEnd::Goodbye(Goodbye::Replaced), _) => rhythm.failed(now, None, chance),
@@ -240,7 +249,7 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
                 let farewell = link.weak();
                 let up = UplinkEvent::Up { welcome: Box::new(welcome.clone()), route, link };
                 if parts.owner.send(up).await.is_err() {
-                    return Ended::Link(LinkEnd::Orphaned, welcome);
+                    return Ended::Link(LinkEnd::Orphaned, welcome, false);
                 }
                 let goodbye = async move {
                     let mut stop = stop;
@@ -248,13 +257,14 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
                     farewell.ask(LinkCommand::Goodbye(Goodbye::Stopping));
                     std::future::pending::<()>().await
                 };
-                let mut sink = ToOwner(parts.owner.clone());
+                let mut sink = ToOwner { owner: parts.owner.clone(), lease: None };
                 let link = engine::run(framed, commands, Side::Child, parts.counters.clone(), &mut sink);
                 let end = tokio::select! {
                     end = link => end,
                     () = goodbye => LinkEnd::Orphaned,
                 };
-                return Ended::Link(end, welcome);
+                let lease = sink.lease;
+                return Ended::Link(end, Welcome { lease: lease.or(welcome.lease), ..welcome }, lease.is_some());
             }
             Err(Greeted::Fault(fault)) => faults.push(fault),
             Err(Greeted::Refused(refusal)) => return Ended::Failed(refusal.to_string(), Some(refusal)),

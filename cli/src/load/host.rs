@@ -1,0 +1,333 @@
+//! Many whole agents in one process: each with its own keys, link, journal and source address. Only their platform is
+//! virtual: a job is answered at once.
+
+use crate::{failure::Failure, up::generate::quoted};
+use actix_rt::{Arbiter, ArbiterHandle};
+use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, platform::VirtualPlatform};
+use branchline_node::{
+    config::{Mistakes, Reach, Reader, load},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
+    process::{RunningNode, run_process},
+};
+use branchline_protocol::wire::Contact;
+use futures_util::{StreamExt, TryStreamExt, future::LocalBoxFuture, stream};
+use std::{
+    io::Read,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+/// Arbiters that share the agents.
+const ARBITERS: usize = 2;
+/// Agents that start at once on each: together as many enrolments as a relay passes on (DESIGN 3).
+const STARTS_AT_ONCE: usize = 4;
+/// Packages in each one's inventory: a small desktop.
+const PACKAGES: usize = 300;
+/// What a simulated job prints.
+const OUTPUT: &[u8] = &[b'.'; 256];
+/// Open files each agent needs: link, store, lock, and what it opens meanwhile.
+const FILES_EACH: u64 = 8;
+/// The host's own open files.
+const FILES: u64 = 256;
+/// An answer about figures that takes longer is none.
+const FIGURES_TIME_OUT: Duration = Duration::from_secs(10);
+
+/// Runs the agents of a configuration file until a signal. `exe` stands where an agent names its shim.
+pub fn run(config: &Path, exe: &Path) -> i32 {
+    let (config, shim) = (config.to_path_buf(), vec![exe.display().to_string(), "shim".into()]);
+    run_process(move || async move {
+        let config = Config::read(&config)
+            .map_err(|m| StartFault::new(exit_code::CONFIGURATION, "bad_configuration", m.to_string()))?;
+        start(config, shim).await
+    })
+}
+
+/// Who the agents are.
+#[derive(Clone, Debug, PartialEq)]
+struct Config {
+    state_dir: PathBuf,
+    bundle: PathBuf,
+    /// Where figures are told to whoever connects; on loopback, without TLS: they name nobody.
+    figures: SocketAddr,
+    agents: Vec<(String, IpAddr)>,
+}
+
+impl Config {
+    fn read(path: &Path) -> Result<Config, Mistakes> {
+        load(path, Config::from_reader)
+    }
+
+    fn from_reader(r: &mut Reader<'_>) -> Config {
+        let config = Config {
+            state_dir: r.required("state_dir"),
+            bundle: r.required("bundle"),
+            figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            agents: r.tables("agents", |t| (t.required("name"), t.or("address", Ipv4Addr::LOCALHOST.into()))),
+        };
+        if config.agents.is_empty() {
+            r.mistake("agents", "missing", "a host without agents is none");
+        }
+        config
+    }
+}
+
+/// The text of a configuration file.
+pub fn config_text(
+    state_dir: &Path,
+    bundle: &Path,
+    figures: SocketAddr,
+    agents: &[(String, Ipv4Addr)],
+) -> Result<String, Failure> {
+    let path = |path: &Path| {
+        let not_utf_8 = || Failure::wrong("bad_state", format!("{} is not UTF-8; use another --state", path.display()));
+        path.to_str().map(quoted).ok_or_else(not_utf_8)
+    };
+    let mut text = format!("state_dir = {}\nbundle = {}\nfigures = \"{figures}\"\n", path(state_dir)?, path(bundle)?);
+    for (name, ip) in agents {
+        text += &format!("[[agents]]\nname = {}\naddress = \"{ip}\"\n", quoted(name));
+    }
+    Ok(text)
+}
+
+/// Asks a host how often its agents synced their disks.
+pub fn fsyncs(host: SocketAddr) -> Result<u64, Failure> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&host, FIGURES_TIME_OUT)?;
+        stream.set_read_timeout(Some(FIGURES_TIME_OUT))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let unreachable = |e: &dyn std::fmt::Display| Failure::unreachable(format!("no figures from {host}: {e}"));
+    ask().map_err(|e| unreachable(&e))?.trim().parse().map_err(|e| unreachable(&e))
+}
+
+/// What an arbiter tells once its agents run.
+type Told = Result<(Started, Vec<Arc<AtomicU64>>), StartFault>;
+
+/// The agents of one arbiter.
+struct Hand {
+    arbiter: ArbiterHandle,
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// Running agents.
+struct Host {
+    started: Started,
+    end: EndWatch,
+    hands: Vec<Hand>,
+    figures: JoinHandle<()>,
+}
+
+async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
+    allow_files(FILES + FILES_EACH * config.agents.len() as u64);
+    let figures = listen("figures", config.figures)?;
+    let (ended, end) = watch::channel(None);
+    let ended = Arc::new(ended);
+    let (tell, mut told) = mpsc::channel::<Told>(ARBITERS);
+    let mut hands = Vec::new();
+    for hand in 0..ARBITERS {
+        let mine = |(i, a): (usize, &(String, IpAddr))| (i % ARBITERS == hand).then(|| (i as u64, a.clone()));
+        let agents: Vec<_> = config.agents.iter().enumerate().filter_map(mine).collect();
+        if agents.is_empty() {
+            continue;
+        }
+        let (stop, asked) = oneshot::channel();
+        let (done, stopped) = oneshot::channel();
+        let (config, shim, tell, ended) = (config.clone(), shim.clone(), tell.clone(), ended.clone());
+        let arbiter = Arbiter::new().handle();
+        arbiter.spawn_fn(move || {
+            actix_rt::spawn(async move {
+                tend(&config, agents, shim, tell, ended, asked).await;
+                // Nobody waits for it any more if the process ends by itself.
+                let _ = done.send(());
+            });
+        });
+        hands.push(Hand { arbiter, stop, stopped });
+    }
+    drop(tell);
+    let (mut first, mut fsyncs) = (None, Vec::new());
+    while let Some(told) = told.recv().await {
+        let (started, counters) = told?;
+        first.get_or_insert(started);
+        fsyncs.extend(counters);
+    }
+    let unstarted = || StartFault::new(exit_code::SUPERVISION, "not_started", "an arbiter ended while agents started");
+    if fsyncs.len() != config.agents.len() {
+        return Err(unstarted());
+    }
+    let fault = |e: std::io::Error| {
+        StartFault::new(exit_code::STATE, "bad_state", format!("{}: {e}", config.state_dir.display()))
+    };
+    let address = figures.local_addr().map_err(fault)?;
+    let figures = tokio::net::TcpListener::from_std(figures).map_err(fault)?;
+    let figures = actix_rt::spawn(tell_figures(figures, fsyncs));
+    let addresses = Addresses::from([("private".to_string(), address)]);
+    // Its id is its first agent's: a host is no node.
+    let started = Started { id: first.ok_or_else(unstarted)?.id, name: "agents".into(), addresses };
+    let text = serde_json::to_vec(&started).expect("plain data");
+    write_whole(&config.state_dir.join("node.json"), &text).map_err(fault)?;
+    Ok(Host { started, end, hands, figures })
+}
+
+impl RunningNode for Host {
+    fn started(&self) -> &Started {
+        &self.started
+    }
+
+    fn end(&self) -> EndWatch {
+        self.end.clone()
+    }
+
+    fn stop(self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.figures.abort();
+            let (stops, rest): (Vec<_>, Vec<_>) =
+                self.hands.into_iter().map(|h| (h.stop, (h.arbiter, h.stopped))).unzip();
+            for stop in stops {
+                // One whose agents ended already has nothing to stop.
+                let _ = stop.send(());
+            }
+            for (arbiter, stopped) in rest {
+                let _ = stopped.await;
+                arbiter.stop();
+            }
+        })
+    }
+}
+
+/// Starts its agents, tells so, keeps them until it is asked to stop.
+async fn tend(
+    config: &Config,
+    agents: Vec<(u64, (String, IpAddr))>,
+    shim: Vec<String>,
+    tell: mpsc::Sender<Told>,
+    ended: Arc<watch::Sender<Option<NodeEnd>>>,
+    asked: oneshot::Receiver<()>,
+) {
+    let starting = agents.into_iter().map(|(number, agent)| one(config, number, agent, shim.clone()));
+    let running: Result<Vec<RunningAgent>, StartFault> =
+        stream::iter(starting).buffer_unordered(STARTS_AT_ONCE).try_collect().await;
+    let running = match running {
+        Ok(running) => running,
+        Err(fault) => {
+            // Without a listener the host is gone already.
+            let _ = tell.send(Err(fault)).await;
+            return;
+        }
+    };
+    for agent in &running {
+        let (mut end, name, ended) = (agent.end(), agent.started().name.clone(), ended.clone());
+        actix_rt::spawn(async move {
+            if let Ok(Some(mut end)) = end.wait_for(Option::is_some).await.map(|e| e.clone()) {
+                end.first_fault = format!("{name}: {}", end.first_fault);
+                ended.send_replace(Some(end));
+            }
+        });
+    }
+    if let Some(first) = running.first() {
+        let counters = running.iter().map(RunningAgent::fsyncs).collect();
+        let _ = tell.send(Ok((first.started().clone(), counters))).await;
+    }
+    drop(tell);
+    // A host that is gone asks as well.
+    let _ = asked.await;
+    stream::iter(running).for_each_concurrent(None, RunningNode::stop).await;
+}
+
+async fn one(
+    config: &Config,
+    number: u64,
+    (name, address): (String, IpAddr),
+    shim: Vec<String>,
+) -> Result<RunningAgent, StartFault> {
+    let platform = VirtualPlatform::new(number, PACKAGES).with_output(OUTPUT.into());
+    let agent = AgentConfig {
+        state_dir: config.state_dir.join(&name),
+        name: name.clone(),
+        bundle: config.bundle.clone(),
+        bind_source: Some(address),
+        reach: Reach::Any,
+        contact: Contact::Persistent,
+    };
+    let process = AgentProcess { pid: std::process::id(), shim };
+    let started = Agent::start(agent, Ambient::system(), Arc::new(platform), process).await;
+    started.map_err(|fault| StartFault { message: format!("{name}: {}", fault.message), ..fault })
+}
+
+/// Writes the sum to whoever connects.
+async fn tell_figures(listener: tokio::net::TcpListener, fsyncs: Vec<Arc<AtomicU64>>) {
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
+                let sum: u64 = fsyncs.iter().map(|n| n.load(Ordering::SeqCst)).sum();
+                // One who asks and goes needs no answer.
+                let _ = stream.write_all(format!("{sum}\n").as_bytes()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "figures cannot be told");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Systems allow a process 1024 open files unless it asks for more, as far as it may.
+#[allow(unsafe_code)]
+fn allow_files(wanted: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only read and write the struct they are given, which lives through them.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0
+            && (limit.rlim_cur >= wanted || {
+                limit.rlim_cur = wanted.min(limit.rlim_max);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur == wanted
+            })
+    };
+    if !done {
+        tracing::warn!(wanted, "so many files cannot be open at once; agents may fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_configuration_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agents.toml");
+        let agents =
+            [("pc-1".to_string(), Ipv4Addr::new(127, 70, 1, 2)), ("pc-2".into(), Ipv4Addr::new(127, 70, 1, 3))];
+        let figures = "127.70.1.1:0".parse().unwrap();
+        let text = config_text(Path::new("/s \"x\""), Path::new("/b"), figures, &agents).unwrap();
+        std::fs::write(&file, text).unwrap();
+        let read = Config::read(&file).unwrap();
+        let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
+        assert_eq!(read, Config { state_dir: "/s \"x\"".into(), bundle: "/b".into(), figures, agents });
+        std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
+        let told = Config::read(&file).unwrap_err().to_string();
+        assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn figures_are_the_sum_over_all_agents() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = [3, 4].map(|n| Arc::new(AtomicU64::new(n))).to_vec();
+        let task = tokio::spawn(tell_figures(listener, counters));
+        assert_eq!(tokio::task::spawn_blocking(move || fsyncs(address)).await.unwrap().unwrap(), 7);
+        task.abort();
+    }
+}

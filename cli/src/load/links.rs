@@ -1,0 +1,42 @@
+//! Agents that only hold their link.
+
+use super::{
+    bench::{AGENTS, Bench, ROAMING, of_parts},
+    figures::{Figures, Links, Memory, Outcome},
+    snapshot::Snapshot,
+};
+use crate::{failure::Failure, up::say, verbs::load::Args};
+use branchline_protocol::id::Role;
+use std::collections::BTreeMap;
+
+/// Measures the tree without agents, with those below the relay, and with those that dial the gateway.
+///
+/// A relay's children share one link through the gateway, so the first group tells what a link costs the relay, and
+/// what a device behind a relay costs the server; only the second tells what one costs gateway and server.
+pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure> {
+    bench.quiet().await?;
+    let empty = bench.snapshot().await?;
+    bench.add_agents(AGENTS, Role::Relay).await?;
+    let behind = bench.snapshot().await?;
+    say::line(&format!("{} links at the relay are measured", args.agents));
+    bench.add_agents(ROAMING, Role::Gateway).await?;
+    let direct = bench.snapshot().await?;
+    let set_up_s = bench.elapsed_s();
+    let per = |now: &Snapshot, then: &Snapshot, part| Memory::grown(now, then, part, args.agents);
+    let per_link = BTreeMap::from([
+        ("relay", per(&behind, &empty, "relay")),
+        ("gateway", per(&direct, &behind, "gateway")),
+        ("server", per(&direct, &behind, "server")),
+        ("server_behind_relay", per(&behind, &empty, "server")),
+        // The whole process: an agent is more than its link.
+        ("agents", per(&behind, &Snapshot::default(), AGENTS)),
+    ]);
+    Ok(Figures {
+        relays: args.relays,
+        agents: args.agents,
+        missing: 0,
+        set_up_s,
+        memory: of_parts(|part| Memory::of(&direct, part)),
+        outcome: Outcome::Links(Links { per_link, empty: of_parts(|part| Memory::of(&empty, part)) }),
+    })
+}

@@ -1,0 +1,61 @@
+//! `load` on a small tree: real processes, few agents.
+
+use super::{code, json_line, run, stderr, stdout};
+use serde_json::Value;
+
+const PARTS: [&str; 4] = ["server", "gateway", "relay", "agents"];
+
+fn measured(args: &[&str]) -> Value {
+    let output = run(&[&["load", "--json", "--agents", "5", "--timeout", "120s"], args].concat());
+    assert_eq!(code(&output), 0, "{}\n{}", stdout(&output), stderr(&output));
+    json_line(&output)
+}
+
+fn number(json: &Value, path: &str) -> f64 {
+    json.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {json}"))
+}
+
+#[test]
+fn a_fanout_brings_every_result_back_and_tells_what_it_cost() {
+    let json = measured(&["--mode", "fanout", "--rounds", "2"]);
+    for (path, exact) in [("/relays", 1.0), ("/agents", 5.0), ("/rounds", 2.0), ("/results", 10.0), ("/missing", 0.0)] {
+        assert_eq!(number(&json, path), exact, "{path}: {json}");
+    }
+    let times = ["/min_ms", "/p50_ms", "/p99_ms", "/max_ms"].map(|path| number(&json, path));
+    assert!(times[0] > 0.0 && times.is_sorted(), "{json}");
+    assert!(number(&json, "/results_per_s") > 0.0);
+    for part in PARTS {
+        assert!(number(&json, &format!("/rss_bytes/{part}")) > 1e6, "{part}: {json}");
+        assert!(number(&json, &format!("/cpu_s_per_1000/{part}")) >= 0.0, "{part}: {json}");
+    }
+    // Ten orders journalled, ten results kept: at the least so often an agent's disk was synced.
+    assert!(number(&json, "/fsyncs_by/agents") >= 20.0, "{json}");
+    assert!(number(&json, "/fsyncs_by/server") >= 2.0, "{json}");
+    assert!(number(&json, "/wire_bytes/relay_up") > 0.0 && number(&json, "/wire_bytes/gateway_down") > 0.0, "{json}");
+}
+
+#[test]
+fn links_are_measured_at_relay_and_gateway() {
+    let json = measured(&["--mode", "links"]);
+    for part in PARTS {
+        // Few links drown in noise: only that each process was there and read is sure.
+        assert!(number(&json, &format!("/pss_bytes/{part}")) > 1e6, "{part}: {json}");
+        assert!(json["rss_per_link_bytes"][part].is_number(), "{part}: {json}");
+    }
+    // A whole agent is never free.
+    assert!(number(&json, "/rss_per_link_bytes/agents") > 10_000.0, "{json}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_anything_starts() {
+    for (args, word) in [
+        (&["--mode", "fanout", "--relays", "2"][..], "--relays 1"),
+        (&["--mode", "links", "--agents", "301"], "1 to 300"),
+        (&["--mode", "storm"], "fanout"),
+        (&[], "--mode"),
+    ] {
+        let output = run(&[&["load"], args].concat());
+        assert_eq!((code(&output), stdout(&output).as_str()), (2, ""), "{args:?}");
+        assert!(stderr(&output).contains(word), "{args:?}: {}", stderr(&output));
+    }
+}

@@ -1,0 +1,471 @@
+//! The core by hand: a parent and children that are nothing but messages, a disk that is real and may be closed at any
+//! point, as a crash would.
+
+use super::*;
+use branchline_node::{
+    downstream::Child,
+    driver::Core as _,
+    link::engine::LinkEnd,
+    store::{Batch, Store, StoreHandle, StoreOptions},
+    uplink::spool::Spool,
+};
+use branchline_protocol::{
+    document::{Document, Kind, Revocations},
+    hash::Hash,
+    id::{AttachmentKey, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    job::{Class, End},
+    order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Signer, Tree},
+    record::{Fact, Facts, JobResult, Lane, Run, class},
+    time::{Millis, Mono, Now},
+    trust::{KeyStatus, TrustDocument, TrustedKey},
+    wire::{Ack, Contact, Greeting, Message, Welcome},
+};
+use bytes::Bytes;
+use std::sync::Arc;
+use uuid::Uuid;
+
+const PARENT: NodeId = NodeId(Uuid::from_u128(1000));
+const RELAY: NodeId = NodeId(Uuid::from_u128(500));
+
+fn node(n: u128) -> NodeId {
+    NodeId(Uuid::from_u128(n))
+}
+
+fn tenant() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+fn server_key() -> Signer {
+    Signer::from_seed(&[9; 32])
+}
+
+fn at(ms: u64) -> Now {
+    Now { mono: Mono(ms), wall: Millis(ms as i64), node: Millis(ms as i64) }
+}
+
+/// A relay on a disk.
+struct Bench {
+    core: RelayCore,
+    store: StoreHandle,
+    clock: u64,
+    folder: tempfile::TempDir,
+    /// Batches that were asked for and are not on disk.
+    held: Vec<(Batch, u64)>,
+    hold: bool,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let (core, store) = Self::open(&folder, 1);
+        Bench { core, store, clock: 1, folder, held: Vec::new(), hold: false }
+    }
+
+    fn open(folder: &tempfile::TempDir, incarnation: u64) -> (RelayCore, StoreHandle) {
+        let (store, _) = Store::open(&folder.path().join("relay.redb"), StoreOptions::new(1, incarnation)).unwrap();
+        let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "osaka".into() };
+        let key = TrustedKey { key: server_key().public(), role: "server".into(), status: KeyStatus::Active };
+        let trust = TrustDocument { tenant: tenant(), term: 1, version: 1, cas: vec![], keys: vec![key] };
+        let root = Signer::from_seed(&[1; 32]).public();
+        (RelayCore::recover(me, root, trust, incarnation, &store).unwrap(), store)
+    }
+
+    /// What is not on disk is lost, and the relay starts again.
+    fn crash(&mut self) {
+        self.held.clear();
+        self.store.stop().unwrap();
+        let (core, store) = Self::open(&self.folder, self.clock + 100);
+        (self.core, self.store) = (core, store);
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<Effect> {
+        let mut seen = Vec::new();
+        self.clock += 1;
+        let mut out = Vec::new();
+        self.core.handle(at(self.clock), event, &mut out);
+        self.settle(out, &mut seen);
+        seen
+    }
+
+    fn settle(&mut self, effects: Vec<Effect>, seen: &mut Vec<Effect>) {
+        for effect in effects {
+            match RelayCore::into_commit(effect) {
+                Ok((batch, token)) if self.hold => self.held.push((batch, token)),
+                Ok((batch, token)) => self.write(batch, token, seen),
+                Err(effect) => seen.push(effect),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Batch, token: u64, seen: &mut Vec<Effect>) {
+        let (tx, rx) = std::sync::mpsc::channel();
+        self.store.commit(batch, Box::new(move |done| tx.send(done).unwrap())).unwrap();
+        rx.recv().unwrap().unwrap();
+        let mut out = Vec::new();
+        self.core.handle(at(self.clock), Event::Committed(token), &mut out);
+        self.settle(out, seen);
+    }
+
+    /// The disk writes what it held back.
+    fn flush(&mut self) -> Vec<Effect> {
+        self.hold = false;
+        let mut seen = Vec::new();
+        for (batch, token) in std::mem::take(&mut self.held) {
+            self.write(batch, token, &mut seen);
+        }
+        seen
+    }
+
+    fn parent_up(&mut self, store: u64) -> Vec<Effect> {
+        self.feed(Event::ParentUp(Box::new(Welcome {
+            protocol: 1,
+            build: "0".into(),
+            parent: PARENT,
+            store,
+            ancestors: vec![(PARENT, "hq".into())],
+            lease: None,
+            reconnect_spread_ms: 0,
+        })))
+    }
+
+    fn child_up(&mut self, child: &Arc<Child>) -> Vec<Effect> {
+        self.feed(Event::ChildUp(child.clone()))
+    }
+}
+
+fn child(n: u128, role: Role, session: u64) -> Arc<Child> {
+    let greeting = Greeting {
+        protocol: 1,
+        build: "0".into(),
+        tenant: tenant(),
+        node: node(n),
+        role,
+        epoch: 1,
+        attachment: session,
+        incarnation: 1,
+        contact: Contact::Persistent,
+        depth_below: 0,
+        stored_at: None,
+        documents: vec![],
+        term: 1,
+        wake_port: 0,
+        receipt: None,
+        capabilities: vec![],
+        next_poll_s: None,
+    };
+    Arc::new(Child {
+        session,
+        tenant: tenant(),
+        node: node(n),
+        role,
+        key: AttachmentKey { epoch: 1, attachment: session },
+        greeting: Arc::new(greeting),
+        lease: None,
+        source: None,
+        gateway: None,
+    })
+}
+
+fn order(number: u64, devices: &[u128], signer: &Signer) -> OrderMessage {
+    let number = OrderNumber { term: 1, number };
+    let leaves = devices.iter().map(|d| Leaf { device: node(*d), epoch: 1 }).collect();
+    let tree = Tree::build(&tenant(), number, leaves);
+    let args = Bytes::from_static(b"args");
+    let payload = Payload {
+        tenant: tenant(),
+        number,
+        job: JobId(Uuid::from_u128(1)),
+        trace: TraceId(Uuid::from_u128(2)),
+        verb: "run_script".into(),
+        args_hash: Hash::of(&args),
+        class: Class::Normal,
+        issued_at: Millis(0),
+        not_before: Millis(0),
+        fetch_by: Millis(1_000_000),
+        run_ms_max: 10,
+        policy_version: 0,
+        root: tree.root(),
+        leaf_count: tree.leaf_count(),
+        targets: vec![],
+    };
+    let envelope = Envelope::sign(ORDER_PAYLOAD_TYPE, rmp_serde::to_vec_named(&payload).unwrap(), signer);
+    let all: Vec<u32> = (0..tree.leaf_count()).collect();
+    OrderMessage { envelope, args, proof: tree.prove(&all) }
+}
+
+fn parent_says(message: Message) -> Event {
+    Event::ParentSaid(message, Lane::Work, 10)
+}
+
+fn child_says(child: &Arc<Child>, message: Message) -> Event {
+    Event::ChildSaid(child.clone(), message, Lane::Work, 10)
+}
+
+/// A device's own spool, so that streams are as an agent makes them.
+fn results(device: u128, order: u64, text: &'static str) -> Run {
+    let mut spool = Spool::new(node(device), 1, 77);
+    let result = JobResult {
+        order: OrderNumber { term: 1, number: order },
+        end: End::Succeeded,
+        reason: None,
+        exit_code: Some(0),
+        stdout: Bytes::from_static(text.as_bytes()),
+        stderr: Bytes::new(),
+        truncated: false,
+        started_at: None,
+        ended_at: Millis(5),
+        simulated: false,
+    };
+    let mut batch = Batch::new();
+    let body = rmp_serde::to_vec(&result).unwrap();
+    let mark = spool.append(Millis(5), Lane::Work, class::RESULT, None, body.into(), &mut batch);
+    spool.committed(&mark);
+    spool.link_up(RELAY, 1);
+    spool.take().unwrap().1.remove(0)
+}
+
+fn orders_to(effects: &[Effect], child: u128) -> Vec<usize> {
+    let to = |e: &Effect| match e {
+        Effect::ToChild(n, _, _, Message::Orders(list)) if *n == node(child) => Some(list[0].proof.leaves.len()),
+        _ => None,
+    };
+    effects.iter().filter_map(to).collect()
+}
+
+fn taken(effects: &[Effect]) -> usize {
+    effects.iter().filter(|e| matches!(e, Effect::ToParent(_, Message::Taken(_)))).count()
+}
+
+fn records_up(effects: &[Effect]) -> Vec<(NodeId, u16)> {
+    let runs = effects.iter().filter_map(|e| match e {
+        Effect::ToParent(_, Message::Records(runs)) => Some(runs),
+        _ => None,
+    });
+    runs.flatten().flat_map(|r| r.records.iter().map(|rec| (r.stream.node, rec.class))).collect()
+}
+
+#[test]
+fn rly_3_one_order_from_above_goes_once_to_each_child_and_to_nobody_else() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    for n in [1, 2, 3] {
+        bench.child_up(&child(n, Role::Agent, n as u64));
+    }
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
+    assert_eq!(taken(&seen), 1);
+    assert_eq!((orders_to(&seen, 1), orders_to(&seen, 2)), (vec![1], vec![1]), "each with its own leaf only");
+    assert!(orders_to(&seen, 3).is_empty());
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
+    assert_eq!(taken(&seen), 1, "a repeated order is acknowledged again");
+    assert!(orders_to(&seen, 1).is_empty(), "and not handed on again");
+}
+
+#[test]
+fn nothing_is_told_before_it_is_on_disk() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.hold = true;
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(1, &[1], &server_key())])));
+    assert_eq!((taken(&seen), orders_to(&seen, 1).len()), (0, 0), "neither taken nor handed on");
+    let seen = bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
+    assert!(!seen.iter().any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(_)) | Effect::ReleaseChild(..))));
+    assert!(records_up(&seen).is_empty());
+    let seen = bench.flush();
+    assert_eq!(taken(&seen), 1);
+    assert!(seen.iter().any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a[0].stored == 1 && a[0].settled == 0)));
+    assert_eq!(records_up(&seen), [(node(1), class::RESULT)]);
+}
+
+#[test]
+fn rly_13_an_order_that_does_not_verify_is_refused_reported_and_never_handed_on() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.child_up(&child(1, Role::Agent, 1));
+    let stranger = Signer::from_seed(&[66; 32]);
+    let mut altered = order(2, &[1], &server_key());
+    altered.args = Bytes::from_static(b"other");
+    for bad in [order(1, &[1], &stranger), altered] {
+        let seen = bench.feed(parent_says(Message::Orders(vec![bad])));
+        assert_eq!((taken(&seen), orders_to(&seen, 1).len()), (0, 0));
+        assert!(seen.iter().any(|e| matches!(e, Effect::Refused("bad_signature"))));
+        assert!(seen.iter().any(|e| matches!(e, Effect::ReleaseParent(..))), "the link goes on");
+    }
+    assert_eq!(bench.core.ledger().open_rows(), 0, "nothing was stored");
+    assert_eq!(bench.core.spool().figures().spool_records, 2, "an alert each");
+}
+
+#[test]
+fn rly_7_what_was_acknowledged_survives_a_crash_and_goes_up_once_the_link_is_back() {
+    let mut bench = Bench::new();
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
+    bench.feed(child_says(&agent, Message::Taken(vec![(OrderNumber { term: 1, number: 1 }, vec![node(1)])])));
+    let seen = bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
+    assert!(records_up(&seen).is_empty(), "no uplink");
+    bench.crash();
+    assert_eq!(bench.core.ledger().open_rows(), 1, "device 2 is still waited for, device 1 is over");
+    let seen = bench.parent_up(1);
+    assert_eq!(records_up(&seen), [(node(1), class::RESULT)]);
+    let seen = bench.child_up(&child(2, Role::Agent, 2));
+    assert_eq!(orders_to(&seen, 2), [1], "handed on after the crash");
+}
+
+#[test]
+fn a_crash_before_the_write_leaves_nothing_and_the_child_repeats() {
+    let mut bench = Bench::new();
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.hold = true;
+    bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
+    bench.crash();
+    bench.hold = false;
+    assert_eq!(bench.core.spool().figures().spool_records, 0);
+    bench.child_up(&child(1, Role::Agent, 2));
+    let again = child(1, Role::Agent, 2);
+    let seen = bench.feed(child_says(&again, Message::Records(vec![results(1, 1, "out")])));
+    assert!(seen.iter().any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a[0].stored == 1)));
+    assert_eq!(bench.core.spool().figures().spool_records, 1);
+}
+
+#[test]
+fn rly_9_an_agent_speaks_for_itself_only() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    let own = results(1, 1, "mine");
+    let seen = bench.feed(child_says(&agent, Message::Records(vec![results(2, 1, "forged"), own])));
+    assert_eq!(records_up(&seen), [(node(1), class::RESULT)], "the rest of the batch is kept");
+    let refused = |e: &Effect| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a.iter().any(|a| a.refused == [(1, "foreign".to_string())]));
+    assert!(seen.iter().any(refused));
+}
+
+#[test]
+fn settled_reaches_the_child_that_brought_the_record_and_frees_the_spool() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    let run = results(1, 1, "out");
+    let stream = run.stream;
+    bench.feed(child_says(&agent, Message::Records(vec![run])));
+    let ack = Ack { stream, stored: 1, settled: 1, refused: vec![] };
+    let seen = bench.feed(parent_says(Message::Acks(vec![ack.clone()])));
+    assert!(seen.iter().any(|e| matches!(e, Effect::ToChild(n, _, _, Message::Acks(a)) if *n == node(1) && a[0] == ack)));
+    assert_eq!(bench.core.spool().figures().spool_records, 0);
+    let beyond = Ack { stored: 9, ..ack };
+    let seen = bench.feed(parent_says(Message::Acks(vec![beyond])));
+    assert!(seen.iter().any(|e| matches!(e, Effect::CloseParent(_))), "nobody acknowledges what was never sent");
+}
+
+#[test]
+fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agents: Vec<_> = (1..=50).map(|n| child(n, Role::Agent, n as u64)).collect();
+    let mut messages = 0;
+    for agent in &agents {
+        bench.child_up(agent);
+    }
+    for agent in &agents {
+        let n = agent.node.0.as_u128();
+        let seen = bench.feed(child_says(agent, Message::Records(vec![results(n, 1, "out")])));
+        messages += seen.iter().filter(|e| matches!(e, Effect::ToParent(_, Message::Records(_)))).count();
+    }
+    assert_eq!(messages, 1, "the first went alone");
+    let first = results(1, 1, "out").stream;
+    let ack = Ack { stream: first, stored: 1, settled: 1, refused: vec![] };
+    let seen = bench.feed(parent_says(Message::Acks(vec![ack])));
+    let up = records_up(&seen);
+    assert_eq!(up.len(), 49, "each device's own record, none merged");
+    assert_eq!(seen.iter().filter(|e| matches!(e, Effect::ToParent(_, Message::Records(_)))).count(), 1);
+}
+
+#[test]
+fn a_fact_that_the_result_overtook_is_not_told() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let (fast, slow) = (child(1, Role::Agent, 1), child(2, Role::Agent, 2));
+    bench.child_up(&fast);
+    bench.child_up(&slow);
+    bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
+    let number = OrderNumber { term: 1, number: 1 };
+    for agent in [&fast, &slow] {
+        bench.feed(child_says(agent, Message::Taken(vec![(number, vec![agent.node])])));
+    }
+    bench.feed(child_says(&fast, Message::Records(vec![results(1, 1, "out")])));
+    bench.feed(Event::Tick);
+    let mut spooled = Vec::new();
+    bench.store
+        .scan_all(branchline_node::store::Table::Spool, |_, value| {
+            spooled.push(rmp_serde::from_slice::<branchline_protocol::record::Record>(&value).unwrap());
+        })
+        .unwrap();
+    let facts: Vec<Facts> = spooled.iter().filter(|r| r.class == class::FACTS).map(|r| rmp_serde::from_slice(&r.body).unwrap()).collect();
+    assert_eq!(facts, [Facts { facts: vec![(number, Fact::HandedOver, vec![node(2)])] }]);
+}
+
+#[test]
+fn enr_9_a_revocation_list_closes_the_childs_link_once_it_is_on_disk() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.child_up(&child(1, Role::Agent, 1));
+    bench.child_up(&child(2, Role::Agent, 2));
+    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(1), 1)] };
+    let seen = bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
+    let refused: Vec<NodeId> = seen
+        .iter()
+        .filter_map(|e| match e {
+            Effect::RefuseChild(n, _, r) if r.code == "revoked" => Some(*n),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [node(1)]);
+    bench.crash();
+    assert!(bench.core.shelf().revocations().covers(node(1), 1), "remembered without any parent");
+    let older = Revocations { version: 1, revoked: vec![], ..list };
+    bench.feed(parent_says(Message::Document(Kind::Revocations, older.seal(&server_key()))));
+    assert!(bench.core.shelf().revocations().covers(node(1), 1), "an older list changes nothing");
+}
+
+#[test]
+fn top_20_a_relay_that_finds_itself_above_itself_lets_go() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let chain = vec![(PARENT, "hq".into()), (RELAY, "osaka".into()), (node(7), "kobe".into())];
+    let seen = bench.feed(parent_says(Message::Ancestors(chain)));
+    assert!(seen.iter().any(|e| matches!(e, Effect::CloseParent("loop"))));
+}
+
+#[test]
+fn a_new_chain_above_is_told_to_child_relays() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.child_up(&child(7, Role::Relay, 1));
+    bench.child_up(&child(8, Role::Agent, 2));
+    let chain = vec![(node(900), "hq".to_string()), (PARENT, "tokyo".to_string())];
+    let seen = bench.feed(parent_says(Message::Ancestors(chain)));
+    let told: Vec<NodeId> = seen
+        .iter()
+        .filter_map(|e| match e {
+            Effect::ToChild(n, _, _, Message::Ancestors(c)) if c.len() == 3 => Some(*n),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [node(7)]);
+}
+
+#[test]
+fn a_child_that_left_without_acknowledging_is_offered_the_order_again() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let first = child(1, Role::Agent, 1);
+    bench.child_up(&first);
+    bench.feed(parent_says(Message::Orders(vec![order(1, &[1], &server_key())])));
+    bench.feed(Event::ChildGone(first, LinkEnd::Silent));
+    let seen = bench.child_up(&child(1, Role::Agent, 2));
+    assert_eq!(orders_to(&seen, 1), [1]);
+}

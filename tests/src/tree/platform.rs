@@ -1,0 +1,98 @@
+//! Platforms a scenario controls: an inventory that changes when told, a device that cannot run scripts.
+
+use branchline_agent::{
+    capabilities::RUN_SCRIPT,
+    platform::{HostFacts, JobHandle, JobLeft, JobSpec, Platform, StartFault, VirtualPlatform, host},
+};
+use branchline_protocol::inventory::Snapshot;
+use bytes::Bytes;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// A virtual device whose simulated jobs print `output`.
+pub fn simulated(seed: u64, output: &str) -> Arc<dyn Platform> {
+    Arc::new(VirtualPlatform::new(seed, 20).with_output(Bytes::copy_from_slice(output.as_bytes())))
+}
+
+/// A virtual device whose jobs really run, on this machine.
+pub fn scripted(seed: u64) -> Arc<dyn Platform> {
+    Arc::new(VirtualPlatform::new(seed, 20).with_real_jobs(host()))
+}
+
+/// A virtual device that gains packages when told.
+pub struct Changing {
+    seed: u64,
+    packages: AtomicUsize,
+}
+
+impl Changing {
+    /// A device with this many packages.
+    pub fn new(seed: u64, packages: usize) -> Arc<Changing> {
+        Arc::new(Changing { seed, packages: packages.into() })
+    }
+
+    /// One more package is installed from here on.
+    pub fn install(&self) {
+        self.packages.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> VirtualPlatform {
+        VirtualPlatform::new(self.seed, self.packages.load(Ordering::SeqCst))
+    }
+}
+
+impl Platform for Changing {
+    fn name(&self) -> &'static str {
+        self.now().name()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        self.now().capabilities()
+    }
+    fn facts(&self) -> HostFacts {
+        self.now().facts()
+    }
+    fn collect(&self, sections: &[String]) -> Snapshot {
+        self.now().collect(sections)
+    }
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {
+        self.now().start_job(spec)
+    }
+    fn inspect_job(&self, dir: &Path) -> JobLeft {
+        self.now().inspect_job(dir)
+    }
+    fn attach_job(&self, dir: &Path) -> JobHandle {
+        self.now().attach_job(dir)
+    }
+}
+
+/// The same device without the capability to run scripts.
+pub struct Scriptless(pub Arc<dyn Platform>);
+
+impl Platform for Scriptless {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        self.0.capabilities().into_iter().filter(|c| c != RUN_SCRIPT).collect()
+    }
+    fn facts(&self) -> HostFacts {
+        self.0.facts()
+    }
+    fn collect(&self, sections: &[String]) -> Snapshot {
+        self.0.collect(sections)
+    }
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {
+        self.0.start_job(spec)
+    }
+    fn inspect_job(&self, dir: &Path) -> JobLeft {
+        self.0.inspect_job(dir)
+    }
+    fn attach_job(&self, dir: &Path) -> JobHandle {
+        self.0.attach_job(dir)
+    }
+}

@@ -1,0 +1,5 @@
+//! The one test binary of the workspace's scenarios.
+
+mod office;
+mod structure;
+mod tree;

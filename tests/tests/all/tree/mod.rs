@@ -1,0 +1,13 @@
+//! Scenarios on a tree of nodes in one process.
+
+mod fanout;
+mod inventory;
+mod jobs;
+mod nodes;
+mod separation;
+mod slots;
+
+/// What agents start for each job.
+const SHIM: &str = env!("CARGO_BIN_EXE_shim");
+/// The tenant of scenarios that need only one.
+const MAIN: &str = "main";
