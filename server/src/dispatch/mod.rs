@@ -5,6 +5,8 @@
 mod core;
 mod intake;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token};
 pub use intake::Preloaded;
