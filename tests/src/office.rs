@@ -195,18 +195,10 @@ impl Office {
 
     /// Waits until a job is complete, and returns it. The API may be away meanwhile.
     pub fn completed(&self, job: &str, secs: u64) -> Value {
-        let mut last = Value::Null;
-        eventually_or(
-            secs,
-            || {
-                let ran = self.command(&["--json", "job", job]);
-                if ran.code == 0 {
-                    last = ran.json();
-                }
-                (last["complete"] == true).then(|| last.clone())
-            },
-            |secs| format!("job {job} is not complete after {secs} s\n{}", self.logs()),
-        )
+        until(&format!("job {job} is complete"), secs, || {
+            let ran = self.command(&["--json", "job", job]);
+            if ran.code == 0 && ran.json()["complete"] == true { Ok(ran.json()) } else { Err(ran.stdout) }
+        })
     }
 
     /// A device as the server shows it.
@@ -216,18 +208,12 @@ impl Office {
 
     /// Waits until `n` devices of a selector are online.
     pub fn online(&self, on: &str, n: usize, secs: u64) {
-        let mut last = String::new();
-        eventually_or(
-            secs,
-            || {
-                let ran = self.command(&["--json", "devices", "--on", on]);
-                last = ran.stdout.clone();
-                let devices = (ran.code == 0).then(|| ran.json())?;
-                let online = devices.as_array()?.iter().filter(|d| d["state"] == "online").count();
-                (online == n).then_some(())
-            },
-            |secs| format!("not {n} devices of {on} online after {secs} s: {last}\n{}", self.logs()),
-        );
+        until(&format!("{n} devices of {on} are online"), secs, || {
+            let ran = self.command(&["--json", "devices", "--on", on]);
+            let devices = if ran.code == 0 { ran.json() } else { Value::Null };
+            let online = |devices: &Vec<Value>| devices.iter().filter(|d| d["state"] == "online").count();
+            if devices.as_array().map(online) == Some(n) { Ok(()) } else { Err(ran.stdout) }
+        });
     }
 
     /// HTTPS by the office's CA.
@@ -302,22 +288,20 @@ impl Drop for Office {
 }
 
 /// Asks until there is an answer; panics when it takes longer than `secs`.
-pub fn eventually<T>(what: &str, secs: u64, ask: impl FnMut() -> Option<T>) -> T {
-    eventually_or(secs, ask, |secs| format!("not within {secs} s: {what}"))
+pub fn eventually<T>(what: &str, secs: u64, mut ask: impl FnMut() -> Option<T>) -> T {
+    until(what, secs, || ask().ok_or_else(String::new))
 }
 
-/// The same with a message made when it failed.
-pub fn eventually_or<T>(secs: u64, mut ask: impl FnMut() -> Option<T>, late: impl FnOnce(u64) -> String) -> T {
+/// The same, where no answer comes with what there is instead.
+pub fn until<T>(what: &str, secs: u64, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let clock = SystemClock::shared();
     let start = clock.mono();
     loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        if clock.mono().since(start) >= secs * 1_000 {
-            break;
-        }
+        let instead = match ask() {
+            Ok(answer) => return answer,
+            Err(instead) => instead,
+        };
+        assert!(clock.mono().since(start) < secs * 1_000, "not within {secs} s: {what}; {instead}");
         std::thread::sleep(Duration::from_millis(100));
     }
-    panic!("{}", late(secs));
 }

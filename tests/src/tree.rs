@@ -38,7 +38,7 @@ pub const BOUND: Duration = Duration::from_secs(60);
 const SCENARIO_BOUND: Duration = Duration::from_secs(240);
 /// How often a value is looked at that nobody announces.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The one site of every tenant here.
+/// The site of those that have no relay above them.
 pub const SITE: &str = "hq";
 
 /// Runs a scenario on an actix system of its own.
@@ -195,9 +195,11 @@ impl Tree {
         self.api("system").post("/api/v1/gateways", json!({ "public": format!("https://{public}") })).await.good();
     }
 
-    /// Starts a relay and waits until the server sees it. `parent` is `server`, `gateway` or a relay's name.
+    /// Starts a relay at a site of its own name and waits until the server sees it. `parent` is `server`, `gateway` or
+    /// a relay's name. Each relay has its own site because a site's upstream list decides who its devices' parents are.
     pub async fn relay(&mut self, tenant: &str, name: &str, parent: &str, wish: RelayWish) {
-        let body = json!({ "role": "relay", "site": SITE, "parent": parent, "uses": 1, "life_s": 3_600 });
+        self.api(tenant).post("/api/v1/sites", json!({ "name": name })).await.good();
+        let body = json!({ "role": "relay", "site": name, "parent": parent, "uses": 1, "life_s": 3_600 });
         let config = branchline_relay::Config {
             name: name.into(),
             state_dir: self.folder(name),
@@ -220,7 +222,7 @@ impl Tree {
         .await;
     }
 
-    /// Starts an agent; its link comes up by itself. `parent` as for relays.
+    /// Starts an agent at its parent's site; its link comes up by itself. `parent` as for relays.
     pub async fn agent(&mut self, tenant: &str, name: &str, parent: &str, platform: Arc<dyn Platform>) {
         self.agent_that(tenant, name, parent, platform, Contact::Persistent).await;
     }
@@ -234,7 +236,8 @@ impl Tree {
         platform: Arc<dyn Platform>,
         contact: Contact,
     ) {
-        let body = json!({ "role": "agent", "site": SITE, "parent": parent, "uses": 1, "life_s": 3_600 });
+        let site = if matches!(parent, "server" | "gateway") { SITE } else { parent };
+        let body = json!({ "role": "agent", "site": site, "parent": parent, "uses": 1, "life_s": 3_600 });
         let bundle = self.bundle(tenant, name, body).await;
         let (name, state_dir, reach) = (name.to_string(), self.folder(name), reach(parent));
         let config = AgentConfig { name: name.clone(), state_dir, bundle, bind_source: None, reach, contact };

@@ -316,7 +316,7 @@ impl Handler<UplinkEvent> for Keeper {
                     self.event(Event::Refused(refusal), ctx);
                 }
                 // Only parents hear this.
-                LinkEvent::ChildDone => {}
+                LinkEvent::ChildDone | LinkEvent::Heard => {}
             },
             UplinkEvent::Down { why, refusal, due } => {
                 let wait_ms = due.since(self.parts.time.now().mono);

@@ -264,6 +264,7 @@ impl Exchange {
                 }
             },
             LinkEvent::ChildDone => self.feed(Event::ChildDone(child), ctx),
+            LinkEvent::Heard => self.feed(Event::Heard(child.node), ctx),
             other => tracing::debug!(node = %child.node, event = ?other, "passed over"),
         }
     }

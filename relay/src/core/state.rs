@@ -64,6 +64,8 @@ pub enum Event {
     ChildSaid(Arc<Child>, Message, Lane, u32),
     /// A polling child has nothing more.
     ChildDone(Arc<Child>),
+    /// A child's heartbeat.
+    Heard(NodeId),
     /// A child's link ended.
     ChildGone(Arc<Child>, LinkEnd),
     /// A child lost its slot.
@@ -247,6 +249,7 @@ impl RelayCore {
                 }
                 self.end_polls(out);
             }
+            Event::Heard(child) => self.directory.heard(child, now.node),
             Event::ChildGone(child, end) => self.child_gone(now, &child, &end),
             Event::Displaced(node, lease) => {
                 if let Some(link) = self.links.get_mut(&node) {

@@ -342,6 +342,7 @@ impl Handler<FromChild> for Dispatcher {
             }
             FromChild::Displaced { node, lease, .. } => self.feed(Event::Displaced(node, lease), ctx),
             FromChild::Event { child, event: LinkEvent::ChildDone } => self.feed(Event::Done(child), ctx),
+            FromChild::Event { child, event: LinkEvent::Heard } => self.feed(Event::Heard(child), ctx),
             FromChild::Event { child, event: LinkEvent::Message(received) } => {
                 let (lane, credit) = (received.lane, received.credit);
                 let message = match Wire::decode(&received.bytes) {

@@ -51,6 +51,8 @@ pub enum Event {
     },
     /// A polling child has nothing more to say.
     Done(Arc<Child>),
+    /// A child's heartbeat.
+    Heard(Arc<Child>),
     /// A child's link was turned to polling.
     Displaced(NodeId, Lease),
     /// An order was signed.
@@ -261,6 +263,11 @@ impl Core {
                     link.done = true;
                 }
                 end_poll(state, child.node, self.waiting.len(), out);
+            }
+            Event::Heard(child) => {
+                if let Some(state) = self.tenants.get_mut(&child.tenant) {
+                    state.directory.heard(child.node, now.node);
+                }
             }
             Event::Displaced(node, lease) => {
                 let next = now.node.plus(lease.interval_ms as i64);

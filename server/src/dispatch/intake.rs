@@ -39,6 +39,10 @@ pub fn run(state: &mut TenantState, now: Now, child: &Child, run: Run, preloaded
         refuse(child, now, &format!("{} records of {}: foreign", run.records.len(), stream.node), work);
         return taken;
     }
+    // What it wrote it wrote while it was alive; its clock may be ahead of ours.
+    if let Some(last) = run.records.last() {
+        state.directory.heard(stream.node, last.at.min(now.node));
+    }
     let mut position = state.streams.get(&stream).copied();
     for record in run.records {
         match position {

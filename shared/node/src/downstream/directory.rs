@@ -8,6 +8,9 @@ use branchline_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A node's last contact alone is told upward this often, in milliseconds (DESIGN 5 "Presence").
+const CONTACT_TOLD_EVERY_MS: i64 = 60_000;
+
 /// What is known of a node below.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -102,10 +105,15 @@ impl Directory {
         true
     }
 
-    /// A frame of a live child came: its last contact is now.
+    /// A node was heard: its last contact is then. The parent hears of it once a minute at most.
     pub fn heard(&mut self, node: NodeId, at: Millis) {
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            entry.last_contact = entry.last_contact.max(at);
+        if let Some(entry) = self.nodes.get_mut(&node)
+            && at > entry.last_contact
+        {
+            if at.0 - entry.last_contact.0 >= CONTACT_TOLD_EVERY_MS {
+                self.changed.insert(node);
+            }
+            entry.last_contact = at;
         }
     }
 

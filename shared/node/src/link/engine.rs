@@ -45,6 +45,8 @@ pub enum LinkEvent {
     Refused(Refusal),
     /// A polling child has nothing more to send.
     ChildDone,
+    /// The child's heartbeat.
+    Heard,
 }
 
 /// Takes a link's events one after the other; the link reads on when it returns.
@@ -259,6 +261,7 @@ pub async fn run<S: super::Stream>(
                         if let Side::Parent { statement, .. } = &side {
                             let newest = statement.borrow().as_deref().cloned().map(Box::new);
                             frames.push_back(Frame::Alive(newest));
+                            sink.deliver(LinkEvent::Heard).await;
                         }
                     }
                     Some(Frame::Alive(statement)) => sink.deliver(LinkEvent::Alive(statement)).await,

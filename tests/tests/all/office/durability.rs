@@ -1,7 +1,7 @@
 //! Processes killed in the middle of work, several times: nothing accepted is lost, nothing starts twice.
 
 use super::*;
-use branchline_tests::office::eventually_or;
+use branchline_tests::office::until;
 use std::{collections::BTreeSet, path::Path};
 
 /// Each start leaves one line in the device's own file; the runs end spread over a second, so that some results are
@@ -9,10 +9,10 @@ use std::{collections::BTreeSet, path::Path};
 fn script(office: &Office, folder: &Path) -> String {
     let path = office.folder().join("work.sh");
     let text = format!(
-        "echo started >> {}/$1$BRANCHLINE_DEVICE\nsleep 0.$(( $$ % 10 ))\necho done by $BRANCHLINE_DEVICE\n",
+        "echo started >> {}/$BRANCHLINE_DEVICE\nsleep 0.$(( $$ % 10 ))\necho done by $BRANCHLINE_DEVICE\n",
         folder.display()
     );
-    std::fs::write(&path, text.replace("$1", "")).unwrap();
+    std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_string()
 }
 
@@ -64,16 +64,11 @@ fn assert_accounts_agree(office: &Office, devices: &BTreeSet<String>, folder: &P
 
 /// Waits until at least `n` devices ended: the job is in the middle of its results.
 fn until_ended(office: &Office, job: &str, n: u64) {
-    let mut last = Value::Null;
-    eventually_or(
-        60,
-        || {
-            let ran = office.command(&["--json", "job", job]);
-            last = (ran.code == 0).then(|| ran.json())?;
-            (last["counts"]["succeeded"].as_u64()? >= n).then_some(())
-        },
-        |secs| format!("fewer than {n} ends after {secs} s: {last}"),
-    );
+    until(&format!("{n} devices ended"), 60, || {
+        let ran = office.command(&["--json", "job", job]);
+        let ended = if ran.code == 0 { ran.json()["counts"]["succeeded"].as_u64() } else { None };
+        if ended >= Some(n) { Ok(()) } else { Err(ran.stdout) }
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Processes that die and come back.
 
 use super::*;
-use branchline_tests::office::eventually_or;
+use branchline_tests::office::until;
 use std::collections::BTreeSet;
 
 #[test]
@@ -9,16 +9,11 @@ fn rly_3_a_relay_that_is_down_shows_its_devices_as_unknown_and_its_jobs_wait() {
     let office = start("satellite-office");
     office.hold_down("osaka");
     // While its relay is away nobody can say of a device behind it that it is on or off.
-    let mut last = Value::Null;
-    eventually_or(
-        60,
-        || {
-            last = office.json(&["devices", "--on", "site:osaka"]);
-            let behind = |d: &Value| d["state"] == "unknown" && d["state_reason"] == "behind osaka";
-            (last.as_array()?.len() == 20 && last.as_array()?.iter().all(behind)).then_some(())
-        },
-        |secs| format!("not unknown behind osaka after {secs} s: {last}"),
-    );
+    until("all of osaka is unknown", 60, || {
+        let devices = office.json(&["devices", "--on", "site:osaka"]);
+        let behind = |d: &&Value| d["state"] == "unknown" && d["state_reason"] == "behind osaka";
+        if devices.as_array().unwrap().iter().filter(behind).count() == 20 { Ok(()) } else { Err(devices.to_string()) }
+    });
     let tree = office.json(&["tree"]);
     let node = |name: &str| list(&tree, "nodes").iter().find(|n| n["name"] == name).unwrap();
     assert!(node("osaka")["unreachable_since"].as_str().is_some_and(|s| s.ends_with('Z')), "{}", node("osaka"));
@@ -28,15 +23,10 @@ fn rly_3_a_relay_that_is_down_shows_its_devices_as_unknown_and_its_jobs_wait() {
     assert!(roaming.as_array().unwrap().iter().all(|d| d["state"] == "online"), "{roaming}");
     // Who is not behind it works on, who is waits.
     let job = office.order("all", &["uname", "-s"]);
-    let mut last = Value::Null;
-    eventually_or(
-        60,
-        || {
-            last = office.json(&["job", &job]);
-            (last["counts"]["succeeded"] == 2).then_some(())
-        },
-        |secs| format!("the two roaming devices did not answer within {secs} s: {last}"),
-    );
+    let last = until("the two roaming devices answer", 60, || {
+        let last = office.json(&["job", &job]);
+        if last["counts"]["succeeded"] == 2 { Ok(last) } else { Err(last.to_string()) }
+    });
     let waiting = last["counts"]["queued"].as_u64().unwrap() + last["counts"]["delivered"].as_u64().unwrap();
     assert_eq!((waiting, &last["complete"]), (20, &false.into()), "{last}");
     office.let_start("osaka");

@@ -135,7 +135,7 @@ fn ops_9_one_trace_leads_from_the_order_to_the_result_and_no_secret_is_logged() 
         }
         for node in ["dmz", "osaka", "pc-01"] {
             let bundle = Bundle::open(&std::fs::read_to_string(tree.bundle_file(node)).unwrap()).unwrap();
-            secrets.push(bundle.token.clone());
+            secrets.extend(bundle.token.clone());
             if !bundle.link_token.is_empty() {
                 secrets.push(bundle.link_token.clone());
             }

@@ -1,0 +1,3 @@
+//! Temporary.
+#[path = "all/office/mod.rs"]
+mod office;
