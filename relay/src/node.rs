@@ -74,17 +74,26 @@ impl Relay {
     pub async fn start(config: Config, ambient: Ambient) -> Result<RunningRelay, StartFault> {
         let socket = listen("the link port", config.link)?;
         let private = listen("the private port", config.private)?;
-        let (link, private_address) = (socket.local_addr().map_err(state_fault)?, private.local_addr().map_err(state_fault)?);
+        let (link, private_address) =
+            (socket.local_addr().map_err(state_fault)?, private.local_addr().map_err(state_fault)?);
         std::fs::create_dir_all(&config.state_dir).map_err(state_fault)?;
-        let bad = |e: &dyn std::fmt::Display| StartFault::new(exit_code::CONFIGURATION, "bad_bundle", format!("{}: {e}", config.bundle.display()));
+        let bad = |e: &dyn std::fmt::Display| {
+            StartFault::new(exit_code::CONFIGURATION, "bad_bundle", format!("{}: {e}", config.bundle.display()))
+        };
         let text = std::fs::read_to_string(&config.bundle).map_err(|e| bad(&e))?;
         let bundle = Bundle::open(&text).map_err(|e| bad(&e))?;
         let trust = bundle.trust_document().map_err(|e| bad(&e))?;
         let time = NodeTime::new(ambient.clock.clone());
-        let outer_roots: Vec<CertificateDer<'_>> = bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
-        let outer = if outer_roots.is_empty() { None } else { Some(outer_client_config(&outer_roots, Arc::new(time.clone())).map_err(|e| bad(&e))?) };
+        let outer_roots: Vec<CertificateDer<'_>> =
+            bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
+        let outer = if outer_roots.is_empty() {
+            None
+        } else {
+            Some(outer_client_config(&outer_roots, Arc::new(time.clone())).map_err(|e| bad(&e))?)
+        };
         let dialler = Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() };
-        let routes: Vec<Route> = rhythm::routes(&bundle.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+        let routes: Vec<Route> =
+            rhythm::routes(&bundle.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
 
         let facts = DeviceFacts {
             name: config.name.clone(),
@@ -98,7 +107,11 @@ impl Relay {
         let identity = Arc::new(enrolled.identity);
         let subject = &identity.subject;
         if subject.role != Role::Relay {
-            return Err(StartFault::new(exit_code::CONFIGURATION, "wrong_role", "the bundle or identity is not a relay's"));
+            return Err(StartFault::new(
+                exit_code::CONFIGURATION,
+                "wrong_role",
+                "the bundle or identity is not a relay's",
+            ));
         }
         let options = StoreOptions::new(STORE_FORMAT, ambient.random.next_u64()).for_node(*subject.node.bytes());
         let (store, recovered) = Store::open(&config.state_dir.join("relay.redb"), options).map_err(store_fault)?;
@@ -106,7 +119,10 @@ impl Relay {
         let metrics = Metrics::new();
         let roots: Vec<CertificateDer<'_>> = trust.cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
         let shared_time = Arc::new(time.clone());
-        let ways = Arc::new(RwLock::new(Ways { tls: parent_config(&identity, &roots, shared_time.clone()).map_err(state_fault)?, routes }));
+        let ways = Arc::new(RwLock::new(Ways {
+            tls: parent_config(&identity, &roots, shared_time.clone()).map_err(state_fault)?,
+            routes,
+        }));
         let uplink: ChildAddr<Uplink> = ChildAddr::new();
         let exchange: ChildAddr<Exchange> = ChildAddr::new();
         let gatekeeper: ChildAddr<Gatekeeper> = ChildAddr::new();
@@ -114,7 +130,8 @@ impl Relay {
         let (statement_tx, statement) = watch::channel(None);
         let wrong = |r: Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
         let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
-        let mut admission = AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)?;
+        let mut admission =
+            AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)?;
         if let Some(seconds) = config.reservation_s {
             admission = admission.reservation_ms(3_000, seconds * 1_000);
         }
@@ -142,15 +159,19 @@ impl Relay {
             restarts: restarted,
             metrics: metrics.clone(),
         };
-        let me = Me { tenant: subject.tenant.clone(), node: subject.node, epoch: subject.epoch, name: config.name.clone() };
+        let me =
+            Me { tenant: subject.tenant.clone(), node: subject.node, epoch: subject.epoch, name: config.name.clone() };
         let supervision = Supervisor::start(ambient.clock.clone(), Some(restarts));
-        let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
+        let add = |e: branchline_node::supervise::SuperviseError| {
+            StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string())
+        };
         let ends = PastIntensity::EndProcess(exit_code::SUPERVISION);
 
         let (at, root, incarnation) = (exchange.clone(), bundle.root_key, recovered.incarnation);
         let mut documents = enrolled.documents;
         let spec = ChildSpec::new("exchange", move |guard| {
-            let core = RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &parts.store).map_err(|e| e.to_string())?;
+            let core = RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &parts.store)
+                .map_err(|e| e.to_string())?;
             let (parts, first) = (parts.clone(), std::mem::take(&mut documents));
             at.renew(run(guard, move |ctx, guard| Exchange::new(guard, ctx, parts, core, first)));
             Ok(())
@@ -172,17 +193,20 @@ impl Relay {
         });
         supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
         let limits = WorkerLimits { live_max: 100_000, intensity: Limit::default(), past: PastIntensity::Park };
-        let sessions = WorkerSpec { kind: "session".into(), needs: vec!["exchange".into(), "gatekeeper".into()], limits };
+        let sessions =
+            WorkerSpec { kind: "session".into(), needs: vec!["exchange".into(), "gatekeeper".into()], limits };
         supervision.add_workers(sessions).await.map_err(add)?;
 
         let counters = LinkCounters {
             protocol_errors: metrics.counter("branchline_protocol_errors_total", &[]),
             unknown: metrics.counter("branchline_unknown_messages_total", &[]),
         };
-        let (at, owner, clock, chance, counted) = (uplink, exchange.clone(), time.clone(), ambient.clone(), counters.clone());
+        let (at, owner, clock, chance, counted) =
+            (uplink, exchange.clone(), time.clone(), ambient.clone(), counters.clone());
         let spec = ChildSpec::new("uplink", move |guard| {
             let owner = owner.get().ok_or("no exchange")?.recipient();
-            let (config, time, ambient, counters) = (uplink_config.clone(), clock.clone(), chance.clone(), counted.clone());
+            let (config, time, ambient, counters) =
+                (uplink_config.clone(), clock.clone(), chance.clone(), counted.clone());
             at.renew(run(guard, move |_, guard| Uplink::new(guard, config, owner, time, ambient, counters)));
             Ok(())
         });
@@ -191,8 +215,10 @@ impl Relay {
         let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
         // The disk's own lasting number: a store that was wiped has another one.
         let store_id = store_id(&store, &ambient)?;
-        let accepts = [Role::Agent, Role::Relay].map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
-        let (node, watched, tls_failures) = (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
+        let accepts = [Role::Agent, Role::Relay]
+            .map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
+        let (node, watched, tls_failures) =
+            (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
         let (owner, door, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
         let spec = ChildSpec::new("listener", move |guard| {
             let reception = Arc::new(Reception {

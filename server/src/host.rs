@@ -28,7 +28,13 @@ pub struct ServerHost {
 
 impl ServerHost {
     /// Serves one enrolment, TLS included; the dispatcher knows the node before its first link.
-    pub async fn enrolment(office: Office, store: Arc<dyn Store>, dispatcher: ChildAddr<Dispatcher>, stream: BoxStream, source: Option<SocketAddr>) {
+    pub async fn enrolment(
+        office: Office,
+        store: Arc<dyn Store>,
+        dispatcher: ChildAddr<Dispatcher>,
+        stream: BoxStream,
+        source: Option<SocketAddr>,
+    ) {
         let stream = match office.accept_enrol(stream).await {
             Ok(stream) => stream,
             Err(e) => {

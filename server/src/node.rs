@@ -84,7 +84,8 @@ pub async fn init(config: &Config, ambient: &Ambient) -> Result<NodeId, StartFau
 
 async fn open(config: &Config, ambient: &Ambient, init: bool) -> Result<(Arc<dyn Store>, Office), StartFault> {
     let folder = &config.state_dir;
-    let cannot = |e: std::io::Error| StartFault::new(exit_code::STATE, "state_folder", format!("{}: {e}", folder.display()));
+    let cannot =
+        |e: std::io::Error| StartFault::new(exit_code::STATE, "state_folder", format!("{}: {e}", folder.display()));
     std::fs::create_dir_all(folder).map_err(cannot)?;
     let store: Arc<dyn Store> = SqliteStore::open(&folder.join("server.db")).await.map_err(store_fault)?;
     let office = if init {
@@ -104,10 +105,15 @@ impl Server {
         let trunk_socket = listen("the trunk port", config.trunk)?;
         let api_socket = listen("the api port", config.api)?;
         let (store, office) = open(&config, &ambient, config.init_if_new).await?;
-        let bound = |socket: &std::net::TcpListener| socket.local_addr().map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()));
+        let bound = |socket: &std::net::TcpListener| {
+            socket.local_addr().map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()))
+        };
         let (link, trunk, api_address) = (bound(&link_socket)?, bound(&trunk_socket)?, bound(&api_socket)?);
-        let advertise = if config.advertise_link.is_empty() { vec![link.to_string()] } else { config.advertise_link.clone() };
-        let refused = |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, "advertise", r.to_string());
+        let advertise =
+            if config.advertise_link.is_empty() { vec![link.to_string()] } else { config.advertise_link.clone() };
+        let refused = |r: branchline_protocol::refusal::Refusal| {
+            StartFault::new(exit_code::CONFIGURATION, "advertise", r.to_string())
+        };
         office.set_advertised(advertise, vec![trunk.to_string()]).await.map_err(refused)?;
 
         let time = NodeTime::new(ambient.clock.clone());
@@ -131,7 +137,9 @@ impl Server {
             restarts: restarted,
             metrics: metrics.clone(),
         };
-        let add = |e: branchline_node::supervise::SuperviseError| StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string());
+        let add = |e: branchline_node::supervise::SuperviseError| {
+            StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string())
+        };
 
         let at = dispatcher.clone();
         let spec = ChildSpec::new("dispatcher", move |guard| {
@@ -154,13 +162,22 @@ impl Server {
             at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, owner, gauge, meters)));
             Ok(())
         });
-        supervision.start_child(spec.needs("dispatcher").past(PastIntensity::EndProcess(exit_code::SUPERVISION))).await.map_err(add)?;
+        supervision
+            .start_child(spec.needs("dispatcher").past(PastIntensity::EndProcess(exit_code::SUPERVISION)))
+            .await
+            .map_err(add)?;
         let limits = WorkerLimits { live_max: 100_000, intensity: Limit::default(), past: PastIntensity::Park };
-        let sessions = WorkerSpec { kind: "session".into(), needs: vec!["dispatcher".into(), "gatekeeper".into()], limits };
+        let sessions =
+            WorkerSpec { kind: "session".into(), needs: vec!["dispatcher".into(), "gatekeeper".into()], limits };
         supervision.add_workers(sessions).await.map_err(add)?;
 
         let current: CurrentReception = Arc::default();
-        let host = Arc::new(ServerHost { office: office.clone(), store: store.clone(), dispatcher: dispatcher.clone(), statements });
+        let host = Arc::new(ServerHost {
+            office: office.clone(),
+            store: store.clone(),
+            dispatcher: dispatcher.clone(),
+            statements,
+        });
         let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"));
         let make = ReceptionMaker {
             node: office.server_id(),
@@ -192,13 +209,16 @@ impl Server {
         let revoking = office.clone();
         let arbiter = actix_rt::Arbiter::current();
         let setup = TrunkSetup {
-            tls: parent_config(&own.identity, std::slice::from_ref(&own.ca), Arc::new(time.clone())).map_err(tls_fault)?,
+            tls: parent_config(&own.identity, std::slice::from_ref(&own.ca), Arc::new(time.clone()))
+                .map_err(tls_fault)?,
             tenant: system,
             build: env!("CARGO_PKG_VERSION").into(),
             time: time.clone(),
             metrics: metrics.clone(),
             tokens: office.link_tokens(),
-            revoked: Arc::new(move |node, epoch| revoking.revocations(&TenantId::system()).is_some_and(|r| r.covers(node, epoch))),
+            revoked: Arc::new(move |node, epoch| {
+                revoking.revocations(&TenantId::system()).is_some_and(|r| r.covers(node, epoch))
+            }),
             taker: Arc::new(move |incoming| {
                 let Some(reception) = current.read().ok().and_then(|c| c.clone()) else { return };
                 let (kind, stream, source, gateway) = match incoming {
@@ -222,8 +242,10 @@ impl Server {
             started_at: ambient.clock.mono(),
             server_id: office.server_id(),
         };
-        let tls = https_config(own.identity.chain.clone(), own.identity.private_key(), Arc::new(time)).map_err(tls_fault)?;
-        let server = api::serve(api_socket, Arc::new(tls), state).map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()))?;
+        let tls =
+            https_config(own.identity.chain.clone(), own.identity.private_key(), Arc::new(time)).map_err(tls_fault)?;
+        let server = api::serve(api_socket, Arc::new(tls), state)
+            .map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()))?;
         let handle = server.handle();
         actix_rt::spawn(server);
 
@@ -235,14 +257,18 @@ impl Server {
         let watched = supervision.clone();
         actix_rt::spawn(async move {
             let fault = watched.must_end().await;
-            tx.send_replace(Some(NodeEnd { exit_code: fault.exit_code, first_fault: format!("{:?}", fault.first_fault) }));
+            tx.send_replace(Some(NodeEnd {
+                exit_code: fault.exit_code,
+                first_fault: format!("{:?}", fault.first_fault),
+            }));
         });
         Ok(RunningServer { started, end, supervision, api: handle, store })
     }
 }
 
 fn admission_config(config: &Config) -> Result<AdmissionConfig, StartFault> {
-    let wrong = |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
+    let wrong =
+        |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
     let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
     AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)
 }
@@ -263,7 +289,8 @@ struct ReceptionMaker {
 impl ReceptionMaker {
     fn make(&self) -> Result<Arc<Reception>, String> {
         let m = &self.metrics;
-        let accepts = [Role::Agent, Role::Relay].map(|r| (r, m.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
+        let accepts = [Role::Agent, Role::Relay]
+            .map(|r| (r, m.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
         Ok(Arc::new(Reception {
             node: self.node,
             store: self.store,

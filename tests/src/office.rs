@@ -78,7 +78,8 @@ impl Office {
         if office.report["ok"] == true {
             return Ok(office);
         }
-        let code = office.end();
+        // It ends by itself once it has said why.
+        let code = office.ended().or_else(|| office.end());
         let stderr = std::fs::read_to_string(&said).unwrap_or_default() + &office.logs();
         Err(NotUp { code, report: office.report.take(), stderr })
     }
@@ -221,6 +222,13 @@ impl Office {
         Web::new(Path::new(self.report["ca_file"].as_str().expect("a CA file")))
     }
 
+    /// HTTPS to a tenant's own nodes: a relay's certificate is its tenant's.
+    pub fn web_of(&self, tenant: &str) -> Web {
+        let ca = self.report["ca_file"].as_str().expect("a CA file");
+        let folder = Path::new(ca).parent().expect("it lies in the server's state folder");
+        Web::new(&folder.join("tenants").join(tenant).join("ca/ca.pem"))
+    }
+
     /// The API's address.
     pub fn api(&self) -> String {
         let nodes = self.report["nodes"].as_array().expect("nodes");
@@ -264,16 +272,27 @@ impl Office {
             return status.code();
         }
         command::signal(up.id(), libc::SIGTERM);
+        self.up = Some(up);
+        let code = self.ended();
+        if let Some(mut up) = self.up.take() {
+            let _ = up.kill(); // its nodes die with it
+            let _ = up.wait();
+        }
+        code
+    }
+
+    /// Waits for `up` to end by itself; its exit code, none if it stays.
+    fn ended(&mut self) -> Option<i32> {
+        let up = self.up.as_mut()?;
         let clock = SystemClock::shared();
         let start = clock.mono();
         while clock.mono().since(start) < END.as_millis() as u64 {
             if let Ok(Some(status)) = up.try_wait() {
+                self.up = None;
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let _ = up.kill(); // its nodes die with it
-        let _ = up.wait();
         None
     }
 }

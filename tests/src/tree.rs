@@ -22,14 +22,7 @@ use branchline_protocol::{
 use branchline_relay::{Relay, RunningRelay};
 use branchline_server::{RunningServer, Server};
 use serde_json::{Value, json};
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 /// Nothing a scenario waits for may take longer: a bound for liveness, far from any expectation.
@@ -407,10 +400,4 @@ pub fn row(job: &Value, device: impl std::fmt::Display) -> Value {
 pub fn script(text: &str) -> Value {
     use base64::{Engine, prelude::BASE64_STANDARD};
     json!({ "script_base64": BASE64_STANDARD.encode(text) })
-}
-
-/// Whether a file or folder lies below a path, for readable messages.
-pub fn entries(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

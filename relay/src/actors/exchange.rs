@@ -95,7 +95,13 @@ struct Done(Completion);
 
 impl Exchange {
     /// Around a recovered core; `documents` are those of a fresh enrolment.
-    pub fn new(guard: ExitGuard, ctx: &mut Context<Self>, parts: Parts, core: RelayCore, documents: Vec<(Kind, Envelope)>) -> Self {
+    pub fn new(
+        guard: ExitGuard,
+        ctx: &mut Context<Self>,
+        parts: Parts,
+        core: RelayCore,
+        documents: Vec<(Kind, Envelope)>,
+    ) -> Self {
         let own = ctx.address();
         // One notice per batch, and batches are bounded by the driver: the mailbox's bound may be passed over.
         let notify: Notify = Arc::new(move |done| own.do_send(Done(done)));
@@ -106,7 +112,21 @@ impl Exchange {
         let bytes_up = m.counter("branchline_uplink_bytes_total", &[("dir", "up"), ("kind", "link")]);
         let bytes_down = m.counter("branchline_uplink_bytes_total", &[("dir", "down"), ("kind", "link")]);
         let (links, greetings) = (BTreeMap::new(), BTreeMap::new());
-        Exchange { guard, parts, driver, documents, parent: None, links, greetings, dials: 0, figures: String::new(), malformed, unknown, bytes_up, bytes_down }
+        Exchange {
+            guard,
+            parts,
+            driver,
+            documents,
+            parent: None,
+            links,
+            greetings,
+            dials: 0,
+            figures: String::new(),
+            malformed,
+            unknown,
+            bytes_up,
+            bytes_down,
+        }
     }
 
     fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -144,8 +164,12 @@ impl Exchange {
                 self.ask_parent(LinkCommand::Refuse(Refusal::new(409, "protocol", why)));
                 self.parent = None;
             }
-            Effect::ToChild(node, session, lane, message) => self.ask(node, session, LinkCommand::Send(lane, message.encode())),
-            Effect::ReleaseChild(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
+            Effect::ToChild(node, session, lane, message) => {
+                self.ask(node, session, LinkCommand::Send(lane, message.encode()))
+            }
+            Effect::ReleaseChild(node, session, lane, bytes) => {
+                self.ask(node, session, LinkCommand::Release(lane, bytes))
+            }
             Effect::GoodbyeChild(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::RefuseChild(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
             Effect::FactsChanged => self.publish_facts(),
@@ -154,7 +178,9 @@ impl Exchange {
                 self.parts.time.learn(time);
                 self.parts.statement.send_replace(Some(Arc::new(envelope)));
             }
-            Effect::Refused(code) => self.parts.metrics.counter("branchline_refused_total", &[("code", code)]).increment(1),
+            Effect::Refused(code) => {
+                self.parts.metrics.counter("branchline_refused_total", &[("code", code)]).increment(1)
+            }
         }
     }
 
@@ -178,28 +204,37 @@ impl Exchange {
     /// Publishes what the reception and the status page show.
     pub fn publish_facts(&self) {
         let core = self.driver.core();
-        let revocations = BTreeMap::from([(self.parts.uplink_config.tenant.clone(), core.shelf().revocations().clone())]);
+        let revocations =
+            BTreeMap::from([(self.parts.uplink_config.tenant.clone(), core.shelf().revocations().clone())]);
         let facts = Facts { ancestors: core.chain(), revocations, children: core.links(), open: true };
         self.parts.facts.send_replace(facts);
     }
 
     fn reconfigure(&mut self) {
         let core = self.driver.core();
-        let roots: Vec<CertificateDer<'_>> = core.shelf().trust().cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
+        let roots: Vec<CertificateDer<'_>> =
+            core.shelf().trust().cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
         let time = Arc::new(self.parts.time.clone());
         if let Some(list) = core.shelf().upstreams() {
-            self.parts.uplink_config.upstreams = list.upstreams.iter().filter(|u| u.id != self.parts.identity.subject.node).cloned().collect();
+            self.parts.uplink_config.upstreams =
+                list.upstreams.iter().filter(|u| u.id != self.parts.identity.subject.node).cloned().collect();
         }
-        match (child_config(Some(&self.parts.identity), &roots, time.clone()), parent_config(&self.parts.identity, &roots, time)) {
+        match (
+            child_config(Some(&self.parts.identity), &roots, time.clone()),
+            parent_config(&self.parts.identity, &roots, time),
+        ) {
             (Ok(child), Ok(parent)) => {
                 self.parts.uplink_config.tls = child;
                 if let Ok(mut ways) = self.parts.ways.write() {
                     ways.tls = parent;
                     let config = &self.parts.uplink_config;
-                    ways.routes = rhythm::routes(&config.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+                    ways.routes =
+                        rhythm::routes(&config.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
                 }
             }
-            (Err(e), _) | (_, Err(e)) => tracing::error!(error = %e, "the new trust document gives no TLS; the old one is used"),
+            (Err(e), _) | (_, Err(e)) => {
+                tracing::error!(error = %e, "the new trust document gives no TLS; the old one is used")
+            }
         }
         if let Some(uplink) = self.parts.uplink.get() {
             // Documents change rarely; the uplink always takes them.

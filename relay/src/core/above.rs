@@ -145,7 +145,14 @@ impl RelayCore {
     }
 
     /// Takes a document, makes it durable, then hands it on and acts by it.
-    pub(super) fn take_document(&mut self, now: Now, kind: Kind, envelope: Envelope, mut effects: Vec<Effect>, out: &mut Vec<Effect>) {
+    pub(super) fn take_document(
+        &mut self,
+        now: Now,
+        kind: Kind,
+        envelope: Envelope,
+        mut effects: Vec<Effect>,
+        out: &mut Vec<Effect>,
+    ) {
         let newer = match self.shelf.take(kind, &envelope) {
             Ok(newer) => newer,
             Err(fault) => {
@@ -177,7 +184,8 @@ impl RelayCore {
                             .map(|(n, l)| (*n, l.session))
                             .collect();
                         for (node, session) in gone {
-                            let refusal = Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token");
+                            let refusal =
+                                Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token");
                             effects.push(Effect::RefuseChild(node, session, refusal));
                         }
                         effects.push(Effect::FactsChanged);

@@ -70,7 +70,9 @@ impl RelayCore {
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
-            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => Reach::Polling,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
+                Reach::Polling
+            }
             _ => Reach::GoneTimeout,
         };
         self.directory.detach(child.node, child.session, reach, now.node);
@@ -78,7 +80,14 @@ impl RelayCore {
         self.ledger.child_gone(child.node, &below, false);
     }
 
-    pub(super) fn child_said(&mut self, now: Now, child: &Child, message: Message, credit: (Lane, u32), out: &mut Vec<Effect>) {
+    pub(super) fn child_said(
+        &mut self,
+        now: Now,
+        child: &Child,
+        message: Message,
+        credit: (Lane, u32),
+        out: &mut Vec<Effect>,
+    ) {
         if self.links.get(&child.node).is_none_or(|l| l.session != child.session) {
             return;
         }
@@ -105,7 +114,9 @@ impl RelayCore {
                     after.look.insert(node);
                 }
             }
-            other => tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down"),
+            other => {
+                tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
+            }
         }
         let (lane, bytes) = credit;
         after.effects.push(Effect::ReleaseChild(child.node, child.session, lane, bytes));
@@ -113,7 +124,15 @@ impl RelayCore {
         self.end_polls(out);
     }
 
-    fn carry(&mut self, now: Now, child: &Child, run: Run, batch: &mut Batch, after: &mut After, out: &mut Vec<Effect>) {
+    fn carry(
+        &mut self,
+        now: Now,
+        child: &Child,
+        run: Run,
+        batch: &mut Batch,
+        after: &mut After,
+        out: &mut Vec<Effect>,
+    ) {
         let stream = run.stream;
         if child.role == Role::Agent && stream.node != child.node {
             // A device speaks for itself only (RLY-9).
@@ -140,7 +159,12 @@ impl RelayCore {
             Some(SpoolFault::BrokenChain(number)) => {
                 refused.push((number, "rollback".to_string()));
                 out.push(Effect::Refused("rollback"));
-                self.alert(now, "rollback", format!("record {number} of {} does not continue its stream", stream.node), out);
+                self.alert(
+                    now,
+                    "rollback",
+                    format!("record {number} of {} does not continue its stream", stream.node),
+                    out,
+                );
             }
             Some(other) => {
                 tracing::warn!(node = %stream.node, fault = %other, "records not taken");

@@ -86,7 +86,13 @@ pub enum Recovered {
 
 impl RelayCore {
     /// From the store. An order that does not verify any more is left out: its devices get it from the parent.
-    pub fn recover(me: Me, root: RootKey, trust: TrustDocument, incarnation: u64, store: &StoreHandle) -> Result<RelayCore, Recovered> {
+    pub fn recover(
+        me: Me,
+        root: RootKey,
+        trust: TrustDocument,
+        incarnation: u64,
+        store: &StoreHandle,
+    ) -> Result<RelayCore, Recovered> {
         let mut shelf = Shelf::new(me.tenant.clone(), root, trust);
         let mut spool = Spool::new(me.node, me.epoch, incarnation);
         let mut attachment = 0;

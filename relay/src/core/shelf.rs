@@ -24,7 +24,15 @@ impl Shelf {
     /// With what the bundle says.
     pub fn new(tenant: TenantId, root: RootKey, trust: TrustDocument) -> Self {
         let revocations = Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked: Vec::new() };
-        Shelf { tenant, root, trust, revocations: Arc::new(revocations), upstreams: None, time: None, envelopes: BTreeMap::new() }
+        Shelf {
+            tenant,
+            root,
+            trust,
+            revocations: Arc::new(revocations),
+            upstreams: None,
+            time: None,
+            envelopes: BTreeMap::new(),
+        }
     }
 
     /// Takes a document if it verifies. `false`: what is here is as new.

@@ -109,6 +109,9 @@ pub enum Effect {
     Refused(&'static str),
 }
 
+/// What one child is to be told of one stream: child, session, stream, refused numbers with their codes.
+pub(super) type ChildAck = (NodeId, u64, branchline_protocol::record::StreamId, Vec<(u64, String)>);
+
 /// What waits for a commit.
 #[derive(Default)]
 pub(super) struct After {
@@ -117,7 +120,7 @@ pub(super) struct After {
     /// Devices whose orders may go out once this is durable.
     pub look: BTreeSet<NodeId>,
     /// Streams to acknowledge to a child, with what was refused.
-    pub acks: Vec<(NodeId, u64, branchline_protocol::record::StreamId, Vec<(u64, String)>)>,
+    pub acks: Vec<ChildAck>,
 }
 
 pub(super) struct Link {
@@ -235,14 +238,18 @@ impl RelayCore {
             }
             Event::ParentUp(welcome) => self.welcomed(now, *welcome, out),
             Event::ParentSaid(message, lane, credit) => self.parent_said(now, message, (lane, credit), out),
-            Event::Alive(envelope) => self.take_document(now, branchline_protocol::document::Kind::Time, envelope, Vec::new(), out),
+            Event::Alive(envelope) => {
+                self.take_document(now, branchline_protocol::document::Kind::Time, envelope, Vec::new(), out)
+            }
             Event::Document(kind, envelope) => self.take_document(now, kind, envelope, Vec::new(), out),
             Event::ParentDown => {
                 self.parent_up = false;
                 self.spool.link_down();
             }
             Event::ChildUp(child) => self.child_up(now, child, out),
-            Event::ChildSaid(child, message, lane, credit) => self.child_said(now, &child, message, (lane, credit), out),
+            Event::ChildSaid(child, message, lane, credit) => {
+                self.child_said(now, &child, message, (lane, credit), out)
+            }
             Event::ChildDone(child) => {
                 if let Some(link) = self.links.get_mut(&child.node).filter(|l| l.session == child.session) {
                     link.done = true;
@@ -405,7 +412,8 @@ impl RelayCore {
         if !self.waiting.is_empty() {
             return;
         }
-        let done: Vec<(NodeId, u64)> = self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
+        let done: Vec<(NodeId, u64)> =
+            self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
         for (child, session) in done {
             if !self.ledger.is_offered(&self.directory.below(child)) {
                 out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));

@@ -274,7 +274,10 @@ fn nothing_is_told_before_it_is_on_disk() {
     assert!(records_up(&seen).is_empty());
     let seen = bench.flush();
     assert_eq!(taken(&seen), 1);
-    assert!(seen.iter().any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a[0].stored == 1 && a[0].settled == 0)));
+    assert!(
+        seen.iter()
+            .any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a[0].stored == 1 && a[0].settled == 0))
+    );
     assert_eq!(records_up(&seen), [(node(1), class::RESULT)]);
 }
 
@@ -354,7 +357,9 @@ fn settled_reaches_the_child_that_brought_the_record_and_frees_the_spool() {
     bench.feed(child_says(&agent, Message::Records(vec![run])));
     let ack = Ack { stream, stored: 1, settled: 1, refused: vec![] };
     let seen = bench.feed(parent_says(Message::Acks(vec![ack.clone()])));
-    assert!(seen.iter().any(|e| matches!(e, Effect::ToChild(n, _, _, Message::Acks(a)) if *n == node(1) && a[0] == ack)));
+    assert!(
+        seen.iter().any(|e| matches!(e, Effect::ToChild(n, _, _, Message::Acks(a)) if *n == node(1) && a[0] == ack))
+    );
     assert_eq!(bench.core.spool().figures().spool_records, 0);
     let beyond = Ack { stored: 9, ..ack };
     let seen = bench.feed(parent_says(Message::Acks(vec![beyond])));
@@ -399,12 +404,14 @@ fn a_fact_that_the_result_overtook_is_not_told() {
     bench.feed(child_says(&fast, Message::Records(vec![results(1, 1, "out")])));
     bench.feed(Event::Tick);
     let mut spooled = Vec::new();
-    bench.store
+    bench
+        .store
         .scan_all(branchline_node::store::Table::Spool, |_, value| {
             spooled.push(rmp_serde::from_slice::<branchline_protocol::record::Record>(&value).unwrap());
         })
         .unwrap();
-    let facts: Vec<Facts> = spooled.iter().filter(|r| r.class == class::FACTS).map(|r| rmp_serde::from_slice(&r.body).unwrap()).collect();
+    let facts: Vec<Facts> =
+        spooled.iter().filter(|r| r.class == class::FACTS).map(|r| rmp_serde::from_slice(&r.body).unwrap()).collect();
     assert_eq!(facts, [Facts { facts: vec![(number, Fact::HandedOver, vec![node(2)])] }]);
 }
 

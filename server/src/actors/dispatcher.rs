@@ -128,7 +128,9 @@ impl Dispatcher {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Commit(ops, token) => self.queue.push((ops, token)),
-            Effect::Send(node, session, lane, message) => self.ask(node, session, LinkCommand::Send(lane, message.encode())),
+            Effect::Send(node, session, lane, message) => {
+                self.ask(node, session, LinkCommand::Send(lane, message.encode()))
+            }
             Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::Refuse(node, session, refusal) => {
@@ -482,7 +484,8 @@ pub struct ViewFigures;
 impl Handler<ViewFigures> for Dispatcher {
     type Result = MessageResult<ViewFigures>;
     fn handle(&mut self, _: ViewFigures, _: &mut Self::Context) -> Self::Result {
-        let slots = self.parts.gauge.lock().map(|g| *g).ok().and_then(|g| serde_json::to_value(g).ok()).unwrap_or_default();
+        let slots =
+            self.parts.gauge.lock().map(|g| *g).ok().and_then(|g| serde_json::to_value(g).ok()).unwrap_or_default();
         let ledger_open: u64 = self.core.tenants().map(|(_, t)| t.ledger.open_rows()).sum();
         let queues = serde_json::json!({
             "spool_records": 0, "spool_bytes": 0, "oldest_unsettled_at": null, "ledger_open": ledger_open,
@@ -559,7 +562,9 @@ impl Dispatcher {
             .collect();
         // A relay or gateway is an asset without an agent: nothing runs jobs there (TOP-13).
         let agentless = state.nodes.values().filter(|n| n.role != Role::Agent && n.revoked_at.is_none());
-        if let Some(asset) = agentless.map(|n| &n.name).find(|name| unknown.iter().any(|u| u.eq_ignore_ascii_case(name))) {
+        if let Some(asset) =
+            agentless.map(|n| &n.name).find(|name| unknown.iter().any(|u| u.eq_ignore_ascii_case(name)))
+        {
             let message = format!("{asset} has no agent; jobs run on devices with one");
             return Err(Refusal::new(409, "no_agent", message).field("on"));
         }
@@ -567,13 +572,18 @@ impl Dispatcher {
             return Err(Refusal::new(422, "no_targets", "the selector matches no device").field("on"));
         }
         let now = self.parts.time.now();
-        let signer = self.parts.office.signer(&tenant).ok_or_else(|| Refusal::new(503, "no_signing_key", "the tenant's signing key is away"))?;
+        let signer = self
+            .parts
+            .office
+            .signer(&tenant)
+            .ok_or_else(|| Refusal::new(503, "no_signing_key", "the tenant's signing key is away"))?;
         let number = self.numbers.entry(tenant.clone()).or_insert(0);
         *number += 1;
         let number = OrderNumber { term: self.parts.office.term(), number: *number };
         let id = JobId(self.parts.ambient.random.id(now.wall));
         let trace = TraceId(self.parts.ambient.random.id(now.wall));
-        let leaves: Vec<Leaf> = targets.iter().map(|(_, device, epoch)| Leaf { device: *device, epoch: *epoch }).collect();
+        let leaves: Vec<Leaf> =
+            targets.iter().map(|(_, device, epoch)| Leaf { device: *device, epoch: *epoch }).collect();
         let tree = Tree::build(&tenant, number, leaves);
         let class = job.class.unwrap_or(verb.class);
         let payload = Payload {

@@ -314,7 +314,11 @@ impl Core {
 
     fn up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
         let Some(state) = self.tenants.get_mut(&child.tenant) else {
-            out.push(Effect::Refuse(child.node, child.session, Refusal::new(401, "unknown_tenant", "no such tenant here")));
+            out.push(Effect::Refuse(
+                child.node,
+                child.session,
+                Refusal::new(401, "unknown_tenant", "no such tenant here"),
+            ));
             return;
         };
         if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch == child.key.epoch) {
@@ -334,7 +338,11 @@ impl Core {
             capabilities: child.greeting.capabilities.clone(),
         };
         if !state.directory.attach(attach) {
-            out.push(Effect::Refuse(child.node, child.session, Refusal::new(409, "stale_attachment", "a newer attachment is here")));
+            out.push(Effect::Refuse(
+                child.node,
+                child.session,
+                Refusal::new(409, "stale_attachment", "a newer attachment is here"),
+            ));
             return;
         }
         state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), done: false });
@@ -351,7 +359,14 @@ impl Core {
         note(state, now, changes, &mut work);
         let changes = state.ledger.moved(child.node, Some(child.node));
         note(state, now, changes, &mut work);
-        work.ops.push(attached_op(&child.tenant, child.node, child.key, Vec::new(), now.node, &child.greeting.capabilities));
+        work.ops.push(attached_op(
+            &child.tenant,
+            child.node,
+            child.key,
+            Vec::new(),
+            now.node,
+            &child.greeting.capabilities,
+        ));
         if let Some(row) = state.nodes.get_mut(&child.node) {
             row.capabilities = child.greeting.capabilities.clone();
             row.attachment = child.key.attachment;
@@ -375,7 +390,9 @@ impl Core {
         let poll = state.links.remove(&child.node).is_some_and(|l| l.poll);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
-            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => Reach::Polling,
+            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
+                Reach::Polling
+            }
             _ => Reach::GoneTimeout,
         };
         state.directory.detach(child.node, child.session, reach, now.node);
@@ -384,7 +401,15 @@ impl Core {
         state.ledger.child_gone(child.node, &below, false);
     }
 
-    fn said(&mut self, now: Now, child: &Arc<Child>, message: Message, credit: (Lane, u32), preloaded: Preloaded, out: &mut Vec<Effect>) {
+    fn said(
+        &mut self,
+        now: Now,
+        child: &Arc<Child>,
+        message: Message,
+        credit: (Lane, u32),
+        preloaded: Preloaded,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
         if state.links.get(&child.node).is_none_or(|l| l.session != child.session) {
             return;
@@ -431,12 +456,20 @@ impl Core {
                     work.look.insert(node);
                     let Some(entry) = state.directory.get(node).cloned() else { continue };
                     if let Some(row) = state.nodes.get_mut(&node)
-                        && (row.epoch, row.attachment, &row.route) != (entry.key.epoch, entry.key.attachment, &entry.via)
+                        && (row.epoch, row.attachment, &row.route)
+                            != (entry.key.epoch, entry.key.attachment, &entry.via)
                     {
                         row.attachment = entry.key.attachment;
                         row.route = entry.via.clone();
                         row.capabilities = entry.capabilities.clone();
-                        work.ops.push(attached_op(&child.tenant, node, entry.key, entry.via, entry.last_contact, &entry.capabilities));
+                        work.ops.push(attached_op(
+                            &child.tenant,
+                            node,
+                            entry.key,
+                            entry.via,
+                            entry.last_contact,
+                            &entry.capabilities,
+                        ));
                         if state.need_full.contains(&node) {
                             let ask = Message::Sections(node, Vec::new());
                             work.after.push(Effect::Send(child.node, child.session, Lane::Control, ask));
@@ -460,8 +493,11 @@ impl Core {
         let Issue { job, devices, payload, message, who } = issue;
         let tenant = job.tenant.clone();
         let state = self.tenants.entry(tenant.clone()).or_default();
-        let open: BTreeMap<NodeId, State> =
-            devices.iter().filter(|d| !d.state.is_end()).filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state))).collect();
+        let open: BTreeMap<NodeId, State> = devices
+            .iter()
+            .filter(|d| !d.state.is_end())
+            .filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state)))
+            .collect();
         if !open.is_empty() {
             state.orders.insert(payload.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
         }
@@ -470,7 +506,14 @@ impl Core {
             at: now.node,
             who,
             what: "job.issue".into(),
-            detail: format!("job {} order {} {} on {} to {} devices", job.id, job.number, job.verb, job.selector, devices.len()),
+            detail: format!(
+                "job {} order {} {} on {} to {} devices",
+                job.id,
+                job.number,
+                job.verb,
+                job.selector,
+                devices.len()
+            ),
         };
         let id = job.id;
         let mut work = Work::default();
@@ -494,7 +537,8 @@ impl Core {
         }
         state.directory.forget(node);
         let mut work = Work::default();
-        let open: Vec<OrderNumber> = state.orders.iter().filter(|(_, o)| o.open.contains_key(&node)).map(|(n, _)| *n).collect();
+        let open: Vec<OrderNumber> =
+            state.orders.iter().filter(|(_, o)| o.open.contains_key(&node)).map(|(n, _)| *n).collect();
         for number in open {
             end(state, number, node, State::Cancelled, Some("revoked".into()), now.node, None, &mut work);
         }
@@ -596,15 +640,21 @@ fn remember(state: &mut TenantState, row: &NodeRow) {
 /// Puts a job of the store back into ledger and list.
 fn reopen(state: &mut TenantState, job: JobRow, devices: Vec<JobDeviceRow>) -> Result<(), String> {
     let payload: Payload = rmp_serde::from_slice(&job.envelope.payload).map_err(|e| format!("job {}: {e}", job.id))?;
-    let mut leaves: Vec<_> = devices.iter().filter_map(|d| Some((d.leaf?, d.device.as_ref().ok().copied()?, d.epoch))).collect();
+    let mut leaves: Vec<_> =
+        devices.iter().filter_map(|d| Some((d.leaf?, d.device.as_ref().ok().copied()?, d.epoch))).collect();
     leaves.sort();
-    let leaves: Vec<_> = leaves.into_iter().map(|(_, device, epoch)| branchline_protocol::order::Leaf { device, epoch }).collect();
+    let leaves: Vec<_> =
+        leaves.into_iter().map(|(_, device, epoch)| branchline_protocol::order::Leaf { device, epoch }).collect();
     let tree = branchline_protocol::order::Tree::build(&job.tenant, job.number, leaves);
     let all: Vec<u32> = (0..tree.leaf_count()).collect();
     let message = OrderMessage { envelope: job.envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) };
-    let open: BTreeMap<NodeId, State> =
-        devices.iter().filter(|d| !d.state.is_end()).filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state))).collect();
-    let rows = open.iter().map(|(id, s)| (*id, if *s == State::Queued { Row::Waiting } else { Row::HandedOver })).collect();
+    let open: BTreeMap<NodeId, State> = devices
+        .iter()
+        .filter(|d| !d.state.is_end())
+        .filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state)))
+        .collect();
+    let rows =
+        open.iter().map(|(id, s)| (*id, if *s == State::Queued { Row::Waiting } else { Row::HandedOver })).collect();
     state.ledger.add(&job.tenant, payload, message, Some(&rows)).map_err(|e| format!("job {}: {e}", job.id))?;
     state.orders.insert(job.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
     Ok(())
@@ -620,7 +670,14 @@ fn reach_of(child: &Child, now: Now) -> (Reach, Option<Millis>) {
     }
 }
 
-fn attached_op(tenant: &TenantId, node: NodeId, key: AttachmentKey, route: Vec<NodeId>, at: Millis, capabilities: &[String]) -> Op {
+fn attached_op(
+    tenant: &TenantId,
+    node: NodeId,
+    key: AttachmentKey,
+    route: Vec<NodeId>,
+    at: Millis,
+    capabilities: &[String],
+) -> Op {
     Op::Attached {
         tenant: tenant.clone(),
         node,
@@ -655,7 +712,14 @@ pub(super) fn note(state: &mut TenantState, now: Now, changes: Vec<Change>, work
 }
 
 /// A step that is no end: never backwards, never after an end.
-pub(super) fn advance(state: &mut TenantState, order: OrderNumber, device: NodeId, to: State, at: Millis, work: &mut Work) {
+pub(super) fn advance(
+    state: &mut TenantState,
+    order: OrderNumber,
+    device: NodeId,
+    to: State,
+    at: Millis,
+    work: &mut Work,
+) {
     let Some(open) = state.orders.get_mut(&order) else { return };
     let Some(stands) = open.open.get_mut(&device) else { return };
     if *stands >= to {

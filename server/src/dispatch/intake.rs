@@ -28,7 +28,15 @@ pub struct Taken {
 }
 
 /// Takes a child's run of one stream.
-pub fn run(state: &mut TenantState, now: Now, child: &Child, run: Run, preloaded: &Preloaded, token: Token, work: &mut Work) -> Taken {
+pub fn run(
+    state: &mut TenantState,
+    now: Now,
+    child: &Child,
+    run: Run,
+    preloaded: &Preloaded,
+    token: Token,
+    work: &mut Work,
+) -> Taken {
     let mut taken = Taken::default();
     let stream = run.stream;
     let known = state.nodes.get(&stream.node).is_some_and(|n| n.revoked_at.is_none());
@@ -54,7 +62,12 @@ pub fn run(state: &mut TenantState, now: Now, child: &Child, run: Run, preloaded
             }
             Some((_, head)) if record.prev != head => {
                 taken.refused.push((record.number, "rollback".into()));
-                refuse(child, now, &format!("record {} of {} does not continue its stream", record.number, stream.node), work);
+                refuse(
+                    child,
+                    now,
+                    &format!("record {} of {} does not continue its stream", record.number, stream.node),
+                    work,
+                );
                 break;
             }
             _ => {}
@@ -124,7 +137,12 @@ fn apply(
                             advance(state, order, device, State::Delivered, record.at, work);
                         }
                         Fact::RefusedBadSignature => {
-                            refuse(child, now, &format!("order {order} for {device}: bad_signature at the relay"), work);
+                            refuse(
+                                child,
+                                now,
+                                &format!("order {order} for {device}: bad_signature at the relay"),
+                                work,
+                            );
                         }
                         Fact::Held | Fact::GivenBack => {}
                     }
@@ -167,7 +185,11 @@ fn inventory(
     work: &mut Work,
 ) -> Result<(), &'static str> {
     let tenant = child.tenant.clone();
-    let current = state.pending_inventory.get(&device).map(|(_, s, at)| (s.clone(), *at)).or_else(|| preloaded.get(&device).cloned());
+    let current = state
+        .pending_inventory
+        .get(&device)
+        .map(|(_, s, at)| (s.clone(), *at))
+        .or_else(|| preloaded.get(&device).cloned());
     let (before, collected_before) = current.unwrap_or_default();
     let history = || Op::InventoryHistory {
         tenant: tenant.clone(),

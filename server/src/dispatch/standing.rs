@@ -2,11 +2,7 @@
 
 use super::core::TenantState;
 use crate::{api::control::Standing, store::NodeRow};
-use branchline_protocol::{
-    id::Role,
-    time::Millis,
-    wire::Reach,
-};
+use branchline_protocol::{id::Role, time::Millis, wire::Reach};
 
 /// A polling device that is this many intervals late is offline.
 const POLLS_MISSED: i64 = 3;

@@ -2,12 +2,7 @@
 
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
-use branchline_node::{
-    downstream::Child,
-    link::engine::LinkEnd,
-    store::Batch,
-    uplink::spool::Spool,
-};
+use branchline_node::{downstream::Child, link::engine::LinkEnd, store::Batch, uplink::spool::Spool};
 use branchline_protocol::{
     hash::Hash,
     id::{AttachmentKey, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
@@ -253,7 +248,8 @@ fn result(end: End) -> Vec<u8> {
 fn report(kind: ReportKind, base: &Snapshot, now: &Snapshot, collected_at: i64) -> Vec<u8> {
     let changes = if kind == ReportKind::Full { now.full() } else { now.difference(base) };
     let collected_at = Millis(collected_at);
-    rmp_serde::to_vec(&Report { kind, collected_at, settings_version: 1, order: None, changes, digest: now.digest() }).unwrap()
+    rmp_serde::to_vec(&Report { kind, collected_at, settings_version: 1, order: None, changes, digest: now.digest() })
+        .unwrap()
 }
 
 fn snapshot(packages: &[&str]) -> Snapshot {
@@ -330,7 +326,10 @@ fn rly_5_each_device_ends_by_its_own_result_and_once() {
     bench.feed(Event::Up(relay.clone()));
     bench.said(&relay, presence(vec![below(2, 1), below(3, 1)]));
     bench.issue(&[2, 3]);
-    let runs = vec![spooled(2, vec![(class::RESULT, result(End::Succeeded))]), spooled(3, vec![(class::RESULT, result(End::Failed))])];
+    let runs = vec![
+        spooled(2, vec![(class::RESULT, result(End::Succeeded))]),
+        spooled(3, vec![(class::RESULT, result(End::Failed))]),
+    ];
     let seen = bench.said(&relay, Message::Records(runs.clone()));
     assert_eq!(acked(&seen), [(1, 1, 0), (1, 1, 0)], "stored and settled at once: this is the server");
     assert_eq!((bench.states(2), bench.states(3)), (vec![State::Succeeded], vec![State::Failed]));
@@ -427,7 +426,10 @@ fn inv_6_a_difference_on_a_missing_base_is_not_applied_and_the_whole_is_asked_fo
     assert!(bench.ops.iter().any(|op| matches!(op, Op::NeedFull(..))));
     assert!(!bench.ops.iter().any(|op| matches!(op, Op::Inventory { .. })), "no mixed state");
     let seen = bench.feed(Event::Up(child(1, 2)));
-    assert!(seen.iter().any(|e| matches!(e, Effect::Send(_, _, _, Message::Sections(..)))), "asked again at the next contact");
+    assert!(
+        seen.iter().any(|e| matches!(e, Effect::Send(_, _, _, Message::Sections(..)))),
+        "asked again at the next contact"
+    );
 }
 
 #[test]

@@ -88,7 +88,11 @@ impl StartFault {
 pub fn listen(what: &str, address: SocketAddr) -> Result<std::net::TcpListener, StartFault> {
     let fault = |e: std::io::Error| {
         let code = if e.kind() == std::io::ErrorKind::AddrInUse { "port_in_use" } else { "cannot_listen" };
-        StartFault::new(exit_code::LISTEN, code, format!("{what} cannot listen on {address}: {e}; free the port or configure another"))
+        StartFault::new(
+            exit_code::LISTEN,
+            code,
+            format!("{what} cannot listen on {address}: {e}; free the port or configure another"),
+        )
     };
     let listener = std::net::TcpListener::bind(address).map_err(fault)?;
     listener.set_nonblocking(true).map_err(fault)?;

@@ -8,7 +8,12 @@ use std::{net::TcpListener, sync::Arc};
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Serves until the handle is stopped. Must be called within an actix system.
-pub fn serve(listener: TcpListener, tls: rustls::ServerConfig, status: Status, metrics: Metrics) -> std::io::Result<ServerHandle> {
+pub fn serve(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    status: Status,
+    metrics: Metrics,
+) -> std::io::Result<ServerHandle> {
     let make = move || {
         let (status, metrics) = (status.clone(), metrics.clone());
         let show = move || {
@@ -21,7 +26,8 @@ pub fn serve(listener: TcpListener, tls: rustls::ServerConfig, status: Status, m
         };
         App::new().route("/getstatus", web::get().to(show)).route("/metrics", web::get().to(render))
     };
-    let server = HttpServer::new(make).workers(1).disable_signals().shutdown_timeout(1).listen_rustls_0_23(listener, tls)?.run();
+    let server =
+        HttpServer::new(make).workers(1).disable_signals().shutdown_timeout(1).listen_rustls_0_23(listener, tls)?.run();
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(handle)

@@ -163,13 +163,19 @@ impl Snapshot {
         for (name, items) in &self.sections {
             let Some(old) = base.sections.get(name) else {
                 let change = Change::Whole(items.clone());
-                changes.push(SectionChange { section: name.clone(), base: None, result: Some(section_hash(items)), change });
+                changes.push(SectionChange {
+                    section: name.clone(),
+                    base: None,
+                    result: Some(section_hash(items)),
+                    change,
+                });
                 continue;
             };
             if old == items {
                 continue;
             }
-            let put = items.iter().filter(|(k, v)| old.get(*k) != Some(v)).map(|(k, v)| (k.clone(), v.clone())).collect();
+            let put =
+                items.iter().filter(|(k, v)| old.get(*k) != Some(v)).map(|(k, v)| (k.clone(), v.clone())).collect();
             let remove = old.keys().filter(|k| !items.contains_key(*k)).cloned().collect();
             changes.push(SectionChange {
                 section: name.clone(),

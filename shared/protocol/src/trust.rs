@@ -79,7 +79,11 @@ mod tests {
 
     #[test]
     fn a_retired_key_counts_for_older_orders_only() {
-        let key = |seed: u8, status| TrustedKey { key: Signer::from_seed(&[seed; 32]).public(), role: "server".into(), status };
+        let key = |seed: u8, status| TrustedKey {
+            key: Signer::from_seed(&[seed; 32]).public(),
+            role: "server".into(),
+            status,
+        };
         let document = TrustDocument {
             tenant: "acme".parse().unwrap(),
             term: 1,

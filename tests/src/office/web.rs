@@ -48,9 +48,9 @@ impl Web {
     /// The value of a metric at a node's private port: the sum over all its label sets that contain `label`.
     pub fn metric(&self, node: &str, name: &str, label: &str) -> f64 {
         let text = self.text(&format!("{node}/metrics"));
-        let lines = text.lines().filter(|l| {
-            l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && l.contains(label)
-        });
+        let lines = text
+            .lines()
+            .filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && l.contains(label));
         let values: Vec<f64> = lines.filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
         assert!(!values.is_empty(), "no metric {name} with {label:?} in\n{text}");
         values.iter().sum()

@@ -96,3 +96,47 @@ impl Platform for Scriptless {
         self.0.attach_job(dir)
     }
 }
+
+/// The same device, whose collections panic as often as told.
+pub struct Faulty {
+    device: Arc<dyn Platform>,
+    panics: AtomicUsize,
+}
+
+impl Faulty {
+    /// A device whose next collections panic, so many of them.
+    pub fn new(device: Arc<dyn Platform>, panics: usize) -> Arc<Faulty> {
+        Arc::new(Faulty { device, panics: panics.into() })
+    }
+
+    /// From here on so many collections panic.
+    pub fn panic_next(&self, panics: usize) {
+        self.panics.store(panics, Ordering::SeqCst);
+    }
+}
+
+impl Platform for Faulty {
+    fn name(&self) -> &'static str {
+        self.device.name()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        self.device.capabilities()
+    }
+    fn facts(&self) -> HostFacts {
+        self.device.facts()
+    }
+    fn collect(&self, sections: &[String]) -> Snapshot {
+        let left = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(left.is_err(), "a collection that panics, as the scenario asked");
+        self.device.collect(sections)
+    }
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {
+        self.device.start_job(spec)
+    }
+    fn inspect_job(&self, dir: &Path) -> JobLeft {
+        self.device.inspect_job(dir)
+    }
+    fn attach_job(&self, dir: &Path) -> JobHandle {
+        self.device.attach_job(dir)
+    }
+}

@@ -152,7 +152,11 @@ impl Directory {
                 key: entry.key,
                 via,
                 reach: entry.reach,
-                last_contact: entry.last_contact,
+                last_contact: self
+                    .nodes
+                    .get(&entry.node)
+                    .filter(|known| known.key == entry.key)
+                    .map_or(entry.last_contact, |known| known.last_contact.max(entry.last_contact)),
                 next_contact: entry.next_contact,
                 capabilities: entry.capabilities,
                 figures: entry.figures,

@@ -126,7 +126,12 @@ impl Gatekeeper {
     }
 
     /// Carries out what is not an answer to `asking`; returns the answer.
-    fn feed(&mut self, event: Event, asking: Option<u64>, ctx: &mut Context<Self>) -> Option<Result<Admitted, Refusal>> {
+    fn feed(
+        &mut self,
+        event: Event,
+        asking: Option<u64>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Result<Admitted, Refusal>> {
         let mut effects = Vec::new();
         self.core.handle(self.now(), event, &mut effects);
         let mut answer = None;
@@ -143,7 +148,8 @@ impl Gatekeeper {
                     answer = Some(Err(busy.retry_after(retry_after_ms)));
                 }
                 Effect::Stale { session } if Some(session) == asking => {
-                    answer = Some(Err(Refusal::new(409, "stale_attachment", "a newer attachment of this node is here")));
+                    answer =
+                        Some(Err(Refusal::new(409, "stale_attachment", "a newer attachment of this node is here")));
                 }
                 Effect::WrongRole { session } if Some(session) == asking => {
                     answer = Some(Err(Refusal::new(403, "wrong_role", "only agents and relays have parents")));
@@ -224,7 +230,8 @@ impl Handler<AskAdmission> for Gatekeeper {
     fn handle(&mut self, AskAdmission(ask): AskAdmission, ctx: &mut Self::Context) -> Self::Result {
         let session = ask.session;
         self.nodes_of_sessions.insert(session, ask.node);
-        let no_answer = || Err(Refusal::new(503, "no_answer", "admission gave no answer; come again").retry_after(1_000));
+        let no_answer =
+            || Err(Refusal::new(503, "no_answer", "admission gave no answer; come again").retry_after(1_000));
         let answer = self.feed(Event::Ask(ask.clone()), Some(session), ctx).unwrap_or_else(no_answer);
         match answer {
             Ok(Admitted::Poll(lease)) if ask.want == Want::Persistent => {
@@ -235,7 +242,9 @@ impl Handler<AskAdmission> for Gatekeeper {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Ok(Admitted::Persistent) if ask.want == Want::Poll => Ok(Admitted::Poll(wire_lease(self.core.lease(ask.node)))),
+            Ok(Admitted::Persistent) if ask.want == Want::Poll => {
+                Ok(Admitted::Poll(wire_lease(self.core.lease(ask.node))))
+            }
             other => other,
         }
     }

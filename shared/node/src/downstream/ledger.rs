@@ -120,7 +120,12 @@ impl Ledger {
 
     /// Offers of all waiting rows whose way is open, one per order and child. `hop` answers the live child by which a
     /// device is reached. Rows past `fetch_by` stay: their end is the server's to conclude.
-    pub fn offers(&mut self, now: Millis, devices: Option<&[NodeId]>, hop: impl Fn(NodeId) -> Option<NodeId>) -> Vec<Offer> {
+    pub fn offers(
+        &mut self,
+        now: Millis,
+        devices: Option<&[NodeId]>,
+        hop: impl Fn(NodeId) -> Option<NodeId>,
+    ) -> Vec<Offer> {
         let numbers: BTreeSet<OrderNumber> = match devices {
             None => self.orders.keys().copied().collect(),
             Some(devices) => devices.iter().filter_map(|d| self.by_device.get(d)).flatten().copied().collect(),
@@ -193,7 +198,9 @@ impl Ledger {
         let mut changes = Vec::new();
         for device in devices {
             for number in self.by_device.get(device).into_iter().flatten() {
-                let Some((_, _, row)) = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(device)) else { continue };
+                let Some((_, _, row)) = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(device)) else {
+                    continue;
+                };
                 match *row {
                     Row::Offered(c) if c == child => *row = Row::Waiting,
                     Row::Held(c) if c == child && lost_disk => {
@@ -275,7 +282,9 @@ impl Ledger {
     /// Orders past their `fetch_by` with rows that no device was handed: what the server concludes as expired.
     pub fn past_fetch(&self, now: Millis) -> Vec<(OrderNumber, NodeId, Row)> {
         let late = self.orders.iter().filter(|(_, o)| now > o.payload.fetch_by);
-        late.flat_map(|(n, o)| o.rows.iter().map(|(d, (_, _, row))| (*n, *d, *row))).filter(|(_, _, r)| *r != Row::HandedOver).collect()
+        late.flat_map(|(n, o)| o.rows.iter().map(|(d, (_, _, row))| (*n, *d, *row)))
+            .filter(|(_, _, r)| *r != Row::HandedOver)
+            .collect()
     }
 
     /// The epoch a device's leaf binds.

@@ -16,7 +16,12 @@ pub struct Listener {
 
 impl Listener {
     /// On an already bound socket. An empty `accept_from` means anybody.
-    pub fn new(guard: ExitGuard, listener: std::net::TcpListener, accept_from: Vec<IpAddr>, reception: Arc<Reception>) -> Self {
+    pub fn new(
+        guard: ExitGuard,
+        listener: std::net::TcpListener,
+        accept_from: Vec<IpAddr>,
+        reception: Arc<Reception>,
+    ) -> Self {
         Listener { guard, listener: Some(listener), accept_from: Arc::new(accept_from), reception }
     }
 }

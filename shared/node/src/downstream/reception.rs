@@ -127,7 +127,13 @@ impl Reception {
     }
 
     /// The same for a stream whose preface was read and answered by a trunk.
-    pub async fn accepted(self: Arc<Self>, preface: Preface, stream: BoxStream, source: Option<SocketAddr>, gateway: Option<NodeId>) {
+    pub async fn accepted(
+        self: Arc<Self>,
+        preface: Preface,
+        stream: BoxStream,
+        source: Option<SocketAddr>,
+        gateway: Option<NodeId>,
+    ) {
         let limit = Duration::from_secs(HANDSHAKE_S);
         match preface {
             Preface::Enrol => {
@@ -401,7 +407,8 @@ mod tests {
     fn enr_9_a_revoked_epoch_is_refused_and_the_next_one_is_not() {
         let peer = peer(Role::Agent);
         let mut facts = facts(1);
-        let list = |epoch| Revocations { tenant: peer.tenant.clone(), term: 1, version: 1, revoked: vec![(peer.node, epoch)] };
+        let list =
+            |epoch| Revocations { tenant: peer.tenant.clone(), term: 1, version: 1, revoked: vec![(peer.node, epoch)] };
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(2)));
         assert_eq!(code(&facts, &peer, &greeting(&peer)), Some((401, "revoked".into())));
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(1)));

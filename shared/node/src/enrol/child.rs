@@ -2,7 +2,9 @@
 
 use super::{read_message, write_message};
 use crate::{
-    identity::{Bundle, BundleFault, Identity, IdentityFault, KeyFault, KeyPair, TlsFault, child_config, request, server_name},
+    identity::{
+        Bundle, BundleFault, Identity, IdentityFault, KeyFault, KeyPair, TlsFault, child_config, request, server_name,
+    },
     link::dial::{DialFault, Dialler, Route},
     time::NodeTime,
 };
@@ -125,7 +127,8 @@ pub async fn enrol(
                 let chain = chain.iter().map(|c| CertificateDer::from(c.to_vec())).collect();
                 let identity = Identity::new(chain, key)?;
                 let subject = &identity.subject;
-                if (subject.node, subject.epoch, subject.role, &subject.tenant) != (node, epoch, ask.role, &ask.tenant) {
+                if (subject.node, subject.epoch, subject.role, &subject.tenant) != (node, epoch, ask.role, &ask.tenant)
+                {
                     return Err(EnrolFault::Identity("the certificate is not the one that was asked for".into()));
                 }
                 return Ok(Enrolled { identity, documents });

@@ -9,7 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub async fn write_message<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message: &T) -> io::Result<()> {
     let body = rmp_serde::to_vec_named(message).map_err(io::Error::other)?;
     if body.len() > ENROL_BYTES_MAX {
-        return Err(io::Error::other(format!("an enrolment message of {} bytes, {ENROL_BYTES_MAX} are allowed", body.len())));
+        return Err(io::Error::other(format!(
+            "an enrolment message of {} bytes, {ENROL_BYTES_MAX} are allowed",
+            body.len()
+        )));
     }
     stream.write_all(&(body.len() as u32).to_be_bytes()).await?;
     stream.write_all(&body).await?;

@@ -14,11 +14,12 @@ pub const SPLICE_BYTES_MAX: usize = 64 * 1024;
 pub const SPLICE_S: u64 = 30;
 
 /// Copies both directions until either ends, a bound is passed or the time is up. Answers the bytes (up, down).
-pub async fn splice(child: impl AsyncRead + AsyncWrite, parent: impl AsyncRead + AsyncWrite) -> io::Result<(usize, usize)> {
+pub async fn splice(
+    child: impl AsyncRead + AsyncWrite,
+    parent: impl AsyncRead + AsyncWrite,
+) -> io::Result<(usize, usize)> {
     let ((mut from_child, mut to_child), (mut from_parent, mut to_parent)) = (split(child), split(parent));
-    let both = async {
-        tokio::try_join!(copy(&mut from_child, &mut to_parent), copy(&mut from_parent, &mut to_child))
-    };
+    let both = async { tokio::try_join!(copy(&mut from_child, &mut to_parent), copy(&mut from_parent, &mut to_child)) };
     match timeout(Duration::from_secs(SPLICE_S), both).await {
         Ok(done) => done,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("an enrolment took over {SPLICE_S} s"))),

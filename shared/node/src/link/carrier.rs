@@ -91,7 +91,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketCarrier<S> {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if self.gathered.len() >= GATHER {
             ready!(self.poll_send(cx))?;
         }

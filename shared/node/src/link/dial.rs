@@ -139,17 +139,20 @@ impl Dialler {
         let address = if has_port { authority.to_string() } else { format!("{authority}:443") };
         let host = address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']'])).ok_or_else(bad)?;
         let name = ServerName::try_from(host.to_string()).map_err(|_| bad())?;
-        let outer = self.outer.clone().ok_or_else(|| DialFault::Upgrade(url.into(), "no trust for it is configured".into()))?;
+        let outer =
+            self.outer.clone().ok_or_else(|| DialFault::Upgrade(url.into(), "no trust for it is configured".into()))?;
         let tcp = self.tcp(&address).await?;
         let failed = |e: String| DialFault::Upgrade(url.into(), e);
         let tls = TlsConnector::from(outer).connect(name, tcp).await.map_err(|e| failed(e.to_string()))?;
         let mut request = format!("wss://{authority}{LINK_PATH}").into_client_request().map_err(|_| bad())?;
-        let token = HeaderValue::from_str(&self.link_token).map_err(|_| failed("the link token is no header value".into()))?;
+        let token =
+            HeaderValue::from_str(&self.link_token).map_err(|_| failed("the link token is no header value".into()))?;
         request.headers_mut().insert(TOKEN_HEADER, token);
         match client_async_with_config(request, tls, Some(carrier::web_socket_config())).await {
             Ok((socket, _)) => Ok(Box::new(carrier::WebSocketCarrier::new(socket))),
             Err(WsError::Http(answer)) => {
-                let retry = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+                let retry =
+                    answer.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
                 Err(DialFault::Gateway { url: url.into(), status: answer.status().as_u16(), retry_after_s: retry })
             }
             Err(e) => Err(failed(e.to_string())),

@@ -131,12 +131,20 @@ impl Lanes {
     /// The peer granted more.
     pub fn credited(&mut self, lane: Lane, bytes: u32) -> Result<(), LaneFault> {
         let out = &mut self.out[lane as usize];
-        out.credit = out.credit.checked_add(bytes).filter(|c| *c <= CREDIT_START).ok_or(LaneFault::CreditOverflow(lane))?;
+        out.credit =
+            out.credit.checked_add(bytes).filter(|c| *c <= CREDIT_START).ok_or(LaneFault::CreditOverflow(lane))?;
         Ok(())
     }
 
     /// A fragment arrived. Answers the message it completes, and bytes to grant anew at once.
-    pub fn receive(&mut self, lane: Lane, message: u64, offset: u32, total: u32, bytes: Bytes) -> Result<(Option<Received>, u32), LaneFault> {
+    pub fn receive(
+        &mut self,
+        lane: Lane,
+        message: u64,
+        offset: u32,
+        total: u32,
+        bytes: Bytes,
+    ) -> Result<(Option<Received>, u32), LaneFault> {
         let inn = &mut self.inn[lane as usize];
         let length = bytes.len() as u32;
         if length > inn.granted {

@@ -70,7 +70,5 @@ pub use guard::{ExitGuard, Generation};
 pub use intensity::{Fault, Intensity, Limit, OnFault, PastIntensity, Verdict};
 pub use report::{ChildLife, ChildState, NodeEnd, Snapshot, StopReport, WorkersState};
 pub use run::{Drain, run, run_in};
-pub use supervisor::{
-    ChildSpec, EXIT_CODE_LOST, Factory, SuperviseError, Supervision, Supervisor, WorkerSpec,
-};
+pub use supervisor::{ChildSpec, EXIT_CODE_LOST, Factory, SuperviseError, Supervision, Supervisor, WorkerSpec};
 pub use workers::{REMEMBERED_MAX, WorkerLimits};

@@ -182,7 +182,12 @@ enum Ended {
     Failed(String, Option<Refusal>),
 }
 
-async fn dial_for_ever(parts: Parts, config: watch::Receiver<UplinkConfig>, poke: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+async fn dial_for_ever(
+    parts: Parts,
+    config: watch::Receiver<UplinkConfig>,
+    poke: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut rhythm = Rhythm::new(parts.time.now());
     loop {
         loop {
@@ -283,13 +288,20 @@ enum Greeted {
 
 type Link = Framed<tokio_rustls::client::TlsStream<crate::link::BoxStream>, FrameCodec>;
 
-async fn greet(parts: &Parts, config: &UplinkConfig, parent: NodeId, role: Role, route: &Route) -> Result<(Link, Welcome), Greeted> {
+async fn greet(
+    parts: &Parts,
+    config: &UplinkConfig,
+    parent: NodeId,
+    role: Role,
+    route: &Route,
+) -> Result<(Link, Welcome), Greeted> {
     let fault = |e: String| Greeted::Fault(format!("{route:?}: {e}"));
     let name = parent_name(parent, &config.tenant);
     let stream = match config.dialler.secure(route, Preface::Link, &config.tls, name).await {
         Ok(stream) => stream,
         Err(DialFault::Gateway { status, retry_after_s: Some(s), url }) => {
-            let refusal = Refusal::new(status, "gateway_busy", format!("{url} asked to wait")).retry_after(s.min(3_600) * 1_000);
+            let refusal =
+                Refusal::new(status, "gateway_busy", format!("{url} asked to wait")).retry_after(s.min(3_600) * 1_000);
             return Err(Greeted::Refused(refusal));
         }
         Err(e) => return Err(fault(e.to_string())),
@@ -310,6 +322,7 @@ async fn greet(parts: &Parts, config: &UplinkConfig, parent: NodeId, role: Role,
             None => Err(fault("the parent closed the stream".into())),
         }
     };
-    let welcome = timeout(Duration::from_secs(HANDSHAKE_S), talk).await.map_err(|_| fault("no welcome in time".into()))??;
+    let welcome =
+        timeout(Duration::from_secs(HANDSHAKE_S), talk).await.map_err(|_| fault("no welcome in time".into()))??;
     Ok((framed, welcome))
 }

@@ -132,7 +132,15 @@ impl Spool {
         let Some((&STREAM_META, stream)) = key.split_first() else { return Ok(()) };
         let Some(stream) = StreamId::from_key(stream) else { return Ok(()) };
         let StreamMeta(upto, head, settled) = rmp_serde::from_slice(value).map_err(|_| SpoolFault::Unreadable)?;
-        let state = StreamState { upto, head, committed: upto, sent: settled, stored: settled, settled, records: VecDeque::new() };
+        let state = StreamState {
+            upto,
+            head,
+            committed: upto,
+            sent: settled,
+            stored: settled,
+            settled,
+            records: VecDeque::new(),
+        };
         self.streams.insert(stream, state);
         Ok(())
     }
@@ -157,7 +165,15 @@ impl Spool {
     }
 
     /// Adds a record of the node's own.
-    pub fn append(&mut self, at: Millis, lane: Lane, class: u16, trace: Option<TraceId>, body: Bytes, batch: &mut Batch) -> Mark {
+    pub fn append(
+        &mut self,
+        at: Millis,
+        lane: Lane,
+        class: u16,
+        trace: Option<TraceId>,
+        body: Bytes,
+        batch: &mut Batch,
+    ) -> Mark {
         let stream = StreamId { node: self.node, epoch: self.epoch, incarnation: self.incarnation, lane };
         let state = self.streams.entry(stream).or_default();
         let record = Record { number: state.upto + 1, prev: state.head, class, trace, at, body };
@@ -175,7 +191,8 @@ impl Spool {
                 // A stream whose beginning was settled before this store existed.
                 state.upto = record.number - 1;
                 state.head = record.prev;
-                (state.committed, state.sent, state.stored, state.settled) = (state.upto, state.upto, state.upto, state.upto);
+                (state.committed, state.sent, state.stored, state.settled) =
+                    (state.upto, state.upto, state.upto, state.upto);
             }
             if record.number <= state.upto {
                 continue;
@@ -262,7 +279,9 @@ impl Spool {
         let mut runs: Vec<Run> = Vec::new();
         let mut gathered = 0;
         let mut lane = None;
-        while let Some(&(next_lane, stream)) = self.ready.iter().find(|(l, _)| lane.map_or_else(|| may(*l), |chosen| chosen == *l)) {
+        while let Some(&(next_lane, stream)) =
+            self.ready.iter().find(|(l, _)| lane.map_or_else(|| may(*l), |chosen| chosen == *l))
+        {
             if *lane.get_or_insert(next_lane) != next_lane || gathered >= GATHER_BYTES {
                 break;
             }
@@ -316,7 +335,8 @@ impl Spool {
             }
             state.settled = ack.settled;
             batch.delete_range(Table::Spool, record_key(&ack.stream, from), record_key(&ack.stream, ack.settled + 1));
-            let old = ack.stream.node == self.node && ack.stream.incarnation != self.incarnation || newest != Some(ack.stream.incarnation);
+            let old = ack.stream.node == self.node && ack.stream.incarnation != self.incarnation
+                || newest != Some(ack.stream.incarnation);
             if state.settled == state.upto && old {
                 batch.delete(Table::Meta, meta_key(&ack.stream));
                 self.streams.remove(&ack.stream);
@@ -334,8 +354,14 @@ impl Spool {
             return Some(self.incarnation);
         }
         // Incarnations are random: the one that still receives records is the one with unsettled or latest records.
-        let of_node = self.streams.range(StreamId { incarnation: 0, lane: Lane::Control, ..*stream }..).take_while(|(s, _)| s.node == stream.node && s.epoch == stream.epoch);
-        of_node.filter(|(s, _)| s.lane == stream.lane).max_by_key(|(_, state)| state.records.back().map(|r| r.at)).map(|(s, _)| s.incarnation)
+        let of_node = self
+            .streams
+            .range(StreamId { incarnation: 0, lane: Lane::Control, ..*stream }..)
+            .take_while(|(s, _)| s.node == stream.node && s.epoch == stream.epoch);
+        of_node
+            .filter(|(s, _)| s.lane == stream.lane)
+            .max_by_key(|(_, state)| state.records.back().map(|r| r.at))
+            .map(|(s, _)| s.incarnation)
     }
 
     /// Bytes of a lane that were sent and are not stored by the parent.

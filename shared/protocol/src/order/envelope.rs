@@ -1,6 +1,6 @@
 //! A signed envelope in the manner of DSSE: the signed bytes are exactly the transported payload with its type.
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, UnparsedPublicKey, ED25519};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ mod merkle;
 mod payload;
 mod verify;
 
-pub use envelope::{Envelope, KeyId, PublicKey, Signature, Signer, SIGNATURES_MAX};
-pub use merkle::{Cutter, Leaf, MultiProof, ProofError, Tree, PROOF_DEPTH_MAX};
-pub use payload::{OrderMessage, Payload, ENVELOPE_BYTES_MAX, ORDER_PAYLOAD_TYPE};
-pub use verify::{verify_order, OrderFault, VerifiedOrder};
+pub use envelope::{Envelope, KeyId, PublicKey, SIGNATURES_MAX, Signature, Signer};
+pub use merkle::{Cutter, Leaf, MultiProof, PROOF_DEPTH_MAX, ProofError, Tree};
+pub use payload::{ENVELOPE_BYTES_MAX, ORDER_PAYLOAD_TYPE, OrderMessage, Payload};
+pub use verify::{OrderFault, VerifiedOrder, verify_order};

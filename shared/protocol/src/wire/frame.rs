@@ -276,7 +276,13 @@ mod tests {
     #[test]
     fn every_kind_comes_back_as_it_went() {
         there_and_back(Frame::Refused(Refusal::new(409, "loop", "a relay below itself").field("node")));
-        there_and_back(Frame::Data { lane: Lane::Work, message: 9, offset: 7, total: 12, bytes: Bytes::from_static(b"hello") });
+        there_and_back(Frame::Data {
+            lane: Lane::Work,
+            message: 9,
+            offset: 7,
+            total: 12,
+            bytes: Bytes::from_static(b"hello"),
+        });
         there_and_back(Frame::Data { lane: Lane::Logs, message: 1, offset: 0, total: 0, bytes: Bytes::new() });
         there_and_back(Frame::Credit { lane: Lane::Inventory, bytes: 77 });
         there_and_back(Frame::Heartbeat);

@@ -185,7 +185,11 @@ fn get<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, MessageFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hash::Hash, id::TraceId, record::{Lane, Record, class}};
+    use crate::{
+        hash::Hash,
+        id::TraceId,
+        record::{Lane, Record, class},
+    };
     use uuid::Uuid;
 
     #[test]

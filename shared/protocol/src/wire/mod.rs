@@ -18,11 +18,11 @@ mod message;
 mod preface;
 mod trunk;
 
-pub use enrol::{EnrolAnswer, EnrolRequest, Facts as DeviceFacts, ENROL_BYTES_MAX};
-pub use frame::{Contact, Frame, FrameFault, Goodbye, Greeting, Lease, Welcome, FRAME_BYTES_MAX};
-pub use message::{Ack, Message, MessageFault, PresenceEntry, Reach, MESSAGE_BYTES_MAX};
+pub use enrol::{ENROL_BYTES_MAX, EnrolAnswer, EnrolRequest, Facts as DeviceFacts};
+pub use frame::{Contact, FRAME_BYTES_MAX, Frame, FrameFault, Goodbye, Greeting, Lease, Welcome};
+pub use message::{Ack, MESSAGE_BYTES_MAX, Message, MessageFault, PresenceEntry, Reach};
+pub use preface::{LINK_ALPN, LINK_PATH, PREFACE_ACCEPTED, Preface, StreamHeader, TOKEN_HEADER};
 pub use trunk::{TRUNK_CONTROL_BYTES_MAX, TRUNK_DEAD_S, TRUNK_PING_S, TrunkControl};
-pub use preface::{Preface, StreamHeader, LINK_ALPN, LINK_PATH, PREFACE_ACCEPTED, TOKEN_HEADER};
 
 /// The newest protocol this build speaks, and the oldest.
 pub const PROTOCOL: std::ops::RangeInclusive<u16> = 1..=1;

@@ -84,7 +84,17 @@ fn top_22_one_tenant_neither_sees_nor_counts_the_others_devices() {
         let job = office.json(&["--tenant", own, "run", "--on", "all", "--wait", "--", "true"]);
         assert_eq!(list(&job, "results").len(), 3);
         assert!(list(&job, "results").iter().all(|r| !foreign_devices.iter().any(|d| r["device"] == d.as_str())));
-        let ran = office.command(&["--json", "--tenant", own, "run", "--on", &format!("device:{}", foreign_devices[0]), "--wait", "--", "true"]);
+        let ran = office.command(&[
+            "--json",
+            "--tenant",
+            own,
+            "run",
+            "--on",
+            &format!("device:{}", foreign_devices[0]),
+            "--wait",
+            "--",
+            "true",
+        ]);
         assert!(ran.code != 0 && !ran.stdout.contains("succeeded\":1"), "{ran:?}");
     }
     // Naming the other tenant with the own token opens nothing.

@@ -86,7 +86,10 @@ fn assert_every_answer_is_its_devices_own(report: &Value, job: &Value) {
     let mut seen = std::collections::BTreeSet::new();
     for row in list(job, "results") {
         let (device, stdout) = (text(row, "device"), text(row, "stdout"));
-        assert_eq!((&row["state"], &row["exit_code"], &row["truncated"]), (&"succeeded".into(), &0.into(), &false.into()));
+        assert_eq!(
+            (&row["state"], &row["exit_code"], &row["truncated"]),
+            (&"succeeded".into(), &0.into(), &false.into())
+        );
         assert_eq!(row["stderr"], "");
         let words: Vec<&str> = stdout.split_whitespace().collect();
         assert_eq!(words.len(), 5, "{stdout:?}");
@@ -109,13 +112,15 @@ fn assert_as_expected(example: &str, report: &Value) {
         let nodes = list(report, "nodes").iter().filter(|n| n["role"] == role.as_str());
         assert_eq!(nodes.count() as u64, count.as_u64().expect("a number"), "{role}s of {example}");
     }
-    let pids: std::collections::BTreeSet<Option<u64>> = list(report, "nodes").iter().map(|n| n["pid"].as_u64()).collect();
+    let pids: std::collections::BTreeSet<Option<u64>> =
+        list(report, "nodes").iter().map(|n| n["pid"].as_u64()).collect();
     assert_eq!(pids.len(), list(report, "nodes").len(), "each node is a process of its own");
     assert!(!pids.contains(&None));
     let mut count = 0;
     for (tenant, devices) in expected["tenants"].as_object().expect("tenants") {
         for (name, device) in devices.as_object().expect("devices") {
-            let found = list(report, "devices").iter().find(|d| d["name"] == name.as_str() && d["tenant"] == tenant.as_str());
+            let found =
+                list(report, "devices").iter().find(|d| d["name"] == name.as_str() && d["tenant"] == tenant.as_str());
             let found = found.unwrap_or_else(|| panic!("no {name} of {tenant} in {report}"));
             assert_eq!(found["site"], device["site"], "{name}");
             assert_eq!(found["path"], device["path"], "path of {name}");

@@ -5,7 +5,7 @@ use branchline_tests::office::until;
 use std::collections::BTreeSet;
 
 #[test]
-fn rly_3_a_relay_that_is_down_shows_its_devices_as_unknown_and_its_jobs_wait() {
+fn a_relay_that_is_down_shows_its_devices_as_unknown_and_its_jobs_wait() {
     let office = start("satellite-office");
     office.hold_down("osaka");
     // While its relay is away nobody can say of a device behind it that it is on or off.
@@ -41,6 +41,34 @@ fn rly_3_a_relay_that_is_down_shows_its_devices_as_unknown_and_its_jobs_wait() {
 }
 
 #[test]
+fn rly_7_a_relay_killed_while_it_is_cut_off_loses_no_result_it_holds() {
+    let office = start("satellite-office");
+    // The runs end only when this file is there: after the cut.
+    let go = office.folder().join("go");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.1; done; echo late", go.display());
+    let job = office.order("site:osaka", &["sh", "-c", &wait]);
+    until("all twenty have it", 60, || {
+        let job = office.json(&["job", &job]);
+        if job["counts"]["queued"] == 0 { Ok(()) } else { Err(job.to_string()) }
+    });
+    office.hold_down("dmz");
+    std::fs::write(&go, "").unwrap();
+    let (web, relay) = (office.web_of("main"), format!("https://{}", office.address("osaka", "private")));
+    until("the relay holds twenty results", 60, || {
+        let status: Value = serde_json::from_str(&web.text(&format!("{relay}/getstatus"))).unwrap();
+        if status["figures"]["queues"]["spool_records"].as_u64() >= Some(20) { Ok(()) } else { Err(status.to_string()) }
+    });
+    assert_eq!(office.json(&["job", &job])["counts"]["succeeded"], 0, "the server cannot know yet");
+    let old = office.kill("osaka");
+    office.restarted("osaka", old);
+    office.let_start("dmz");
+    let done = office.completed(&job, 120);
+    assert_eq!(done["counts"]["succeeded"], 20, "{done}");
+    assert!(list(&done, "results").iter().all(|r| r["stdout"] == "late\n"), "{done}");
+    assert_counts_agree(&done);
+}
+
+#[test]
 fn a_relay_that_is_killed_comes_back_where_its_children_look_for_it() {
     let office = satellite_office_of_its_own();
     let before = office.node("osaka");
@@ -56,7 +84,7 @@ fn a_relay_that_is_killed_comes_back_where_its_children_look_for_it() {
 }
 
 #[test]
-fn job_2_a_job_that_was_accepted_outlives_the_server() {
+fn a_job_that_was_accepted_outlives_the_server() {
     let office = satellite_office_of_its_own();
     let mut jobs = BTreeSet::new();
     for round in 0..3 {

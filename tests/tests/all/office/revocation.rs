@@ -4,7 +4,7 @@ use super::*;
 use branchline_tests::office::eventually;
 
 #[test]
-fn enr_4_a_revoked_device_is_cut_off_and_does_not_come_back() {
+fn s_12_a_revoked_device_is_cut_off_within_a_minute_and_does_not_come_back() {
     let office = start("satellite-office");
     let ids = device_ids(&office);
     let slots = |office: &Office, node: &str| {
@@ -20,9 +20,21 @@ fn enr_4_a_revoked_device_is_cut_off_and_does_not_come_back() {
         assert_eq!((text(&revoked, "revoked"), &revoked["epoch"]), (id.as_str(), &1.into()));
         let device = office.device(id);
         assert_eq!((text(&device, "state"), text(&device, "state_reason")), ("offline", "revoked"), "{device}");
-        eventually(&format!("{name}'s link to {parent} is closed"), 90, || (slots(&office, parent) == used).then_some(()));
+        eventually(&format!("{name}'s link to {parent} is closed"), 60, || {
+            (slots(&office, parent) == used).then_some(())
+        });
         // Nothing can be ordered for it any more, and selectors do not mean it.
-        let ran = office.command(&["--json", "run", "--on", &format!("device:{id}"), "--wait", "--timeout", "5s", "--", "true"]);
+        let ran = office.command(&[
+            "--json",
+            "run",
+            "--on",
+            &format!("device:{id}"),
+            "--wait",
+            "--timeout",
+            "5s",
+            "--",
+            "true",
+        ]);
         assert_ne!(ran.code, 0, "{ran:?}");
         assert!(!ran.stdout.contains("\"succeeded\":1"), "{ran:?}");
         // Neither by itself nor as a fresh process does it get in again.
@@ -38,6 +50,22 @@ fn enr_4_a_revoked_device_is_cut_off_and_does_not_come_back() {
     }
     let job = office.json(&["run", "--on", "all", "--wait", "--timeout", "90s", "--", "true"]);
     assert_eq!(job["counts"]["succeeded"], 20, "{job}");
-    assert!(list(&job, "results").iter().all(|r| r["device"] != ids["osaka-pc-05"].as_str() && r["device"] != ids["roaming-02"].as_str()));
+    assert!(
+        list(&job, "results")
+            .iter()
+            .all(|r| r["device"] != ids["osaka-pc-05"].as_str() && r["device"] != ids["roaming-02"].as_str())
+    );
     assert_eq!((slots(&office, "osaka"), slots(&office, "hq")), (19, 1));
+}
+
+#[test]
+fn s_12_what_was_queued_for_a_revoked_device_is_cancelled() {
+    let office = start("two-agents");
+    office.hold_down("pc-01");
+    let id = office.id("pc-01");
+    let job = office.order(&format!("device:{id}"), &["true"]);
+    assert_eq!(office.json(&["job", &job])["complete"], false);
+    office.json(&["revoke", &id]);
+    let done = office.completed(&job, 60);
+    assert_eq!((&done["counts"]["cancelled"], text(&done["results"][0], "state")), (&1.into(), "cancelled"), "{done}");
 }

@@ -33,7 +33,8 @@ fn s_2_every_device_sends_a_full_inventory() {
         for key in ["os", "cpu", "digest", "collected_at"] {
             assert!(summary[key].as_str().is_some_and(|s| !s.is_empty()), "no {key}: {device}");
         }
-        let (status, whole) = office.web().get(&format!("{api}/api/v1/devices/{}/inventory", text(device, "id")), &token);
+        let (status, whole) =
+            office.web().get(&format!("{api}/api/v1/devices/{}/inventory", text(device, "id")), &token);
         assert_eq!(status, 200, "{whole}");
         assert_eq!((&whole["device"], &whole["digest"]), (&device["id"], &summary["digest"]));
         let software = whole["sections"]["software"].as_object().map_or(0, |s| s.len());

@@ -58,7 +58,8 @@ fn holders(folder: &Path, secrets: &[Secret]) -> Vec<(PathBuf, PathBuf)> {
         let raw = std::fs::read(&file).unwrap_or_default();
         let joined: Vec<u8> = raw.iter().copied().filter(|b| !matches!(b, b'\n' | b'\r')).collect();
         for secret in secrets {
-            let holds = |form: &Vec<u8>| [&raw, &joined].iter().any(|text| text.windows(form.len()).any(|w| w == &form[..]));
+            let holds =
+                |form: &Vec<u8>| [&raw, &joined].iter().any(|text| text.windows(form.len()).any(|w| w == &form[..]));
             if secret.forms.iter().any(holds) {
                 found.push((file.clone(), secret.file.clone()));
             }
@@ -80,7 +81,10 @@ fn gw_7_the_gateways_state_holds_no_private_key_of_the_server_or_a_ca() {
     }
     // The search finds what is there: each key at least where it belongs.
     let at_home = holders(&office.node_state("hq"), &secrets);
-    assert!(secrets.iter().all(|s| at_home.iter().any(|(file, secret)| file == &s.file && secret == &s.file)), "{at_home:?}");
+    assert!(
+        secrets.iter().all(|s| at_home.iter().any(|(file, secret)| file == &s.file && secret == &s.file)),
+        "{at_home:?}"
+    );
     for node in ["dmz", "osaka", "osaka-pc-01", "roaming-01"] {
         assert_eq!(holders(&office.node_state(node), &secrets), [], "{node} holds a key of the server");
     }
@@ -92,7 +96,12 @@ fn gw_7_the_gateways_state_holds_no_private_key_of_the_server_or_a_ca() {
 #[test]
 fn gw_7_gateway_and_server_have_keys_of_their_own() {
     let office = satellite_office();
-    let folders = [office.node_state("hq"), office.node_state("dmz"), office.node_state("osaka"), office.node_state("osaka-pc-01")];
+    let folders = [
+        office.node_state("hq"),
+        office.node_state("dmz"),
+        office.node_state("osaka"),
+        office.node_state("osaka-pc-01"),
+    ];
     let secrets: Vec<Vec<Secret>> = folders.iter().map(|f| secrets_below(f)).collect();
     assert!(secrets.iter().all(|s| !s.is_empty()), "each node has a key");
     for (n, own) in secrets.iter().enumerate() {

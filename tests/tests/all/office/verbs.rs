@@ -55,7 +55,8 @@ fn exit_codes_say_who_is_at_fault() {
         (ran.code, ran.stdout + &ran.stderr)
     };
     assert_eq!(code(&["run", "--on", "device:roaming-01", "--wait", "--", "true"]).0, 0);
-    let (failed, said) = code(&["--json", "run", "--on", "device:roaming-01", "--wait", "--", "sh", "-c", "echo no; exit 7"]);
+    let (failed, said) =
+        code(&["--json", "run", "--on", "device:roaming-01", "--wait", "--", "sh", "-c", "echo no; exit 7"]);
     assert_eq!(failed, 1, "{said}");
     let job: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     let row = &job["results"][0];
@@ -80,7 +81,8 @@ fn exit_codes_say_who_is_at_fault() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
-    let mut context: Value = serde_json::from_slice(&std::fs::read(office.state().join("context.json")).unwrap()).unwrap();
+    let mut context: Value =
+        serde_json::from_slice(&std::fs::read(office.state().join("context.json")).unwrap()).unwrap();
     context["api"] = json!(format!("https://{address}"));
     let elsewhere = tempfile::tempdir().unwrap();
     let file = elsewhere.path().join("context.json");

@@ -136,14 +136,13 @@ fn inv_6_a_difference_whose_base_the_server_lacks_is_not_applied_and_the_whole_i
         assert!(!office.held().await["sections"].as_object().unwrap().contains_key("software"));
 
         office.device.install();
-        let bytes = office.refresh(false).await;
+        office.refresh(false).await;
         let held = office.agrees().await;
         assert_eq!(held["sections"]["software"].as_object().map(|s| s.len()), Some(PACKAGES + 1));
         let unapplied = store.inventory_history(&of, id).await.unwrap();
         assert_eq!(unapplied.len(), 1, "the difference was kept aside, not applied");
         assert!(unapplied[0].1.len() < DIFFERENCE_BYTES_MAX as usize, "it was a difference");
         assert!(store.need_full().await.unwrap().is_empty(), "what was asked for came");
-        let _ = bytes;
 
         // From here on differences do again.
         office.settled().await;

@@ -6,6 +6,7 @@ mod jobs;
 mod nodes;
 mod separation;
 mod slots;
+mod supervision;
 
 /// What agents start for each job.
 const SHIM: &str = env!("CARGO_BIN_EXE_shim");

@@ -6,7 +6,6 @@ use branchline_node::identity::Bundle;
 use branchline_tests::tree::{
     RelayWish, Tree, count, eventually, holds, logs, platform, row, scenario, script, targets,
 };
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 #[test]
@@ -143,9 +142,6 @@ fn ops_9_one_trace_leads_from_the_order_to_the_result_and_no_secret_is_logged() 
         assert!(secrets.iter().all(|s| s.len() >= 16), "something to look for");
         let leaks = logs::lines(|line| secrets.iter().any(|secret| line.text.contains(secret.as_str())));
         assert!(leaks.is_empty(), "{leaks:#?}");
-        assert!(logs::lines(|l| l.level >= tracing::Level::DEBUG).len() > 1, "debug lines are looked at too");
-        let shown: Value = job;
-        assert!(shown["id"].is_string());
         tree.stop().await;
     });
 }

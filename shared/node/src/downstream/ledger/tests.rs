@@ -84,7 +84,11 @@ fn what_a_child_did_not_acknowledge_is_offered_again_and_what_it_took_is_not() {
     let again = ledger.offers(Millis(0), None, hop);
     assert_eq!(again.iter().map(|o| o.child).collect::<Vec<_>>(), [node(1)]);
     ledger.child_gone(node(100), &[node(10)], true);
-    assert_eq!(ledger.offers(Millis(0), Some(&[node(10)]), hop).len(), 1, "a relay with a fresh disk is offered it anew");
+    assert_eq!(
+        ledger.offers(Millis(0), Some(&[node(10)]), hop).len(),
+        1,
+        "a relay with a fresh disk is offered it anew"
+    );
 }
 
 #[test]

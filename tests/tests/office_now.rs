@@ -1,3 +1,0 @@
-//! Temporary.
-#[path = "all/office/mod.rs"]
-mod office;
