@@ -1,123 +1,38 @@
 //! Events, effects and the state of each tenant.
 
+mod event;
+mod orders;
+
+pub use event::{Effect, Event, Issue, OpenJob, Recovered, Token};
+pub(super) use orders::{advance, end};
+use orders::{attached_op, end_poll, note, offer, reach_of, remember, reopen, send_documents};
+
 use super::intake::{self, Preloaded};
-use crate::store::{AuditRow, JobDeviceRow, JobRow, NodeRow, Op, StreamRow};
+use crate::store::{AuditRow, NodeRow, Op};
 use branchline_node::{
     downstream::{
         Child,
-        directory::{Attach, Directory, Entry},
-        ledger::{Change, Ledger, Row},
+        directory::{Attach, Directory},
+        ledger::{Ledger, Row},
     },
     link::engine::LinkEnd,
 };
 use branchline_protocol::{
     document::Kind,
     hash::Hash,
-    id::{AttachmentKey, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    id::{NodeId, OrderNumber, TenantId},
     inventory::Snapshot,
-    job::{Class, State},
+    job::State,
     order::{Envelope, OrderMessage, Payload},
     record::{Lane, StreamId},
     refusal::Refusal,
     time::{Millis, Now},
-    wire::{Ack, Goodbye, Lease, Message, Reach},
+    wire::{Ack, Goodbye, Message, Reach},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-
-/// Names one commit.
-pub type Token = u64;
-
-/// What happens.
-pub enum Event {
-    /// A child's link is up.
-    Up(Arc<Child>),
-    /// It ended.
-    Gone(Arc<Child>, LinkEnd),
-    /// A child said something; `bytes` of credit on `lane` are owed for it.
-    Said {
-        /// Who.
-        child: Arc<Child>,
-        /// What.
-        message: Message,
-        /// On which lane.
-        lane: Lane,
-        /// Bytes of credit.
-        credit: u32,
-        /// Inventories of devices whose reports are in it, as the store holds them.
-        preloaded: Preloaded,
-    },
-    /// A polling child has nothing more to say.
-    Done(Arc<Child>),
-    /// A child's heartbeat.
-    Heard(Arc<Child>),
-    /// A child's link was turned to polling.
-    Displaced(NodeId, Lease),
-    /// An order was signed.
-    Issue(Box<Issue>),
-    /// A node enrolled, or its row changed.
-    Node(Box<NodeRow>),
-    /// A document has a newer version; the text is the site it is for, empty for all.
-    Document(TenantId, Kind, String, (u32, u64), Envelope),
-    /// The newest time statement: children get it with their greeting and their heartbeats.
-    Statement(TenantId, (u32, u64), Envelope),
-    /// A node was revoked.
-    Revoked(TenantId, NodeId),
-    /// A new tenant.
-    Tenant(TenantId),
-    /// A commit is durable.
-    Committed(Token),
-    /// Time to look for what has expired.
-    Tick,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub enum Effect {
-    /// Make these durable, then feed [`Event::Committed`].
-    Commit(Vec<Op>, Token),
-    /// Send to a child, if that session is its live one.
-    Send(NodeId, u64, Lane, Message),
-    /// Credit for what is durable.
-    Release(NodeId, u64, Lane, u32),
-    /// Say goodbye and end the link.
-    Goodbye(NodeId, u64, Goodbye),
-    /// Refuse and end the link.
-    Refuse(NodeId, u64, Refusal),
-    /// A job changed: whoever waits for it looks again.
-    JobChanged(TenantId, JobId),
-    /// An order is durable: its issuer may be told.
-    Issued(JobId),
-}
-
-/// A signed order with its rows.
-pub struct Issue {
-    /// The job.
-    pub job: JobRow,
-    /// Its devices.
-    pub devices: Vec<JobDeviceRow>,
-    /// What is signed.
-    pub payload: Payload,
-    /// The order with the proof of all its leaves; `None` when no target is a device.
-    pub message: Option<OrderMessage>,
-    /// Who ordered it, for the audit.
-    pub who: String,
-}
-
-/// An order that is not over everywhere.
-#[derive(Clone, Debug)]
-pub struct OpenJob {
-    /// The job.
-    pub job: JobId,
-    /// From order to result.
-    pub trace: TraceId,
-    /// Its class.
-    pub class: Class,
-    /// Devices short of their end, and where they stand.
-    pub open: BTreeMap<NodeId, State>,
-}
 
 /// A child with a live link.
 pub(super) struct Link {
@@ -149,23 +64,6 @@ pub struct TenantState {
     pub(super) need_full: BTreeSet<NodeId>,
     /// Newest documents by kind and site.
     pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
-}
-
-/// What the store held at the start.
-#[derive(Default)]
-pub struct Recovered {
-    /// Every node.
-    pub nodes: Vec<NodeRow>,
-    /// Every open job with its devices.
-    pub jobs: Vec<(JobRow, Vec<JobDeviceRow>)>,
-    /// Stream positions.
-    pub streams: Vec<(TenantId, StreamRow)>,
-    /// Devices whose inventory is asked for anew.
-    pub need_full: Vec<(TenantId, NodeId)>,
-    /// Newest documents.
-    pub documents: Vec<(TenantId, Kind, String, (u32, u64), Envelope)>,
-    /// Every tenant.
-    pub tenants: Vec<TenantId>,
 }
 
 /// All tenants, and what waits for commits.
@@ -218,9 +116,6 @@ impl Core {
         }
         for (tenant, node) in found.need_full {
             core.tenants.entry(tenant).or_default().need_full.insert(node);
-        }
-        for (tenant, kind, site, version, envelope) in found.documents {
-            core.tenants.entry(tenant).or_default().documents.insert((kind, site), (version, envelope));
         }
         for (job, devices) in found.jobs {
             let state = core.tenants.entry(job.tenant.clone()).or_default();
@@ -615,176 +510,5 @@ impl Core {
                 Err(fault) => tracing::error!(%number, %fault, "our own proof does not hold"),
             }
         }
-    }
-}
-
-/// Puts a node's last known route into the directory, so that its orders go where it was last.
-fn remember(state: &mut TenantState, row: &NodeRow) {
-    if row.role == Role::Gateway || row.revoked_at.is_some() {
-        return;
-    }
-    let Some(last_contact) = row.last_contact else { return };
-    let entry = Entry {
-        role: row.role,
-        key: AttachmentKey { epoch: row.epoch, attachment: row.attachment },
-        via: row.route.clone(),
-        reach: Reach::GoneTimeout,
-        last_contact,
-        next_contact: None,
-        capabilities: row.capabilities.clone(),
-        figures: None,
-    };
-    state.directory.remember(row.id, entry);
-}
-
-/// Puts a job of the store back into ledger and list.
-fn reopen(state: &mut TenantState, job: JobRow, devices: Vec<JobDeviceRow>) -> Result<(), String> {
-    let payload: Payload = rmp_serde::from_slice(&job.envelope.payload).map_err(|e| format!("job {}: {e}", job.id))?;
-    let mut leaves: Vec<_> =
-        devices.iter().filter_map(|d| Some((d.leaf?, d.device.as_ref().ok().copied()?, d.epoch))).collect();
-    leaves.sort();
-    let leaves: Vec<_> =
-        leaves.into_iter().map(|(_, device, epoch)| branchline_protocol::order::Leaf { device, epoch }).collect();
-    let tree = branchline_protocol::order::Tree::build(&job.tenant, job.number, leaves);
-    let all: Vec<u32> = (0..tree.leaf_count()).collect();
-    let message = OrderMessage { envelope: job.envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) };
-    let open: BTreeMap<NodeId, State> = devices
-        .iter()
-        .filter(|d| !d.state.is_end())
-        .filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state)))
-        .collect();
-    let rows =
-        open.iter().map(|(id, s)| (*id, if *s == State::Queued { Row::Waiting } else { Row::HandedOver })).collect();
-    state.ledger.add(&job.tenant, payload, message, Some(&rows)).map_err(|e| format!("job {}: {e}", job.id))?;
-    state.orders.insert(job.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
-    Ok(())
-}
-
-fn reach_of(child: &Child, now: Now) -> (Reach, Option<Millis>) {
-    match child.lease {
-        None => (Reach::Persistent, None),
-        Some(lease) => {
-            let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
-            (reach, Some(now.node.plus(lease.interval_ms as i64)))
-        }
-    }
-}
-
-fn attached_op(
-    tenant: &TenantId,
-    node: NodeId,
-    key: AttachmentKey,
-    route: Vec<NodeId>,
-    at: Millis,
-    capabilities: &[String],
-) -> Op {
-    Op::Attached {
-        tenant: tenant.clone(),
-        node,
-        epoch: key.epoch,
-        attachment: key.attachment,
-        route,
-        last_contact: at,
-        capabilities: capabilities.to_vec(),
-    }
-}
-
-/// Documents newer than the child's, in order of application: revocations first.
-fn send_documents(state: &TenantState, child: &Child, out: &mut Vec<Effect>) {
-    let site = state.nodes.get(&child.node).map(|n| n.site.clone()).unwrap_or_default();
-    for (index, kind) in Kind::ALL.into_iter().enumerate() {
-        let own = state.documents.get(&(kind, site.clone())).or_else(|| state.documents.get(&(kind, String::new())));
-        let Some((version, envelope)) = own else { continue };
-        if child.greeting.documents.get(index).is_none_or(|has| has < version) {
-            let message = Message::Document(kind, envelope.clone());
-            out.push(Effect::Send(child.node, child.session, Lane::Control, message));
-        }
-    }
-}
-
-/// Ledger changes as the store and the view see them.
-pub(super) fn note(state: &mut TenantState, now: Now, changes: Vec<Change>, work: &mut Work) {
-    for Change { order, device, row } in changes {
-        if row == Some(Row::HandedOver) {
-            advance(state, order, device, State::Delivered, now.node, work);
-        }
-    }
-}
-
-/// A step that is no end: never backwards, never after an end.
-pub(super) fn advance(
-    state: &mut TenantState,
-    order: OrderNumber,
-    device: NodeId,
-    to: State,
-    at: Millis,
-    work: &mut Work,
-) {
-    let Some(open) = state.orders.get_mut(&order) else { return };
-    let Some(stands) = open.open.get_mut(&device) else { return };
-    if *stands >= to {
-        return;
-    }
-    *stands = to;
-    let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return };
-    let job = open.job;
-    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason: None, at, result: None });
-    work.after.push(Effect::JobChanged(tenant, job));
-}
-
-/// An order is over on a device. Once it is, nothing changes it.
-#[allow(clippy::too_many_arguments, reason = "one row of the store, spelled out")]
-pub(super) fn end(
-    state: &mut TenantState,
-    order: OrderNumber,
-    device: NodeId,
-    to: State,
-    reason: Option<String>,
-    at: Millis,
-    result: Option<crate::store::ResultRow>,
-    work: &mut Work,
-) -> bool {
-    let held_by = match state.ledger.row(order, device) {
-        Some(Row::Held(child) | Row::Offered(child)) => Some(child),
-        _ => None,
-    };
-    state.ledger.ended(order, device);
-    let Some(open) = state.orders.get_mut(&order) else { return false };
-    if open.open.remove(&device).is_none() {
-        return false;
-    }
-    let (job, trace) = (open.job, open.trace);
-    if open.open.is_empty() {
-        state.orders.remove(&order);
-    }
-    let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return false };
-    tracing::info!(%trace, %job, %order, %device, state = %to, reason, "ended");
-    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result });
-    work.after.push(Effect::JobChanged(tenant, job));
-    if let Some(child) = held_by
-        && let Some(link) = state.links.get(&child)
-    {
-        work.after.push(Effect::Send(child, link.session, Lane::Control, Message::Ended(vec![(order, vec![device])])));
-    }
-    true
-}
-
-/// Offers what waits, grouped per child.
-fn offer(state: &mut TenantState, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
-    let TenantState { directory, ledger, links, .. } = state;
-    let offers = ledger.offers(now.node, devices, |d| directory.live_hop(d).filter(|c| links.contains_key(c)));
-    for offer in offers {
-        let Some(link) = links.get(&offer.child) else { continue };
-        tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "sent");
-        let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
-        out.push(Effect::Send(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
-    }
-}
-
-/// A poll ends when the child is done, nothing offered is unacknowledged and nothing of it waits for the disk.
-fn end_poll(state: &TenantState, child: NodeId, uncommitted: usize, out: &mut Vec<Effect>) {
-    let Some(link) = state.links.get(&child).filter(|l| l.poll && l.done) else { return };
-    if uncommitted == 0 && !state.ledger.is_offered(&state.directory.below(child)) {
-        out.push(Effect::Goodbye(child, link.session, Goodbye::Done));
     }
 }

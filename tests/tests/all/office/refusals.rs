@@ -3,7 +3,7 @@
 use super::*;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use branchline_tests::office::{NotUp, Ran};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// `up` where it must not stay.
 fn refused(topology: &Path, folder: tempfile::TempDir) -> NotUp {
@@ -81,7 +81,8 @@ fn top_15_a_bundle_altered_by_one_byte_starts_no_agent() {
     // The same bundle as it was enrols: it was the byte.
     std::fs::write(&file, &whole).unwrap();
     let config = configured(&office, "fresh", &file);
-    let mut fresh = Command::new(exe()).args(["node", "agent", "--config"]).arg(config).spawn().unwrap();
+    let mut fresh =
+        Command::new(exe()).args(["node", "agent", "--config"]).arg(config).stderr(Stdio::null()).spawn().unwrap();
     let online = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| office.online("all", 3, 60)));
     fresh.kill().unwrap();
     fresh.wait().unwrap();

@@ -1,0 +1,190 @@
+//! From an administrator's wish to a signed order: targets frozen, leaves in order of route, one signature.
+
+use super::Dispatcher;
+use crate::{
+    api::control::NewJob,
+    dispatch::{Event, Issue},
+    store::{JobDeviceRow, JobRow, NodeRow},
+};
+use actix::prelude::*;
+use branchline_protocol::{
+    hash::Hash,
+    id::{JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    job::{self, State},
+    order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Tree},
+    refusal::Refusal,
+    selector::Candidate,
+};
+use tokio::sync::oneshot;
+
+/// Issues a job; answers once it is durable.
+#[derive(Message)]
+#[rtype(result = "Result<JobId, Refusal>")]
+pub struct IssueJob {
+    /// Whose.
+    pub tenant: TenantId,
+    /// An API token's name.
+    pub who: String,
+    /// What.
+    pub job: NewJob,
+}
+
+struct Seen<'s> {
+    state: &'s crate::dispatch::TenantState,
+    row: &'s NodeRow,
+}
+
+impl Candidate for Seen<'_> {
+    fn in_site(&self, site: &str) -> bool {
+        self.row.site == site
+    }
+    fn below(&self, relay: &str) -> bool {
+        let route = self.state.directory.get(self.row.id).map_or(&self.row.route, |e| &e.via);
+        let named = |id: &NodeId| self.state.nodes.get(id).is_some_and(|n| n.name == relay) || id.to_string() == relay;
+        route.iter().any(named)
+    }
+    fn is(&self, device: &str) -> bool {
+        self.row.name.eq_ignore_ascii_case(device) || self.row.id.to_string() == device
+    }
+    fn tagged(&self, tag: &str) -> bool {
+        self.row.tags.iter().any(|t| t == tag)
+    }
+}
+
+impl Dispatcher {
+    fn prepare(&mut self, IssueJob { tenant, who, job }: IssueJob) -> Result<Issue, Refusal> {
+        let verb = job::verb(&job.verb).ok_or_else(|| {
+            let known: Vec<&str> = job::VERBS.iter().map(|v| v.name).collect();
+            Refusal::new(422, "unknown_verb", format!("known verbs: {}", known.join(", "))).field("verb")
+        })?;
+        if job.args.len() > verb.args_max {
+            return Err(Refusal::new(413, "too_large", format!("arguments over {} bytes", verb.args_max)).field("args"));
+        }
+        let state = self.core.tenant(&tenant).ok_or_else(|| Refusal::new(404, "no_such_tenant", "no such tenant"))?;
+        let agents = || state.nodes.values().filter(|n| n.role == Role::Agent && n.revoked_at.is_none());
+        let mut targets: Vec<(&[NodeId], NodeId, u32)> = agents()
+            .filter(|row| job.on.matches(&Seen { state, row }))
+            .map(|row| (state.directory.get(row.id).map_or(&row.route[..], |e| &e.via[..]), row.id, row.epoch))
+            .collect();
+        // By route, so that a relay's devices lie side by side and its proof is small.
+        targets.sort();
+        let unknown: Vec<String> = job
+            .on
+            .named_devices()
+            .into_iter()
+            .filter(|name| !agents().any(|row| Seen { state, row }.is(name)))
+            .map(String::from)
+            .collect();
+        // A relay or gateway is an asset without an agent: nothing runs jobs there (TOP-13).
+        let agentless = state.nodes.values().filter(|n| n.role != Role::Agent && n.revoked_at.is_none());
+        if let Some(asset) =
+            agentless.map(|n| &n.name).find(|name| unknown.iter().any(|u| u.eq_ignore_ascii_case(name)))
+        {
+            let message = format!("{asset} has no agent; jobs run on devices with one");
+            return Err(Refusal::new(409, "no_agent", message).field("on"));
+        }
+        if targets.is_empty() && unknown.is_empty() {
+            return Err(Refusal::new(422, "no_targets", "the selector matches no device").field("on"));
+        }
+        let now = self.parts.time.now();
+        let signer = self
+            .parts
+            .office
+            .signer(&tenant)
+            .ok_or_else(|| Refusal::new(503, "no_signing_key", "the tenant's signing key is away"))?;
+        let number = self.numbers.entry(tenant.clone()).or_insert(0);
+        *number += 1;
+        let number = OrderNumber { term: self.parts.office.term(), number: *number };
+        let id = JobId(self.parts.ambient.random.id(now.wall));
+        let trace = TraceId(self.parts.ambient.random.id(now.wall));
+        let leaves: Vec<Leaf> =
+            targets.iter().map(|(_, device, epoch)| Leaf { device: *device, epoch: *epoch }).collect();
+        let tree = Tree::build(&tenant, number, leaves);
+        let class = job.class.unwrap_or(verb.class);
+        let payload = Payload {
+            tenant: tenant.clone(),
+            number,
+            job: id,
+            trace,
+            verb: job.verb.clone(),
+            args_hash: Hash::of(&job.args),
+            class,
+            issued_at: now.node,
+            not_before: now.node,
+            fetch_by: now.node.plus(job.life_ms as i64),
+            run_ms_max: job.run_ms_max,
+            policy_version: 0,
+            root: tree.root(),
+            leaf_count: tree.leaf_count(),
+            targets: Vec::new(),
+        };
+        let bytes = rmp_serde::to_vec_named(&payload).map_err(|e| Refusal::new(500, "internal", e.to_string()))?;
+        let envelope = Envelope::sign(ORDER_PAYLOAD_TYPE, bytes, &signer);
+        let mut devices: Vec<JobDeviceRow> = tree
+            .leaves()
+            .iter()
+            .enumerate()
+            .map(|(leaf, l)| JobDeviceRow {
+                job: id,
+                leaf: Some(leaf as u32),
+                device: Ok(l.device),
+                epoch: l.epoch,
+                state: State::Queued,
+                reason: None,
+                changed_at: now.node,
+                result: None,
+            })
+            .collect();
+        devices.extend(unknown.into_iter().map(|name| JobDeviceRow {
+            job: id,
+            leaf: None,
+            device: Err(name),
+            epoch: 0,
+            state: State::NoSuchDevice,
+            reason: None,
+            changed_at: now.node,
+            result: None,
+        }));
+        let message = (tree.leaf_count() > 0).then(|| {
+            let all: Vec<u32> = (0..tree.leaf_count()).collect();
+            OrderMessage { envelope: envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) }
+        });
+        tracing::info!(%trace, job = %id, order = %number, verb = job.verb, devices = devices.len(), "issued");
+        let row = JobRow {
+            id,
+            tenant,
+            number,
+            trace,
+            verb: job.verb,
+            command: job.command,
+            selector: job.on.to_string(),
+            class,
+            ordered_by: who.clone(),
+            issued_at: now.node,
+            fetch_by: payload.fetch_by,
+            report_by: payload.report_by(),
+            envelope,
+            args: job.args,
+        };
+        Ok(Issue { job: row, devices, payload, message, who })
+    }
+}
+
+impl Handler<IssueJob> for Dispatcher {
+    type Result = ResponseFuture<Result<JobId, Refusal>>;
+
+    fn handle(&mut self, ask: IssueJob, ctx: &mut Self::Context) -> Self::Result {
+        let issue = match self.prepare(ask) {
+            Ok(issue) => issue,
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+        };
+        let id = issue.job.id;
+        let (tx, rx) = oneshot::channel();
+        self.issuing.insert(id, tx);
+        self.feed(Event::Issue(Box::new(issue)), ctx);
+        Box::pin(async move {
+            rx.await.map_err(|_| Refusal::new(503, "store_stopped", "the job was not stored; issue it again"))?;
+            Ok(id)
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! What the dispatcher's core hears and what it asks for.
+
+use crate::{
+    dispatch::Preloaded,
+    store::{JobDeviceRow, JobRow, NodeRow, Op, StreamRow},
+};
+use branchline_node::{downstream::Child, link::engine::LinkEnd};
+use branchline_protocol::{
+    document::Kind,
+    id::{JobId, NodeId, TenantId, TraceId},
+    job::{Class, State},
+    order::{Envelope, OrderMessage, Payload},
+    record::Lane,
+    refusal::Refusal,
+    wire::{Goodbye, Lease, Message},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Names one commit.
+pub type Token = u64;
+
+/// What happens.
+pub enum Event {
+    /// A child's link is up.
+    Up(Arc<Child>),
+    /// It ended.
+    Gone(Arc<Child>, LinkEnd),
+    /// A child said something; `bytes` of credit on `lane` are owed for it.
+    Said {
+        /// Who.
+        child: Arc<Child>,
+        /// What.
+        message: Message,
+        /// On which lane.
+        lane: Lane,
+        /// Bytes of credit.
+        credit: u32,
+        /// Inventories of devices whose reports are in it, as the store holds them.
+        preloaded: Preloaded,
+    },
+    /// A polling child has nothing more to say.
+    Done(Arc<Child>),
+    /// A child's heartbeat.
+    Heard(Arc<Child>),
+    /// A child's link was turned to polling.
+    Displaced(NodeId, Lease),
+    /// An order was signed.
+    Issue(Box<Issue>),
+    /// A node enrolled, or its row changed.
+    Node(Box<NodeRow>),
+    /// A document has a newer version; the text is the site it is for, empty for all.
+    Document(TenantId, Kind, String, (u32, u64), Envelope),
+    /// The newest time statement: children get it with their greeting and their heartbeats.
+    Statement(TenantId, (u32, u64), Envelope),
+    /// A node was revoked.
+    Revoked(TenantId, NodeId),
+    /// A new tenant.
+    Tenant(TenantId),
+    /// A commit is durable.
+    Committed(Token),
+    /// Time to look for what has expired.
+    Tick,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make these durable, then feed [`Event::Committed`].
+    Commit(Vec<Op>, Token),
+    /// Send to a child, if that session is its live one.
+    Send(NodeId, u64, Lane, Message),
+    /// Credit for what is durable.
+    Release(NodeId, u64, Lane, u32),
+    /// Say goodbye and end the link.
+    Goodbye(NodeId, u64, Goodbye),
+    /// Refuse and end the link.
+    Refuse(NodeId, u64, Refusal),
+    /// A job changed: whoever waits for it looks again.
+    JobChanged(TenantId, JobId),
+    /// An order is durable: its issuer may be told.
+    Issued(JobId),
+}
+
+/// A signed order with its rows.
+pub struct Issue {
+    /// The job.
+    pub job: JobRow,
+    /// Its devices.
+    pub devices: Vec<JobDeviceRow>,
+    /// What is signed.
+    pub payload: Payload,
+    /// The order with the proof of all its leaves; `None` when no target is a device.
+    pub message: Option<OrderMessage>,
+    /// Who ordered it, for the audit.
+    pub who: String,
+}
+
+/// An order that is not over everywhere.
+#[derive(Clone, Debug)]
+pub struct OpenJob {
+    /// The job.
+    pub job: JobId,
+    /// From order to result.
+    pub trace: TraceId,
+    /// Its class.
+    pub class: Class,
+    /// Devices short of their end, and where they stand.
+    pub open: BTreeMap<NodeId, State>,
+}
+
+/// What the store held at the start.
+#[derive(Default)]
+pub struct Recovered {
+    /// Every node.
+    pub nodes: Vec<NodeRow>,
+    /// Every open job with its devices.
+    pub jobs: Vec<(JobRow, Vec<JobDeviceRow>)>,
+    /// Stream positions.
+    pub streams: Vec<(TenantId, StreamRow)>,
+    /// Devices whose inventory is asked for anew.
+    pub need_full: Vec<(TenantId, NodeId)>,
+    /// Every tenant.
+    pub tenants: Vec<TenantId>,
+}
