@@ -209,6 +209,7 @@ impl Server {
         let revoking = office.clone();
         let arbiter = actix_rt::Arbiter::current();
         let setup = TrunkSetup {
+            accept_from: config.accept_from.clone(),
             tls: parent_config(&own.identity, std::slice::from_ref(&own.ca), Arc::new(time.clone()))
                 .map_err(tls_fault)?,
             tenant: system,

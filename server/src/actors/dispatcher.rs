@@ -33,6 +33,7 @@ use branchline_protocol::{
     order::Envelope,
     record::class,
     refusal::Refusal,
+    time::Mono,
     wire::Message as Wire,
 };
 use metrics::Counter;
@@ -85,6 +86,7 @@ pub struct Dispatcher {
     committing: bool,
     issuing: BTreeMap<JobId, oneshot::Sender<()>>,
     waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
+    stated_at: Mono,
     malformed: Counter,
     unknown: Counter,
 }
@@ -104,6 +106,7 @@ impl Dispatcher {
             committing: false,
             issuing: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            stated_at: Mono(0),
             malformed,
             unknown,
         }
@@ -198,7 +201,9 @@ impl Dispatcher {
     }
 
     fn state_time(&mut self, ctx: &mut Context<Self>) {
-        let now = self.parts.time.now().wall;
+        let now = self.parts.time.now();
+        self.stated_at = now.mono;
+        let now = now.wall;
         for tenant in self.parts.office.tenants() {
             let Some(envelope) = self.parts.office.time_statement(&tenant, now, 0) else { continue };
             if let Ok(mut all) = self.parts.statements.write() {
@@ -330,6 +335,10 @@ impl Handler<FromChild> for Dispatcher {
             FromChild::Up { child, link } => {
                 tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
                 self.links.insert(child.node, (child.session, link));
+                // A statement sent with the greeting is at most a second old, so that a child's node time starts right.
+                if self.parts.time.now().mono.since(self.stated_at) >= 1_000 {
+                    self.state_time(ctx);
+                }
                 self.feed(Event::Up(child), ctx);
                 self.publish_facts();
             }

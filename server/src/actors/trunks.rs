@@ -28,7 +28,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -102,6 +102,8 @@ pub struct TrunkSetup {
     pub revoked: Revoked,
     /// Where streams go.
     pub taker: Taker,
+    /// Addresses connections are accepted from; empty is any.
+    pub accept_from: Vec<IpAddr>,
 }
 
 /// A live trunk, for `tree` and `/getstatus`.
@@ -271,6 +273,10 @@ async fn accept(socket: TcpListener, port: Port) {
                 continue;
             }
         };
+        if !port.setup.accept_from.is_empty() && !port.setup.accept_from.contains(&remote.ip()) {
+            port.refused("address");
+            continue;
+        }
         let Ok(stranger) = Arc::clone(&port.strangers).try_acquire_owned() else {
             port.refused("strangers");
             continue;

@@ -57,6 +57,7 @@ impl World {
         let (metrics, revoked) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
         let asked = Arc::clone(&revoked);
         let setup = TrunkSetup {
+            accept_from: Vec::new(),
             tls,
             tenant: TenantId::system(),
             build: "server-build".into(),

@@ -333,12 +333,19 @@ impl Office {
         Ok(self.keep(turn, Draft { apply, ..Draft::of(ops) }).await?)
     }
 
-    /// `ca.pem`: what clients of the API trust.
+    /// `ca.pem`: what clients of the API and of every node's private port trust. The installation's own authority comes
+    /// first, then the tenants', whose relays answer with certificates of theirs.
     fn show_ca(&self) -> Result<(), OfficeFault> {
-        let ca = self
-            .read(|state| state.tenants.get(&TenantId::system()).map(|held| held.keys.authority.certificate().clone()));
-        let Some(ca) = ca else { return Ok(()) };
-        let (path, text) = (self.0.folder.join("ca.pem"), certificates_to_pem(&[ca]));
+        let system = TenantId::system();
+        let cas: Vec<_> = self.read(|state| {
+            let own = state.tenants.get(&system);
+            let others = state.tenants.iter().filter(|(tenant, _)| **tenant != system).map(|(_, held)| held);
+            own.into_iter().chain(others).map(|held| held.keys.authority.certificate().clone()).collect()
+        });
+        if cas.is_empty() {
+            return Ok(());
+        }
+        let (path, text) = (self.0.folder.join("ca.pem"), certificates_to_pem(&cas));
         let same = files::read_text(&path).map_err(OfficeFault::file(&path))?.is_some_and(|held| held == text);
         if same { Ok(()) } else { write_whole(&path, text.as_bytes()).map_err(OfficeFault::file(&path)) }
     }

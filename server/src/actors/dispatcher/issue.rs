@@ -14,6 +14,7 @@ use branchline_protocol::{
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Tree},
     refusal::Refusal,
     selector::Candidate,
+    time::Millis,
 };
 use tokio::sync::oneshot;
 
@@ -110,7 +111,8 @@ impl Dispatcher {
             args_hash: Hash::of(&job.args),
             class,
             issued_at: now.node,
-            not_before: now.node,
+            // At once: a device's node time may lag by a statement's age and must not wait for it.
+            not_before: Millis(0),
             fetch_by: now.node.plus(job.life_ms as i64),
             run_ms_max: job.run_ms_max,
             policy_version: 0,
