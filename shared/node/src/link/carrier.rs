@@ -83,14 +83,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketCarrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketCarrier<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.gathered.len() >= GATHER {
-            ready!(self.poll_send(cx))?;
-        }
-        self.gathered.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
+    /// Takes at most what makes one message full: the WebSocket's own buffer is bounded.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,8 +96,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketCarrier<S> {
         if self.gathered.len() >= GATHER {
             ready!(self.poll_send(cx))?;
         }
-        parts.iter().for_each(|part| self.gathered.extend_from_slice(part));
-        Poll::Ready(Ok(parts.iter().map(|p| p.len()).sum()))
+        let mut taken = 0;
+        for part in parts {
+            let room = GATHER - self.gathered.len();
+            let n = part.len().min(room);
+            self.gathered.extend_from_slice(&part[..n]);
+            taken += n;
+            if n < part.len() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
