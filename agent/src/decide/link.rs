@@ -66,7 +66,8 @@ impl AgentCore {
 
     pub(super) fn down(&mut self, out: &mut Vec<Effect>) {
         self.link_down();
-        if self.spool.has_unsent() {
+        // What was sent and not stored counts too: it may have crossed with the parent's goodbye.
+        if !self.spool.is_drained() {
             out.push(Effect::Poke);
         }
     }
