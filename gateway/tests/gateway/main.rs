@@ -131,9 +131,9 @@ async fn gw_2_only_the_one_request_passes_and_everything_else_is_cut_off() {
         assert!(matches!(status, 404 | 400), "{what}: {answer}");
         assert!(!answer.to_lowercase().contains("keep-alive"), "{what}: {answer}");
     }
-    // A head over 128 KiB is not read to its end.
-    let (status, _) = world.ask(&get(&format!("{LINK_PATH}?{}", "x".repeat(200_000)))).await;
-    assert_eq!(status, 431);
+    // A head over 128 KiB is not read to its end: the reset of what was left unread may overtake the answer.
+    let (status, answer) = world.ask(&get(&format!("{LINK_PATH}?{}", "x".repeat(200_000)))).await;
+    assert!(status == 431 || answer.is_empty(), "{answer}");
     assert_eq!(world.server.streams(), 0, "nothing reached the server");
     // The same request, unaltered, is let in: the list above failed for its faults and not for another reason.
     for host in [ours.as_str(), PUBLIC_NAME] {
