@@ -134,7 +134,7 @@ impl Parent {
             protocol_errors: counter("branchline_protocol_errors_total"),
             unknown: counter("branchline_unknown_total"),
         };
-        let side = Side::Parent { statement: watch::channel(None).1, poll: false };
+        let side = Side::Parent { statement: watch::channel(None).1, spread: Box::new(|| 0), poll: false };
         let mut sink = ToTest { seen: self.seen.clone(), commands };
         engine::run(framed, queue, side, counters, &mut sink).await;
         Some(())

@@ -1,12 +1,14 @@
-//! The request limit per source (GW-3): a token bucket on upgrades.
+//! The request limit per source (GW-3): a token bucket on upgrades. Those turned away are told instants one after the
+//! other, so that an office behind one address comes back as a queue and not as a crowd.
 
 use branchline_node::time::Clock;
 use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,6 +16,8 @@ use std::{
 
 /// Requests between two sweeps for sources whose bucket is full again.
 const SWEEP_EVERY: usize = 4_096;
+/// Instants are given out up to so many seconds ahead, then again from the front.
+const WAIT_S_MAX: u64 = 60;
 
 type Instant = Duration;
 
@@ -33,6 +37,10 @@ pub struct Flood {
     limiter: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, NodeClock, NoOpMiddleware<Instant>>,
     clock: NodeClock,
     asked: AtomicUsize,
+    /// Time of one token.
+    interval: Duration,
+    /// The instant that a source was promised last; only those still to come are kept. Locked for a few moves.
+    promised: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
 impl Flood {
@@ -41,7 +49,8 @@ impl Flood {
         let clock = NodeClock(clock);
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let limiter = RateLimiter::hashmap_with_clock(quota, clock.clone());
-        Flood { limiter, clock, asked: AtomicUsize::new(0) }
+        let interval = Duration::from_secs(1) / per_second.get();
+        Flood { limiter, clock, asked: AtomicUsize::new(0), interval, promised: Mutex::default() }
     }
 
     /// Takes a token of the source; without one, the seconds after which it may ask again, at least 1.
@@ -49,11 +58,24 @@ impl Flood {
         // A full bucket need not be remembered, so memory follows the sources of the last seconds.
         if self.asked.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
+            let now = clock::Clock::now(&self.clock);
+            self.promised().retain(|_, at| *at > now);
         }
-        self.limiter.check_key(&owner(source)).map_err(|until| {
-            let wait = until.wait_time_from(clock::Clock::now(&self.clock));
-            wait.as_secs_f64().ceil().max(1.0) as u64
+        let source = owner(source);
+        self.limiter.check_key(&source).map_err(|until| {
+            let now = clock::Clock::now(&self.clock);
+            let soonest = now + until.wait_time_from(now);
+            let mut promised = self.promised();
+            let next = promised.get(&source).map_or(soonest, |last| (*last + self.interval).max(soonest));
+            let beyond = next > now + Duration::from_secs(WAIT_S_MAX);
+            let at = if beyond { soonest } else { next };
+            promised.insert(source, at);
+            (at - now).as_secs_f64().ceil().max(1.0) as u64
         })
+    }
+
+    fn promised(&self) -> std::sync::MutexGuard<'_, BTreeMap<IpAddr, Instant>> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
@@ -105,6 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn rly_11_an_office_that_was_turned_away_is_told_to_come_back_as_a_queue() {
+        let (flood, clock) = flood(50, 400);
+        let office = "192.0.2.1".parse().unwrap();
+        (0..400).for_each(|_| flood.check(office).unwrap());
+        let waits: Vec<u64> = (0..500).map(|_| flood.check(office).unwrap_err()).collect();
+        for second in 1..=10 {
+            assert_eq!(waits.iter().filter(|w| **w == second).count(), 50, "one second's rate in second {second}");
+        }
+        let more: Vec<u64> = (0..10_000).map(|_| flood.check(office).unwrap_err()).collect();
+        assert_eq!(more.iter().max(), Some(&WAIT_S_MAX), "nobody is sent away for longer");
+        assert_eq!(flood.check("192.0.2.2".parse().unwrap()), Ok(()), "another source has its own queue");
+        clock.advance(60_000);
+        assert_eq!(flood.check(office), Ok(()));
+    }
+
+    #[test]
     fn the_wait_is_stated_in_whole_seconds() {
         let clock = TestClock::at(Millis(0));
         clock.advance(1_000_000);
@@ -114,7 +152,7 @@ mod tests {
         flood.check(source).unwrap();
         assert_eq!(flood.check(source), Err(1));
         clock.advance(999);
-        assert_eq!(flood.check(source), Err(1));
+        assert_eq!(flood.check(source), Err(2), "the next second is the first one's");
         clock.advance(1);
         assert_eq!(flood.check(source), Ok(()));
     }

@@ -130,7 +130,7 @@ impl Opening {
     /// Judges a first byte. A trunk is opened by gateways at the server, never through one.
     pub fn of(first: u8) -> Opening {
         match Preface::from_byte(first) {
-            Some(Preface::Link | Preface::Bulk) => Opening::Open,
+            Some(Preface::Link | Preface::Uplink | Preface::Bulk) => Opening::Open,
             Some(Preface::Enrol) => Opening::Enrol,
             Some(Preface::Trunk) | None => Opening::Refused,
         }

@@ -129,9 +129,10 @@ fn a_wildcard_listener_has_no_name_of_its_own() {
 #[test]
 fn only_a_childs_prefaces_open_a_stream() {
     assert_eq!(Opening::of(b'L'), Opening::Open);
+    assert_eq!(Opening::of(b'U'), Opening::Open);
     assert_eq!(Opening::of(b'B'), Opening::Open);
     assert_eq!(Opening::of(b'E'), Opening::Enrol);
-    for other in (0..=255).filter(|b| !b"LBE".contains(b)) {
+    for other in (0..=255).filter(|b| !b"LUBE".contains(b)) {
         assert_eq!(Opening::of(other), Opening::Refused, "{other}");
     }
 }

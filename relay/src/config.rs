@@ -1,6 +1,6 @@
 //! The relay's configuration file.
 
-use branchline_node::config::{Mistakes, Reach, Reader, load, slots};
+use branchline_node::config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots};
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -25,6 +25,8 @@ pub struct Config {
     pub poll_interval_s: u64,
     /// Seconds a freed slot stays reserved for a polling waiter; default: the poll interval and a tenth.
     pub reservation_s: Option<u64>,
+    /// Links taken per second.
+    pub link_rate: LinkRate,
     /// The bundle; read to enrol and for the first upstreams.
     pub bundle: PathBuf,
     /// Source address of outgoing connections.
@@ -49,6 +51,7 @@ impl Config {
             allow_above_300: r.or("allow_above_300", false),
             poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
             reservation_s: r.has("reservation_s").then(|| r.number("reservation_s", 1..=604_800)),
+            link_rate: link_rate(r),
             bundle: r.required("bundle"),
             bind_source: r.optional("bind_source"),
             reach: r.word_or("reach", &Reach::WORDS, Reach::Any),

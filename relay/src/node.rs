@@ -9,6 +9,7 @@ use crate::{
 use branchline_node::{
     downstream::{
         admission::{Admission, AdmissionConfig, Cap},
+        door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
         reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
@@ -28,7 +29,11 @@ use branchline_node::{
     time::NodeTime,
     uplink::{Uplink, UplinkConfig, rhythm},
 };
-use branchline_protocol::{id::Role, refusal::Refusal, wire::DeviceFacts};
+use branchline_protocol::{
+    id::Role,
+    refusal::Refusal,
+    wire::{DeviceFacts, Preface},
+};
 use futures_util::future::LocalBoxFuture;
 use rustls::pki_types::CertificateDer;
 use std::{
@@ -50,6 +55,7 @@ pub struct RunningRelay {
     supervision: Supervision,
     status: actix_web::dev::ServerHandle,
     store: StoreHandle,
+    door: Door,
 }
 
 /// Starts relays.
@@ -139,6 +145,7 @@ impl Relay {
         let shown = Arc::new(RwLock::new(serde_json::json!({})));
         let uplink_config = UplinkConfig {
             tenant: subject.tenant.clone(),
+            preface: Preface::Uplink,
             upstreams: bundle.upstreams.clone(),
             reach: config.reach,
             dialler: dialler.clone(),
@@ -212,6 +219,7 @@ impl Relay {
         });
         supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
 
+        let door = Door::new(config.link_rate, time.clone(), &metrics);
         let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
         // The disk's own lasting number: a store that was wiped has another one.
         let store_id = store_id(&store, &ambient)?;
@@ -219,7 +227,8 @@ impl Relay {
             .map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
         let (node, watched, tls_failures) =
             (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
-        let (owner, door, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
+        let (owner, keeper, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
+        let knocked = door.clone();
         let spec = ChildSpec::new("listener", move |guard| {
             let reception = Arc::new(Reception {
                 node,
@@ -227,7 +236,8 @@ impl Relay {
                 host: host.clone(),
                 facts: facts.clone(),
                 time: clock.clone(),
-                gatekeeper: door.clone(),
+                door: knocked.clone(),
+                gatekeeper: keeper.clone(),
                 owner: owner.get().ok_or("no exchange")?.recipient(),
                 supervision: watched.clone(),
                 counters: counters.clone(),
@@ -260,7 +270,7 @@ impl Relay {
             };
             tx.send_replace(Some(ended));
         });
-        Ok(RunningRelay { started, end, supervision, status: handle, store })
+        Ok(RunningRelay { started, end, supervision, status: handle, store, door })
     }
 }
 
@@ -321,6 +331,8 @@ impl RunningNode for RunningRelay {
 
     fn stop(self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
+            // Children that are told to go do not come back to a node that is going.
+            self.door.close();
             self.status.stop(false).await;
             if let Ok(report) = self.supervision.stop(Duration::from_secs(10)).await {
                 tracing::info!(?report, "stopped");

@@ -1,6 +1,6 @@
 //! The server's configuration file.
 
-use branchline_node::config::{Mistakes, Reader, load, slots};
+use branchline_node::config::{LinkRate, Mistakes, Reader, link_rate, load, slots};
 use branchline_protocol::id::TenantId;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,6 +28,8 @@ pub struct Config {
     pub allow_above_300: bool,
     /// Seconds between the polls of a device without a slot.
     pub poll_interval_s: u64,
+    /// Links taken per second, on the link port and over trunks together.
+    pub link_rate: LinkRate,
     /// Addresses told to children instead of `link`, e.g. a name; empty: the address really bound.
     pub advertise_link: Vec<String>,
     /// Makes the installation if the state folder is empty.
@@ -54,6 +56,7 @@ impl Config {
             slots: slots(r),
             allow_above_300: r.or("allow_above_300", false),
             poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
+            link_rate: link_rate(r),
             advertise_link: r.or("advertise_link", Vec::new()),
             init_if_new: r.or("init_if_new", false),
             tenants: r.tables("tenants", |t| {

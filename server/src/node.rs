@@ -15,6 +15,7 @@ use crate::{
 use branchline_node::{
     downstream::{
         admission::{Admission, AdmissionConfig, Cap},
+        door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
         reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
@@ -53,6 +54,7 @@ pub struct RunningServer {
     supervision: Supervision,
     api: actix_web::dev::ServerHandle,
     store: Arc<dyn Store>,
+    door: Door,
 }
 
 /// Starts servers.
@@ -179,7 +181,9 @@ impl Server {
             statements,
         });
         let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"));
+        let door = Door::new(config.link_rate, time.clone(), &metrics);
         let make = ReceptionMaker {
+            door: door.clone(),
             node: office.server_id(),
             store: store_id,
             host,
@@ -220,6 +224,7 @@ impl Server {
             revoked: Arc::new(move |node, epoch| {
                 revoking.revocations(&TenantId::system()).is_some_and(|r| r.covers(node, epoch))
             }),
+            door: door.clone(),
             taker: Arc::new(move |incoming| {
                 let Some(reception) = current.read().ok().and_then(|c| c.clone()) else { return };
                 let (kind, stream, source, gateway) = match incoming {
@@ -263,7 +268,7 @@ impl Server {
                 first_fault: format!("{:?}", fault.first_fault),
             }));
         });
-        Ok(RunningServer { started, end, supervision, api: handle, store })
+        Ok(RunningServer { started, end, supervision, api: handle, store, door })
     }
 }
 
@@ -275,6 +280,7 @@ fn admission_config(config: &Config) -> Result<AdmissionConfig, StartFault> {
 }
 
 struct ReceptionMaker {
+    door: Door,
     node: NodeId,
     store: u64,
     host: Arc<ServerHost>,
@@ -298,6 +304,7 @@ impl ReceptionMaker {
             host: self.host.clone(),
             facts: self.facts.clone(),
             time: self.time.clone(),
+            door: self.door.clone(),
             gatekeeper: self.gatekeeper.clone(),
             owner: self.dispatcher.get().ok_or("no dispatcher")?.recipient(),
             supervision: self.supervision.clone(),
@@ -337,6 +344,8 @@ impl RunningNode for RunningServer {
 
     fn stop(self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
+            // Children that are told to go do not come back to a node that is going.
+            self.door.close();
             self.api.stop(false).await;
             if let Ok(report) = self.supervision.stop(Duration::from_secs(10)).await {
                 tracing::info!(?report, "stopped");

@@ -14,6 +14,7 @@ use branchline_node::{
     identity::Bundle,
     node::{Ambient, Started},
     process::RunningNode,
+    supervise::Supervision,
 };
 use branchline_protocol::{
     id::{JobId, NodeId, TenantId},
@@ -95,6 +96,7 @@ pub struct Tree {
     apis: BTreeMap<String, Api>,
     gateways: BTreeMap<String, RunningGateway>,
     relays: BTreeMap<String, RunningRelay>,
+    relay_configs: BTreeMap<String, branchline_relay::Config>,
     devices: BTreeMap<String, Device>,
     cas: Vec<PathBuf>,
 }
@@ -127,6 +129,7 @@ impl Tree {
             slots,
             allow_above_300: false,
             poll_interval_s: 3_600,
+            link_rate: Default::default(),
             advertise_link: Vec::new(),
             init_if_new: true,
             tenants: tenants.iter().map(|t| (tenant(t), vec![SITE.to_string()])).collect(),
@@ -141,8 +144,8 @@ impl Tree {
             open.with_token(text.trim().to_string())
         };
         let apis = tenants.iter().chain(&["system"]).map(|name| (name.to_string(), token(name))).collect();
-        let (gateways, relays, devices) = Default::default();
-        Tree { folder, shim: shim.into(), server, apis, gateways, relays, devices, cas }
+        let (gateways, relays, relay_configs, devices) = Default::default();
+        Tree { folder, shim: shim.into(), server, apis, gateways, relays, relay_configs, devices, cas }
     }
 
     /// The running server.
@@ -202,17 +205,36 @@ impl Tree {
             allow_above_300: false,
             poll_interval_s: wish.poll_interval_s,
             reservation_s: wish.reservation_s,
+            link_rate: Default::default(),
             bundle: self.bundle(tenant, name, body).await,
             bind_source: None,
             reach: reach(parent),
         };
-        let relay = Relay::start(config, Ambient::system()).await.expect("the relay starts");
-        self.relays.insert(name.into(), relay);
+        self.relay_configs.insert(name.into(), config);
+        self.start_relay(name).await;
         eventually("the relay is online", async || {
             let node = self.tree_node(name, tenant).await;
             holds(node["state"] == "online", node)
         })
         .await;
+    }
+
+    /// Starts a relay that was stopped, with the same folder and at the same address.
+    pub async fn start_relay(&mut self, name: &str) {
+        let config = self.relay_configs.get_mut(name).expect("a relay of this tree");
+        let relay = Relay::start(config.clone(), Ambient::system()).await.expect("the relay starts");
+        config.link = relay.started().addresses["link"];
+        self.relays.insert(name.into(), relay);
+    }
+
+    /// Stops a relay in good order.
+    pub async fn stop_relay(&mut self, name: &str) {
+        self.relays.remove(name).expect("a running relay").stop().await;
+    }
+
+    /// The actor tree of a relay, or of `server`.
+    pub fn supervision(&self, node: &str) -> &Supervision {
+        self.relays.get(node).map_or_else(|| self.server.supervision(), RunningRelay::supervision)
     }
 
     /// Starts an agent at its parent's site; its link comes up by itself. `parent` as for relays.

@@ -126,9 +126,9 @@ impl Keeper {
                 tracing::warn!(node = %self.parts.me.node, %why, "the parent broke the protocol; the link is closed");
                 self.link = None;
             }
-            Effect::Poke => {
+            Effect::Poke(poke) => {
                 // A full mailbox holds a poke already, and an uplink that is down dials when it is rebuilt.
-                let _ = self.parts.uplink.try_send(UplinkCommand::Poke);
+                let _ = self.parts.uplink.try_send(UplinkCommand::Poke(poke));
             }
             Effect::Reconfigure => self.reconfigure(),
             Effect::LearnTime(time) => self.parts.time.learn(time),
@@ -310,6 +310,9 @@ impl Handler<UplinkEvent> for Keeper {
             UplinkEvent::Event(event) => match event {
                 LinkEvent::Message(received) => self.event(Event::Received(received), ctx),
                 LinkEvent::Lease(lease) => self.event(Event::Lease(lease), ctx),
+                LinkEvent::Continue => self.event(Event::Continue, ctx),
+                // The uplink keeps it.
+                LinkEvent::Spread(_) => {}
                 LinkEvent::Alive(statement) => self.event(Event::Alive(statement), ctx),
                 LinkEvent::Refused(refusal) => {
                     tracing::warn!(%node, %refusal, "the parent refused something");

@@ -16,7 +16,7 @@ use branchline_node::{
     time::NodeTime,
     uplink::{Uplink, UplinkConfig, rhythm::Reach},
 };
-use branchline_protocol::trust::TrustDocument;
+use branchline_protocol::{trust::TrustDocument, wire::Preface};
 use rustls_pki_types::CertificateDer;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -60,6 +60,7 @@ impl Parts {
         let roots: Vec<CertificateDer<'_>> = cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
         Ok(UplinkConfig {
             tenant: self.me.tenant.clone(),
+            preface: Preface::Link,
             upstreams: documents.upstreams().to_vec(),
             reach: self.reach,
             dialler: self.dialler.clone(),

@@ -67,6 +67,8 @@ pub(super) struct Link {
     pub(super) poll: bool,
     /// Whether we said that we are done.
     pub(super) done: bool,
+    /// Whether the parent asked to finish what is under way and begin nothing new.
+    pub(super) closing: bool,
 }
 
 /// What an agent shows of itself.
@@ -212,7 +214,7 @@ impl AgentCore {
             marks.iter().for_each(|mark| self.spool.committed(mark));
             self.perform(link, then, now, out);
             if !marks.is_empty() && self.link.is_none() {
-                out.push(Effect::Poke);
+                out.push(Effect::Poke(self.poke()));
             }
         }
     }
@@ -259,13 +261,15 @@ impl AgentCore {
             let sections = self.documents.settings().map(|s| s.collect.clone()).unwrap_or_default();
             out.push(Effect::Collect(sections));
         }
-        if self.link.is_some() {
+        let closing = self.link.as_ref().is_some_and(|link| link.closing);
+        if self.link.is_some() && !closing {
             while let Some((lane, runs)) = self.spool.take() {
                 out.push(Effect::Send(lane, Message::Records(runs)));
             }
         }
         // Waiting batches hold what this link is still owed.
-        let drained = self.waiting.is_empty() && self.spool.is_drained();
+        let sent = if closing { !self.spool.is_under_way() } else { self.spool.is_drained() };
+        let drained = self.waiting.is_empty() && sent;
         if let Some(link) = &mut self.link
             && link.poll
             && !link.done
@@ -319,7 +323,7 @@ impl AgentCore {
     /// The next link: what waited for an older one is not sent on it.
     pub(super) fn link_up(&mut self, poll: bool) {
         self.links += 1;
-        self.link = Some(Link { number: self.links, poll, done: false });
+        self.link = Some(Link { number: self.links, poll, done: false, closing: false });
     }
 
     pub(super) fn link_down(&mut self) {
@@ -357,6 +361,7 @@ impl Core for AgentCore {
             Event::Up(welcome) => self.up(&welcome),
             Event::Received(received) => self.received(now, received, &mut turn, out),
             Event::Lease(lease) => self.leased(lease),
+            Event::Continue => self.bounded(),
             Event::Alive(statement) => {
                 if let Some(statement) = statement {
                     self.document(now, branchline_protocol::document::Kind::Time, &statement, &mut turn, out);

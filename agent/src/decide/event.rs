@@ -1,7 +1,7 @@
 //! What happens to an agent's core, and what it asks for.
 
 use crate::platform::JobLeft;
-use branchline_node::{driver::Token, identity::RootKey, link::lanes::Received, store::Batch};
+use branchline_node::{driver::Token, identity::RootKey, link::lanes::Received, store::Batch, uplink::Poke};
 use branchline_protocol::{
     id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     inventory::Snapshot,
@@ -61,6 +61,8 @@ pub enum Event {
     Received(Received),
     /// The parent turned the link to polling.
     Lease(Lease),
+    /// The poll's bounds are reached: finish what is under way.
+    Continue,
     /// The parent's newest time statement.
     Alive(Option<Box<Envelope>>),
     /// The parent would not do something; the link goes on.
@@ -158,7 +160,7 @@ pub enum Effect {
     /// End the link that is up: its parent broke the protocol.
     CloseLink(String),
     /// Dial soon: there is something to say.
-    Poke,
+    Poke(Poke),
     /// Upstreams or trust changed: [`super::AgentCore::documents`] has them.
     Reconfigure,
     /// A verified statement's time.

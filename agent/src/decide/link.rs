@@ -5,7 +5,7 @@ use super::{
     event::{Counted, Effect},
     inventory::Request,
 };
-use branchline_node::link::lanes::Received;
+use branchline_node::{link::lanes::Received, uplink::Poke};
 use branchline_protocol::{
     document::Kind,
     id::Role,
@@ -64,11 +64,23 @@ impl AgentCore {
         }
     }
 
+    /// The poll's bounds are reached (DESIGN 3): what was sent is waited for, the rest is the next poll's.
+    pub(super) fn bounded(&mut self) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.poll) {
+            link.closing = true;
+        }
+    }
+
+    /// How much what waits here hurries.
+    pub(super) fn poke(&self) -> Poke {
+        if self.spool.is_pressing() { Poke::Urgent } else { Poke::Something }
+    }
+
     pub(super) fn down(&mut self, out: &mut Vec<Effect>) {
         self.link_down();
         // What was sent and not stored counts too: it may have crossed with the parent's goodbye.
         if !self.spool.is_drained() {
-            out.push(Effect::Poke);
+            out.push(Effect::Poke(self.poke()));
         }
     }
 

@@ -37,8 +37,10 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// How long a refused connection is still read, and what comes thrown away: closed at once, the system might reset it
 /// before the answer has arrived.
 const LINGER: Duration = Duration::from_secs(1);
-/// Seconds after which a child turned away for want of room or of a server may come again.
+/// Seconds after which a child turned away for want of room or of a server may come again, at the least, and over how
+/// many more they are spread: they were all turned away for the same reason and must not come back at the same moment.
 const RETRY_AFTER_S: u64 = 5;
+const RETRY_SPREAD_S: u64 = 10;
 
 /// The server on this socket.
 pub fn serve(socket: TcpListener, mut tls: ServerConfig, workers: usize, gate: Arc<Gate>) -> io::Result<Server> {
@@ -102,12 +104,12 @@ async fn answer(request: HttpRequest, payload: web::Payload, gate: web::Data<Gat
         }
         Admission::NoServer => {
             gate.refused("no_server");
-            return later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_S);
+            return away(&gate);
         }
     }
     let Some(place) = gate.place() else {
         gate.refused("room");
-        return later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_S);
+        return away(&gate);
     };
     let Ok((response, session, messages)) = actix_ws::handle(&request, payload) else {
         gate.refused("upgrade");
@@ -141,6 +143,10 @@ fn judge(request: &HttpRequest, gate: &Gate) -> Verdict {
 
 fn not_found() -> HttpResponse {
     HttpResponse::NotFound().force_close().finish()
+}
+
+fn away(gate: &Gate) -> HttpResponse {
+    later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_S + gate.random.up_to(RETRY_SPREAD_S))
 }
 
 fn later(status: StatusCode, seconds: u64) -> HttpResponse {

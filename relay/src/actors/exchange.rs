@@ -7,7 +7,11 @@ use crate::{
 };
 use actix::prelude::*;
 use branchline_node::{
-    downstream::{Child, FromChild, gatekeeper::SharedGauge, reception::Facts},
+    downstream::{
+        Child, FromChild,
+        gatekeeper::SharedGauge,
+        reception::{Facts, stale},
+    },
     driver::{Completion, Driver, Notify},
     identity::{Identity, child_config, parent_config},
     link::{
@@ -336,6 +340,11 @@ impl Handler<FromChild> for Exchange {
 
     fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) {
         match said {
+            FromChild::Up { child, link } if self.driver.core().knows_newer(&child) => {
+                // It was overtaken between its admission and here.
+                let _gone = link.ask(LinkCommand::Refuse(stale()));
+                tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
+            }
             FromChild::Up { child, link } => {
                 tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
                 self.links.insert(child.node, (child.session, link));
@@ -349,7 +358,11 @@ impl Handler<FromChild> for Exchange {
                 self.feed(Event::ChildGone(child, end), ctx);
                 self.publish_facts();
             }
-            FromChild::Displaced { node, lease, .. } => self.feed(Event::Displaced(node, lease), ctx),
+            FromChild::Displaced { node, session, lease } => {
+                if self.links.get(&node).is_some_and(|(live, _)| *live == session) {
+                    self.feed(Event::Displaced(node, lease), ctx);
+                }
+            }
             FromChild::Event { child, event } => self.child_message(child, event, ctx),
         }
     }

@@ -73,6 +73,8 @@ impl RelayCore {
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
                 Reach::Polling
             }
+            // This relay ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
+            LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
         self.directory.detach(child.node, child.session, reach, now.node);

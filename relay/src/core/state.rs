@@ -200,6 +200,11 @@ impl RelayCore {
         self.links.len() as u64
     }
 
+    /// Whether a link of a child is older than what is known of it: it must not take the newer one's place.
+    pub fn knows_newer(&self, child: &Child) -> bool {
+        self.directory.knows_newer(child.node, child.key)
+    }
+
     /// Whether the uplink is up.
     pub fn parent_up(&self) -> bool {
         self.parent_up
@@ -281,6 +286,7 @@ impl RelayCore {
             let facts = grouped.into_iter().map(|((order, fact), devices)| (order, fact_of(fact), devices)).collect();
             self.tell(now, class::FACTS, &Facts { facts }, out);
         }
+        self.directory.expire(now.node);
         if self.parent_up {
             let mut entries = self.directory.changes();
             let due = self.figures_told_at.is_none_or(|at| now.mono.0 >= at + FIGURES_EVERY_MS);

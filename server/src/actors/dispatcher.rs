@@ -332,6 +332,11 @@ impl Handler<FromChild> for Dispatcher {
     fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) -> Self::Result {
         let done = || Box::pin(actix::fut::ready(()));
         match said {
+            FromChild::Up { child, link } if self.core.knows_newer(&child) => {
+                // It was overtaken between its admission and here.
+                let _gone = link.ask(LinkCommand::Refuse(reception::stale()));
+                tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
+            }
             FromChild::Up { child, link } => {
                 tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
                 self.links.insert(child.node, (child.session, link));
@@ -350,7 +355,11 @@ impl Handler<FromChild> for Dispatcher {
                 self.feed(Event::Gone(child, end), ctx);
                 self.publish_facts();
             }
-            FromChild::Displaced { node, lease, .. } => self.feed(Event::Displaced(node, lease), ctx),
+            FromChild::Displaced { node, session, lease } => {
+                if self.links.get(&node).is_some_and(|(live, _)| *live == session) {
+                    self.feed(Event::Displaced(node, lease), ctx);
+                }
+            }
             FromChild::Event { child, event: LinkEvent::ChildDone } => self.feed(Event::Done(child), ctx),
             FromChild::Event { child, event: LinkEvent::Heard } => self.feed(Event::Heard(child), ctx),
             FromChild::Event { child, event: LinkEvent::Message(received) } => {

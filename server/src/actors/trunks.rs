@@ -9,6 +9,7 @@
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, WrapFuture, fut::ActorFutureExt};
 use branchline_node::{
+    downstream::{door::Door, reception::answer_preface},
     identity::{PeerIdentity, peer_identity},
     link::BoxStream,
     metrics::Metrics,
@@ -57,7 +58,7 @@ pub enum Incoming {
     Link {
         /// The child's bytes.
         stream: BoxStream,
-        /// [`Preface::Link`] or [`Preface::Bulk`].
+        /// [`Preface::Link`], [`Preface::Uplink`] or [`Preface::Bulk`].
         kind: Preface,
         /// The child's address as the gateway saw it: an untrusted hint.
         source: Option<SocketAddr>,
@@ -100,6 +101,8 @@ pub struct TrunkSetup {
     pub tokens: watch::Receiver<Vec<Hash>>,
     /// Asked once per trunk; for later revocations see [`TrunkRegistry::close`].
     pub revoked: Revoked,
+    /// Decides who may begin a handshake.
+    pub door: Door,
     /// Where streams go.
     pub taker: Taker,
     /// Addresses connections are accepted from; empty is any.
@@ -320,7 +323,7 @@ async fn connection(
             drop(stranger);
             hold(tls, peer, remote, port).await
         }
-        Some(Preface::Link | Preface::Bulk) | None => Err("preface"),
+        Some(Preface::Link | Preface::Uplink | Preface::Bulk) | None => Err("preface"),
     }
 }
 
@@ -419,15 +422,18 @@ async fn introduce(mut stream: TrunkStream, gateway: NodeId, port: Port) {
     let head = async {
         let header = read_header(&mut stream).await.map_err(io::Error::other)?;
         let preface = Preface::from_byte(stream.read_u8().await?);
-        let good = matches!(preface, Some(Preface::Link | Preface::Bulk | Preface::Enrol));
+        let good = matches!(preface, Some(Preface::Link | Preface::Uplink | Preface::Bulk | Preface::Enrol));
         let kind = preface.filter(|_| good).ok_or(io::ErrorKind::InvalidData)?;
         // Answered at once, also because it frees yamux's count of unacknowledged streams.
-        stream.write_all(&[PREFACE_ACCEPTED]).await?;
-        stream.flush().await?;
-        Ok::<_, io::Error>((header, kind))
+        let let_in = answer_preface(&mut stream, port.setup.door.knock(kind)).await?;
+        Ok::<_, io::Error>((header, let_in.then_some(kind)))
     };
     let Ok((StreamHeader { source, token }, kind)) = within(head).await else {
         port.refused("stream");
+        return;
+    };
+    let Some(kind) = kind else {
+        tracing::debug!(?source, %gateway, "turned away: above the rate");
         return;
     };
     let stream: BoxStream = Box::new(stream);

@@ -1,5 +1,6 @@
 use super::*;
 use branchline_node::{
+    config::LinkRate,
     identity::{Authority, Identity, KeyPair, Subject, child_config, parent_config, server_name},
     link::dial::{Dialler, Route},
     supervise::{Supervision, Supervisor},
@@ -65,6 +66,7 @@ impl World {
             metrics: metrics.clone(),
             tokens: watched,
             revoked: Arc::new(move |_, _| asked.load(Ordering::SeqCst)),
+            door: Door::new(LinkRate::default(), NodeTime::new(SystemClock::shared()), &metrics),
             taker: Arc::new(move |stream| assert!(taken.send(stream).is_ok())),
         };
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -134,6 +134,11 @@ impl Core {
         self.tenants.iter()
     }
 
+    /// Whether a link of a child is older than what is known of it: it must not take the newer one's place.
+    pub fn knows_newer(&self, child: &Child) -> bool {
+        self.tenants.get(&child.tenant).is_some_and(|t| t.directory.knows_newer(child.node, child.key))
+    }
+
     /// Commits that are not durable yet.
     pub fn uncommitted(&self) -> usize {
         self.waiting.len()
@@ -288,6 +293,8 @@ impl Core {
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
                 Reach::Polling
             }
+            // The server ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
+            LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
         state.directory.detach(child.node, child.session, reach, now.node);
@@ -445,6 +452,7 @@ impl Core {
         let tenants: Vec<TenantId> = self.tenants.keys().cloned().collect();
         for tenant in tenants {
             let Some(state) = self.tenants.get_mut(&tenant) else { continue };
+            state.directory.expire(now.node);
             let late = state.ledger.past_fetch(now.node);
             let mut work = Work::default();
             for (number, device, row) in late {

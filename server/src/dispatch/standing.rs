@@ -43,6 +43,11 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
     }
     let missed = |interval: i64| view.next_contact.is_some_and(|due| now.0 > due.0 + POLLS_MISSED * interval);
     match entry.reach {
+        Reach::Awaited => {
+            // The one that lost sight of it: the relay it hangs on, or the server.
+            let relay = entry.via.last().and_then(|r| state.nodes.get(r));
+            view.reason = Some(relay.map_or_else(|| "awaited".into(), |r| format!("behind {}", r.name)));
+        }
         Reach::GoneShutdown => (view.state, view.reason) = ("offline", Some("shutdown".into())),
         Reach::GoneTimeout => (view.state, view.reason) = ("offline", Some("timeout".into())),
         Reach::Polling | Reach::Wakeable if missed(view.next_contact.map_or(0, |n| n.0 - entry.last_contact.0)) => {
@@ -50,7 +55,7 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         }
         _ => view.state = "online",
     }
-    if row.role == Role::Relay && view.state == "offline" {
+    if row.role == Role::Relay && view.state != "online" {
         view.unreachable_since = view.last_contact;
     }
     view

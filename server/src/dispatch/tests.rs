@@ -1,5 +1,7 @@
 //! The core by hand: children that are nothing but messages, commits that are carried out when the test says so.
 
+mod presence;
+
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
 use branchline_node::{downstream::Child, link::engine::LinkEnd, store::Batch, uplink::spool::Spool};

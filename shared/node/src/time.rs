@@ -40,6 +40,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// The instant by the clock of tokio's timers, for a deadline that moves: reading it is cheaper than setting a timer anew.
+#[allow(clippy::disallowed_methods, reason = "this is the one home of ambient time")]
+pub(crate) fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// A clock that a test sets. Monotonic time and wall time move together unless the wall is set apart.
 #[derive(Default)]
 pub struct TestClock {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::decide::Counted;
+use branchline_node::uplink::Poke;
 use branchline_protocol::{
     record::StreamId,
     wire::{Ack, Goodbye},
@@ -58,6 +59,32 @@ fn a_poll_says_done_once_and_only_when_everything_is_stored() {
 }
 
 #[test]
+fn a_poll_at_its_bounds_waits_for_what_is_under_way_and_leaves_the_rest_to_the_next() {
+    let mut bench = Bench::running();
+    bench.settle(Event::Down);
+    let up = bench.connect(Some(POLL));
+    bench.deliver(vec![script_order(1)]);
+    let under_way = [sent(&up), sent(&bench.settle(ended(1, finished(0))))].concat();
+    assert_eq!(under_way.len(), 2, "an inventory and a result");
+    assert_eq!(done(&bench.settle(Event::Continue)), 0, "they are not stored yet");
+    bench.deliver(vec![script_order(2)]);
+    let later = bench.settle(ended(2, finished(0)));
+    assert!(sent(&later).is_empty(), "nothing new is begun");
+    assert_eq!(done(&ack_all(&mut bench, &under_way)), 1, "what was sent is stored, so nothing is sent twice");
+    assert!(bench.settle(Event::Down).contains(&Effect::Poke(Poke::Urgent)));
+    let next = sent(&bench.connect(Some(POLL)));
+    assert_eq!(next.len(), 1, "the later result alone: {next:?}");
+}
+
+#[test]
+fn a_persistent_link_does_not_mind_a_polls_bounds() {
+    let mut bench = Bench::running();
+    bench.settle(Event::Continue);
+    bench.deliver(vec![script_order(1)]);
+    assert_eq!(sent(&bench.settle(ended(1, finished(0)))).len(), 1);
+}
+
+#[test]
 fn adm_2_a_link_that_loses_its_slot_is_drained_and_left() {
     let mut bench = Bench::running();
     bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
@@ -78,10 +105,13 @@ fn without_a_link_a_new_result_asks_for_a_poll() {
     let mut bench = Bench::running();
     bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
     let crossed = "the first report was sent and not stored: it may have crossed with a goodbye";
-    assert!(bench.settle(Event::Down).contains(&Effect::Poke), "{crossed}");
-    assert!(!bench.event(ended(1, finished(0))).contains(&Effect::Poke), "nothing is durable");
-    assert!(bench.commit().contains(&Effect::Poke));
-    assert!(bench.settle(Event::Down).contains(&Effect::Poke), "what a link did not take is reason to come again");
+    assert!(bench.settle(Event::Down).contains(&Effect::Poke(Poke::Something)), "{crossed}");
+    assert!(!bench.event(ended(1, finished(0))).contains(&Effect::Poke(Poke::Urgent)), "nothing is durable");
+    assert!(bench.commit().contains(&Effect::Poke(Poke::Urgent)));
+    assert!(
+        bench.settle(Event::Down).contains(&Effect::Poke(Poke::Urgent)),
+        "what a link did not take is reason to come again"
+    );
 }
 
 #[test]

@@ -18,7 +18,8 @@ use branchline_protocol::{
 };
 use std::collections::BTreeMap;
 
-/// Puts a node's last known route into the directory, so that its orders go where it was last.
+/// Puts a node's last known route into the directory, so that its orders go where it was last. Until it had time to come
+/// back nothing is known of it: the server was away, not the node.
 pub(in crate::dispatch) fn remember(state: &mut TenantState, row: &NodeRow) {
     if row.role == Role::Gateway || row.revoked_at.is_some() {
         return;
@@ -28,7 +29,7 @@ pub(in crate::dispatch) fn remember(state: &mut TenantState, row: &NodeRow) {
         role: row.role,
         key: AttachmentKey { epoch: row.epoch, attachment: row.attachment },
         via: row.route.clone(),
-        reach: Reach::GoneTimeout,
+        reach: Reach::Awaited,
         last_contact,
         next_contact: None,
         capabilities: row.capabilities.clone(),

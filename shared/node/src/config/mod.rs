@@ -21,6 +21,7 @@
 
 mod duration;
 mod file;
+mod link_rate;
 mod mistakes;
 mod reach;
 mod reader;
@@ -29,6 +30,7 @@ mod value;
 
 pub use duration::{BadDuration, DURATION_MAX, duration_text, parse_duration};
 pub use file::{load, parse, read_file};
+pub use link_rate::{LinkRate, link_rate};
 pub use mistakes::{Mistake, Mistakes};
 pub use reach::Reach;
 pub use reader::{Reader, nearest};

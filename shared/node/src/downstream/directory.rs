@@ -8,6 +8,9 @@ use branchline_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// For so long, in milliseconds of node time, a node is awaited that its parent lost sight of without its doing: within
+/// it everybody is back after a restart (RLY-11).
+pub const AWAITED_MS: i64 = 120_000;
 /// A node's last contact alone is told upward this often, in milliseconds (DESIGN 5 "Presence").
 const CONTACT_TOLD_EVERY_MS: i64 = 60_000;
 
@@ -61,6 +64,8 @@ pub struct Directory {
     live: BTreeMap<NodeId, u64>,
     /// Since when a relay that hung here has no link.
     cut: BTreeMap<NodeId, Millis>,
+    /// Until when to await nodes; nothing yet for those not looked at since they are.
+    awaited: BTreeMap<NodeId, Option<Millis>>,
     changed: BTreeSet<NodeId>,
 }
 
@@ -81,7 +86,7 @@ impl Directory {
             capabilities: child.capabilities,
             figures,
         };
-        self.nodes.insert(child.node, entry);
+        self.put(child.node, entry);
         self.live.insert(child.node, child.session);
         self.cut.remove(&child.node);
         self.changed.insert(child.node);
@@ -94,15 +99,49 @@ impl Directory {
             return false;
         }
         self.live.remove(&node);
-        if let Some(entry) = self.nodes.get_mut(&node).filter(|e| e.via.is_empty()) {
-            entry.reach = reach;
-            entry.last_contact = at;
-            self.changed.insert(node);
+        if let Some(entry) = self.nodes.get(&node).filter(|e| e.via.is_empty()) {
+            let entry = Entry { reach, last_contact: at, ..entry.clone() };
             if entry.role == Role::Relay {
                 self.cut.insert(node, at);
             }
+            self.put(node, entry);
+            self.changed.insert(node);
         }
         true
+    }
+
+    /// Whether a newer attachment of this node is known: then a link of this one is refused.
+    pub fn knows_newer(&self, node: NodeId, key: AttachmentKey) -> bool {
+        self.nodes.get(&node).is_some_and(|known| known.key > key)
+    }
+
+    /// Time goes on: whoever was awaited for long enough is gone. Answers who.
+    pub fn expire(&mut self, now: Millis) -> Vec<NodeId> {
+        let mut gone = Vec::new();
+        for (node, until) in &mut self.awaited {
+            match until {
+                None => *until = Some(now.plus(AWAITED_MS)),
+                Some(until) if *until <= now => gone.push(*node),
+                Some(_) => {}
+            }
+        }
+        for node in &gone {
+            if let Some(entry) = self.nodes.get(node) {
+                let entry = Entry { reach: Reach::GoneTimeout, ..entry.clone() };
+                self.put(*node, entry);
+                self.changed.insert(*node);
+            }
+        }
+        gone
+    }
+
+    fn put(&mut self, node: NodeId, entry: Entry) {
+        if entry.reach == Reach::Awaited {
+            self.awaited.entry(node).or_default();
+        } else {
+            self.awaited.remove(&node);
+        }
+        self.nodes.insert(node, entry);
     }
 
     /// A node was heard: its last contact is then. The parent hears of it once a minute at most.
@@ -119,14 +158,15 @@ impl Directory {
 
     /// The lease of a child changed.
     pub fn lease(&mut self, node: NodeId, reach: Reach, next_contact: Option<Millis>) {
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            entry.reach = reach;
-            entry.next_contact = next_contact;
+        if let Some(entry) = self.nodes.get(&node) {
+            let entry = Entry { reach, next_contact, ..entry.clone() };
+            self.put(node, entry);
             self.changed.insert(node);
         }
     }
 
-    /// A child relay tells who is below it. Answers the nodes whose route or reach changed.
+    /// A child relay tells who is below it. Answers the nodes whose route or reach changed. Whom a snapshot does not list
+    /// the relay has not heard of since it started, which says nothing of the node: it is awaited.
     pub fn presence(&mut self, relay: NodeId, snapshot: bool, entries: Vec<PresenceEntry>) -> Vec<NodeId> {
         let mut touched = Vec::new();
         let listed: BTreeSet<NodeId> = entries.iter().map(|e| e.node).collect();
@@ -162,7 +202,7 @@ impl Directory {
                 figures: entry.figures,
             };
             if self.nodes.get(&entry.node) != Some(&new) {
-                self.nodes.insert(entry.node, new);
+                self.put(entry.node, new);
                 self.changed.insert(entry.node);
                 touched.push(entry.node);
             }
@@ -170,8 +210,9 @@ impl Directory {
         if snapshot {
             for (node, entry) in &mut self.nodes {
                 let here = entry.via.first() == Some(&relay) && !listed.contains(node);
-                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout) {
-                    entry.reach = Reach::GoneTimeout;
+                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited) {
+                    entry.reach = Reach::Awaited;
+                    self.awaited.insert(*node, None);
                     self.changed.insert(*node);
                     touched.push(*node);
                 }
@@ -182,7 +223,9 @@ impl Directory {
 
     /// Restores a route from disk, so that orders find a device that has not been heard of since the start.
     pub fn remember(&mut self, node: NodeId, entry: Entry) {
-        self.nodes.entry(node).or_insert(entry);
+        if !self.nodes.contains_key(&node) {
+            self.put(node, entry);
+        }
     }
 
     /// A node left the tenant or was revoked.
@@ -190,6 +233,7 @@ impl Directory {
         self.nodes.remove(&node);
         self.live.remove(&node);
         self.cut.remove(&node);
+        self.awaited.remove(&node);
     }
 
     /// What is known of a node.
@@ -232,7 +276,8 @@ impl Directory {
     pub fn cut_off(&self, node: NodeId) -> Option<(NodeId, Millis)> {
         let entry = self.nodes.get(&node)?;
         let relay = entry.via.iter().find(|r| {
-            let gone = self.nodes.get(r).is_none_or(|e| matches!(e.reach, Reach::GoneShutdown | Reach::GoneTimeout));
+            let away = |e: &Entry| matches!(e.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited);
+            let gone = self.nodes.get(r).is_none_or(away);
             gone || (self.next_hop(**r) == Some(**r) && !self.is_live(**r))
         })?;
         let since = self.cut.get(relay).copied();
@@ -344,15 +389,34 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_ends_whom_it_does_not_list() {
+    fn rly_11_whom_a_snapshot_does_not_list_is_awaited_and_gone_two_minutes_later() {
         let mut d = Directory::default();
         d.attach(attach(1, Role::Relay, 1, 10));
         d.presence(node(1), true, vec![told(7, 1, vec![]), told(8, 1, vec![])]);
         d.changes();
         let touched = d.presence(node(1), true, vec![told(8, 1, vec![])]);
         assert_eq!(touched, [node(7)]);
-        assert_eq!(d.get(node(7)).unwrap().reach, Reach::GoneTimeout);
+        assert_eq!(d.get(node(7)).unwrap().reach, Reach::Awaited);
         assert_eq!(d.changes().len(), 1);
         assert!(d.changes().is_empty());
+        assert!(d.expire(Millis(1_000)).is_empty(), "the wait begins when it is looked at first");
+        assert!(d.expire(Millis(1_000 + AWAITED_MS - 1)).is_empty());
+        assert_eq!(d.expire(Millis(1_000 + AWAITED_MS)), [node(7)]);
+        assert_eq!(d.get(node(7)).unwrap().reach, Reach::GoneTimeout);
+        assert_eq!(d.changes().len(), 1);
+        assert!(d.expire(Millis(i64::MAX - AWAITED_MS)).is_empty(), "once");
+    }
+
+    #[test]
+    fn whoever_comes_back_is_awaited_no_longer() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        d.presence(node(1), true, vec![told(7, 1, vec![]), told(8, 1, vec![])]);
+        d.presence(node(1), true, vec![]);
+        d.expire(Millis(0));
+        d.presence(node(1), false, vec![told(7, 2, vec![])]);
+        d.attach(attach(8, Role::Agent, 2, 20));
+        assert!(d.expire(Millis(AWAITED_MS)).is_empty());
+        assert_eq!([d.get(node(7)), d.get(node(8))].map(|e| e.unwrap().reach), [Reach::Persistent; 2]);
     }
 }

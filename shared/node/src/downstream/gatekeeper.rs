@@ -233,7 +233,7 @@ impl Handler<AskAdmission> for Gatekeeper {
         let no_answer =
             || Err(Refusal::new(503, "no_answer", "admission gave no answer; come again").retry_after(1_000));
         let answer = self.feed(Event::Ask(ask.clone()), Some(session), ctx).unwrap_or_else(no_answer);
-        match answer {
+        let answer = match answer {
             Ok(Admitted::Poll(lease)) if ask.want == Want::Persistent => {
                 // A deferred link is served as a poll, out of the polls' pool, and keeps its place in line.
                 let poll = Ask { want: Want::Poll, ..ask };
@@ -246,7 +246,11 @@ impl Handler<AskAdmission> for Gatekeeper {
                 Ok(Admitted::Poll(wire_lease(self.core.lease(ask.node))))
             }
             other => other,
+        };
+        if answer.is_err() {
+            self.nodes_of_sessions.remove(&session);
         }
+        answer
     }
 }
 

@@ -2,17 +2,23 @@
 //! what a job means, and nothing here dials.
 //!
 //! ```text
-//! listener, or a trunk ─► reception ─► gatekeeper (slots) ─► session ×n ─► the node's owner of children
-//!                                       admission (pure)                    directory, ledger (pure)
+//! listener, or a trunk ─► door ─► reception ─► gatekeeper (slots) ─► session ×n ─► the node's owner of children
+//!                         rate (pure)           admission (pure)                    directory, ledger (pure)
 //! ```
 
 pub mod admission;
+mod checks;
 pub mod child;
 pub mod directory;
+pub mod door;
 pub mod gatekeeper;
 pub mod ledger;
 pub mod listener;
+pub mod rate;
 pub mod reception;
 pub mod session;
+
+#[cfg(all(test, feature = "uplink"))]
+mod storm_tests;
 
 pub use child::{Child, FromChild};

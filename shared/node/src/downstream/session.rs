@@ -14,9 +14,9 @@ use crate::{
     supervise::{Drain, Exit, ExitGuard},
 };
 use actix::prelude::*;
-use branchline_protocol::{order::Envelope, wire::Goodbye};
+use branchline_protocol::wire::Goodbye;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_util::codec::Framed;
 
@@ -49,12 +49,11 @@ impl Session {
         framed: Framed<TlsStream<BoxStream>, FrameCodec>,
         link: LinkHandle,
         commands: mpsc::Receiver<LinkCommand>,
-        statement: watch::Receiver<Option<Arc<Envelope>>>,
+        side: Side,
         owner: Recipient<FromChild>,
         gatekeeper: Recipient<SessionGone>,
         counters: LinkCounters,
     ) -> Self {
-        let side = Side::Parent { statement, poll: child.lease.is_some() };
         let work = Some(Work { framed, commands, side, counters });
         let end = LinkEnd::Lost("the session failed".into());
         let (weak, handle) = (link.weak(), Some(link));

@@ -3,7 +3,7 @@
 use super::{BoxStream, carrier};
 use branchline_protocol::{
     id::{NodeId, TenantId},
-    wire::{HANDSHAKE_S, LINK_PATH, PREFACE_ACCEPTED, Preface, TOKEN_HEADER},
+    wire::{HANDSHAKE_S, LINK_PATH, PREFACE_ACCEPTED, PREFACE_BUSY, Preface, TOKEN_HEADER},
 };
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -67,6 +67,12 @@ pub enum DialFault {
     /// The peer did not accept the preface.
     #[error("preface: {0}")]
     Preface(io::Error),
+    /// The peer takes links by a rate and has none to give at present.
+    #[error("the parent is busy and asked to wait {wait_ms} ms")]
+    Busy {
+        /// How long it asked to wait.
+        wait_ms: u32,
+    },
     /// The inner TLS handshake failed.
     #[error("link tls: {0}")]
     Tls(io::Error),
@@ -86,11 +92,15 @@ impl Dialler {
             let accepted = async {
                 stream.write_all(&[preface.byte()]).await?;
                 stream.flush().await?;
-                stream.read_u8().await
+                match stream.read_u8().await? {
+                    PREFACE_BUSY => Ok(Err(stream.read_u32().await?)),
+                    answer => Ok(Ok(answer)),
+                }
             };
             match accepted.await {
-                Ok(PREFACE_ACCEPTED) => Ok(stream),
-                Ok(_) => Err(DialFault::Preface(io::Error::other("other software answers there"))),
+                Ok(Ok(PREFACE_ACCEPTED)) => Ok(stream),
+                Ok(Err(wait_ms)) => Err(DialFault::Busy { wait_ms }),
+                Ok(Ok(_)) => Err(DialFault::Preface(io::Error::other("other software answers there"))),
                 Err(e) => Err(DialFault::Preface(e)),
             }
         };

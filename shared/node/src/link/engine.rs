@@ -4,6 +4,7 @@ use super::{
     codec::{CodecFault, FrameCodec},
     lanes::{Lanes, Received},
 };
+use crate::time::timer_now;
 use branchline_protocol::{
     order::Envelope,
     record::Lane,
@@ -45,6 +46,10 @@ pub enum LinkEvent {
     Refused(Refusal),
     /// A polling child has nothing more to send.
     ChildDone,
+    /// The poll's bounds are reached: begin nothing new, then say that we are done.
+    Continue,
+    /// The spread of reconnects, in milliseconds, has changed.
+    Spread(u64),
     /// The child's heartbeat.
     Heard,
 }
@@ -84,7 +89,9 @@ pub enum Side {
     Parent {
         /// Newest statement.
         statement: watch::Receiver<Option<Arc<Envelope>>>,
-        /// Whether the link is a poll: the child's goodbye is an event then, and 60 s are the end.
+        /// The spread of reconnects as it is now, in milliseconds: a change is told with a heartbeat's answer.
+        spread: Box<dyn Fn() -> u64 + Send>,
+        /// Whether the link is a poll: the child's goodbye is an event then, and 60 s or 8 MiB are the end.
         poll: bool,
     },
 }
@@ -98,8 +105,13 @@ pub struct LinkCounters {
     pub unknown: Counter,
 }
 
-/// A poll ends after so many seconds with `continue` (DESIGN 3).
+/// A poll is asked to end after so many seconds (DESIGN 3).
 const POLL_S: u64 = 60;
+/// It is asked to end when it has carried more payload than this, both directions together (DESIGN 3).
+pub const POLL_BYTES_MAX: u64 = 8 << 20;
+/// Seconds that it then has for what is under way, at most one message of 16 MiB at 256 kbit/s: what is cut in the
+/// middle is sent whole again.
+const POLL_GRACE_S: u64 = 540;
 
 /// Runs a greeted link to its end.
 pub async fn run<S: super::Stream>(
@@ -121,7 +133,11 @@ pub async fn run<S: super::Stream>(
     let first_timer = if is_poll { Duration::from_secs(POLL_S) } else { beat_every };
     let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(first_timer));
     // Resetting a timer for every frame costs more than the frame: life is noted here and looked at when it fires.
-    let mut heard = false;
+    let mut heard_at = dead.deadline() - dead_after;
+    let mut spread_told = if let Side::Parent { spread, .. } = &side { spread() } else { 0 };
+    // Payload of both directions, and whether the poll was asked to end.
+    let (mut carried, mut asked_to_end) = (0u64, false);
+    let mut displaced = false;
 
     enum Step {
         Frame(Option<Frame>),
@@ -130,6 +146,7 @@ pub async fn run<S: super::Stream>(
         Command(LinkCommand),
         Orphaned,
         Timer,
+        Full,
         Dead,
         Flushed,
     }
@@ -145,6 +162,7 @@ pub async fn run<S: super::Stream>(
                 }
                 let Some(frame) = frames.pop_front().or_else(|| lanes.next_frame()) else { break true };
                 unflushed = true;
+                carried += payload(&frame);
                 if let Err(e) = Pin::new(&mut framed).start_send(frame) {
                     return Poll::Ready(Step::Fault(e));
                 }
@@ -155,6 +173,9 @@ pub async fn run<S: super::Stream>(
                     Poll::Ready(Err(e)) => return Poll::Ready(Step::Fault(e)),
                     Poll::Pending => {}
                 }
+            }
+            if is_poll && carried > POLL_BYTES_MAX && !asked_to_end && ending.is_none() {
+                return Poll::Ready(Step::Full);
             }
             if ending.is_some() {
                 if written && !unflushed {
@@ -179,7 +200,6 @@ pub async fn run<S: super::Stream>(
         })
         .await;
 
-        let now = dead.deadline();
         match step {
             Step::Flushed => return ending.unwrap_or(LinkEnd::Orphaned),
             Step::Fault(CodecFault::Io(e)) => return ending.unwrap_or(LinkEnd::Lost(e.to_string())),
@@ -189,16 +209,11 @@ pub async fn run<S: super::Stream>(
                 return LinkEnd::Protocol(e.to_string());
             }
             Step::Orphaned => ending = Some(LinkEnd::Orphaned),
-            Step::Dead if heard => {
-                heard = false;
-                dead.as_mut().reset(now + dead_after);
-            }
+            Step::Dead if heard_at + dead_after > dead.deadline() => dead.as_mut().reset(heard_at + dead_after),
             Step::Dead => return LinkEnd::Silent,
-            Step::Timer if is_poll => {
-                frames.push_back(Frame::Goodbye(Goodbye::Continue));
-                ending = Some(LinkEnd::Closed(Goodbye::Continue));
-                timer.as_mut().reset(now + dead_after);
-            }
+            Step::Timer if asked_to_end => return ending.unwrap_or(LinkEnd::Closed(Goodbye::Continue)),
+            Step::Full => ask_to_end(&mut frames, &mut asked_to_end, timer.as_mut()),
+            Step::Timer if is_poll || displaced => ask_to_end(&mut frames, &mut asked_to_end, timer.as_mut()),
             Step::Timer => {
                 if is_child {
                     frames.push_back(Frame::Heartbeat);
@@ -213,7 +228,12 @@ pub async fn run<S: super::Stream>(
                     }
                 }
                 LinkCommand::Release(lane, bytes) => frames.extend(lanes.release(lane, bytes)),
-                LinkCommand::Lease(lease) => frames.push_back(Frame::Lease(lease)),
+                LinkCommand::Lease(lease) => {
+                    frames.push_back(Frame::Lease(lease));
+                    // What it has under way may end; for longer than a poll it does not stay (ADM-6).
+                    displaced = true;
+                    timer.as_mut().reset(timer_now() + Duration::from_secs(POLL_S));
+                }
                 LinkCommand::Goodbye(goodbye) => {
                     // What is queued goes first: frames are written before lanes, so it waits behind them.
                     while let Some(frame) = lanes.next_frame() {
@@ -230,12 +250,13 @@ pub async fn run<S: super::Stream>(
                 }
             },
             Step::Frame(frame) => {
-                heard = true;
+                heard_at = timer_now();
                 if ending.is_some() {
                     continue;
                 }
                 match frame {
                     Some(Frame::Data { lane, message, offset, total, bytes }) => {
+                        carried += bytes.len() as u64;
                         match lanes.receive(lane, message, offset, total, bytes) {
                             Ok((message, grant)) => {
                                 if grant > 0 {
@@ -258,19 +279,26 @@ pub async fn run<S: super::Stream>(
                         }
                     }
                     Some(Frame::Heartbeat) => {
-                        if let Side::Parent { statement, .. } = &side {
+                        if let Side::Parent { statement, spread, .. } = &side {
                             let newest = statement.borrow().as_deref().cloned().map(Box::new);
                             frames.push_back(Frame::Alive(newest));
+                            let spread_ms = spread();
+                            if spread_ms != spread_told {
+                                frames.push_back(Frame::Spread(spread_ms));
+                                spread_told = spread_ms;
+                            }
                             sink.deliver(LinkEvent::Heard).await;
                         }
                     }
                     Some(Frame::Alive(statement)) => sink.deliver(LinkEvent::Alive(statement)).await,
+                    Some(Frame::Spread(ms)) if is_child => sink.deliver(LinkEvent::Spread(ms)).await,
                     Some(Frame::Lease(lease)) if is_child => sink.deliver(LinkEvent::Lease(lease)).await,
                     Some(Frame::Goodbye(Goodbye::Done)) if is_poll => sink.deliver(LinkEvent::ChildDone).await,
+                    Some(Frame::Goodbye(Goodbye::Continue)) if is_child => sink.deliver(LinkEvent::Continue).await,
                     Some(Frame::Goodbye(goodbye)) => return LinkEnd::Goodbye(goodbye),
                     Some(Frame::Refused(refusal)) if is_child => return LinkEnd::Refused(refusal),
                     Some(Frame::Refused(refusal)) => sink.deliver(LinkEvent::Refused(refusal)).await,
-                    Some(Frame::Greeting(_) | Frame::Welcome(_) | Frame::Lease(_)) => {
+                    Some(Frame::Greeting(_) | Frame::Welcome(_) | Frame::Lease(_) | Frame::Spread(_)) => {
                         counters.protocol_errors.increment(1);
                         return LinkEnd::Protocol("a greeting on a greeted link".into());
                     }
@@ -281,75 +309,17 @@ pub async fn run<S: super::Stream>(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::{SinkExt, StreamExt};
-
-    struct Into(mpsc::UnboundedSender<LinkEvent>);
-    impl LinkSink for Into {
-        async fn deliver(&mut self, event: LinkEvent) {
-            let _ = self.0.send(event);
-        }
-    }
-
-    fn counters() -> LinkCounters {
-        LinkCounters { protocol_errors: Counter::noop(), unknown: Counter::noop() }
-    }
-
-    fn parent() -> Side {
-        Side::Parent { statement: watch::channel(None).1, poll: false }
-    }
-
-    fn framed(io: tokio::io::DuplexStream) -> Framed<tokio::io::DuplexStream, FrameCodec> {
-        Framed::new(io, FrameCodec)
-    }
-
-    #[actix_rt::test]
-    async fn both_ends_may_write_more_than_the_pipe_holds_at_once() {
-        let (a, b) = tokio::io::duplex(1024);
-        let mut ends = Vec::new();
-        for (io, side) in [(a, Side::Child), (b, parent())] {
-            let (commands, rx) = mpsc::channel(8);
-            let (events, mut got) = mpsc::unbounded_channel();
-            commands.send(LinkCommand::Send(Lane::Work, Bytes::from(vec![1; 200_000]))).await.unwrap();
-            let task = actix_rt::spawn(async move { run(framed(io), rx, side, counters(), &mut Into(events)).await });
-            ends.push((commands, task, async move { got.recv().await }));
-        }
-        let mut kept = Vec::new();
-        for (commands, task, got) in ends {
-            let event = tokio::time::timeout(Duration::from_secs(20), got).await.expect("no deadlock");
-            assert!(matches!(event, Some(LinkEvent::Message(m)) if m.bytes.len() == 200_000));
-            kept.push((commands, task));
-        }
-    }
-
-    #[actix_rt::test]
-    async fn adm_4_a_silent_peer_is_dead_after_90_s_and_a_heartbeat_keeps_it_alive() {
-        tokio::time::pause();
-        let (a, b) = tokio::io::duplex(1024);
-        let (_commands, rx) = mpsc::channel(8);
-        let (events, _got) = mpsc::unbounded_channel();
-        let link = actix_rt::spawn(async move { run(framed(a), rx, parent(), counters(), &mut Into(events)).await });
-        let mut child = framed(b);
-        for _ in 0..5 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            child.send(Frame::Heartbeat).await.unwrap();
-            assert!(matches!(child.next().await, Some(Ok(Some(Frame::Alive(None))))));
-        }
-        assert!(!link.is_finished());
-        let ended = tokio::time::timeout(Duration::from_secs(181), link).await.expect("dead in time").unwrap();
-        assert_eq!(ended, LinkEnd::Silent);
-    }
-
-    #[actix_rt::test]
-    async fn a_frame_out_of_credit_or_over_the_bound_closes_the_link() {
-        use tokio::io::AsyncWriteExt;
-        let (a, mut b) = tokio::io::duplex(1 << 20);
-        let (_commands, rx) = mpsc::channel(8);
-        let (events, _got) = mpsc::unbounded_channel();
-        let link = actix_rt::spawn(async move { run(framed(a), rx, parent(), counters(), &mut Into(events)).await });
-        b.write_all(&70_000u32.to_be_bytes()).await.unwrap();
-        assert!(matches!(link.await.unwrap(), LinkEnd::Protocol(_)));
-    }
+/// Tells a polling child once to finish what is under way, and gives it time for that.
+fn ask_to_end(frames: &mut std::collections::VecDeque<Frame>, asked: &mut bool, timer: Pin<&mut Sleep>) {
+    *asked = true;
+    frames.push_back(Frame::Goodbye(Goodbye::Continue));
+    timer.reset(timer_now() + Duration::from_secs(POLL_GRACE_S));
 }
+
+fn payload(frame: &Frame) -> u64 {
+    if let Frame::Data { bytes, .. } = frame { bytes.len() as u64 } else { 0 }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -133,6 +133,11 @@ struct Inner {
     asked: bool,
     stop: Option<StopFn>,
     cut: Option<AbortHandle>,
+    /// Set by a test; the actor's next turn panics.
+    #[cfg(feature = "fault_points")]
+    fault: bool,
+    #[cfg(feature = "fault_points")]
+    turn: Option<std::task::Waker>,
 }
 
 impl Shared {
@@ -153,6 +158,29 @@ impl Shared {
     pub fn cut(&self) -> bool {
         let cut = self.lock().cut.take();
         cut.inspect(AbortHandle::abort).is_some()
+    }
+
+    /// Makes the actor's next turn panic, and gives it one.
+    #[cfg(feature = "fault_points")]
+    pub fn inject_fault(&self) {
+        let turn = {
+            let mut inner = self.lock();
+            inner.fault = true;
+            inner.turn.clone()
+        };
+        if let Some(turn) = turn {
+            turn.wake();
+        }
+    }
+
+    /// Stands at the beginning of each turn.
+    #[cfg(feature = "fault_points")]
+    pub fn fault_point(&self, task: &std::task::Context<'_>) {
+        let mut inner = self.lock();
+        inner.turn = Some(task.waker().clone());
+        let fault = std::mem::take(&mut inner.fault);
+        drop(inner);
+        assert!(!fault, "a fault that a test asked for");
     }
 
     pub fn note_panic(&self, text: String) {

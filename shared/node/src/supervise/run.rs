@@ -83,8 +83,14 @@ impl<F: Future<Output = ()>> Future for Boundary<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(()) };
-        match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(task))) {
+        let this = &mut *self;
+        let Some(inner) = this.inner.as_mut() else { return Poll::Ready(()) };
+        let turn = || {
+            #[cfg(feature = "fault_points")]
+            this.shared.fault_point(task);
+            inner.as_mut().poll(task)
+        };
+        match catch_unwind(AssertUnwindSafe(turn)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(())) => {}
             Err(payload) => self.shared.note_panic(panic_text(&*payload)),

@@ -151,6 +151,15 @@ impl Supervision {
         Ok(self.addr.send(TakeSnapshot).await?)
     }
 
+    /// Makes the next turn of a child or worker of that name panic; false if none of that name lives.
+    ///
+    /// # Errors
+    /// The supervisor has ended.
+    #[cfg(feature = "fault_points")]
+    pub async fn inject_fault(&self, name: &str) -> Result<bool, SuperviseError> {
+        Ok(self.addr.send(InjectFault(name.to_owned())).await?)
+    }
+
     /// Releases a parked child or worker name with a clean record; false if none of that name is parked.
     ///
     /// # Errors
@@ -451,5 +460,20 @@ impl Handler<StopAll> for Supervisor {
         let effects = self.family.stop(within_ms, now);
         self.perform(effects, ctx);
         Box::pin(told)
+    }
+}
+
+#[cfg(feature = "fault_points")]
+#[derive(Message)]
+#[rtype(result = "bool")]
+struct InjectFault(String);
+
+#[cfg(feature = "fault_points")]
+impl Handler<InjectFault> for Supervisor {
+    type Result = bool;
+
+    fn handle(&mut self, InjectFault(name): InjectFault, _ctx: &mut Self::Context) -> Self::Result {
+        let named = self.shared.iter().rfind(|(id, _)| self.family.name(**id) == Some(&name));
+        named.inspect(|(_, (_, shared))| shared.inject_fault()).is_some()
     }
 }

@@ -3,7 +3,7 @@
 //! It decides nothing about content: its owner gives the greeting (after making the attachment number durable), gets
 //! every event in order, and sends through the [`LinkHandle`].
 
-use super::rhythm::{Reach, Rhythm, routes};
+use super::rhythm::{Poke, Reach, Rhythm, routes};
 use crate::{
     link::{
         LinkHandle,
@@ -20,10 +20,10 @@ use branchline_protocol::{
     document::Upstream,
     id::{NodeId, Role, TenantId},
     refusal::Refusal,
-    time::Mono,
+    time::{Mono, Now},
     wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, Preface, Welcome},
 };
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustls::ClientConfig;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -37,6 +37,8 @@ use tokio_util::codec::Framed;
 pub struct UplinkConfig {
     /// Whose node this is.
     pub tenant: TenantId,
+    /// What opens a stream: [`Preface::Link`], or [`Preface::Uplink`] of a relay.
+    pub preface: Preface,
     /// The only parents there are.
     pub upstreams: Vec<Upstream>,
     /// Which routes may be used.
@@ -90,17 +92,33 @@ pub enum UplinkEvent {
 pub enum UplinkCommand {
     /// Other upstreams, trust or identity: used from the next dial on.
     Configure(Box<UplinkConfig>),
-    /// There is something to say, or a wake came: if waiting for a poll, poll soon.
-    Poke,
+    /// There is something to say: dial soon if the wait allows it.
+    Poke(Poke),
 }
 
 /// The actor.
 pub struct Uplink {
     guard: ExitGuard,
     config: watch::Sender<UplinkConfig>,
-    poke: Arc<Notify>,
+    pokes: Arc<Pokes>,
     stop: watch::Sender<bool>,
     parts: Option<Parts>,
+}
+
+/// At most one of each kind waits to be seen.
+#[derive(Default)]
+struct Pokes {
+    something: Notify,
+    urgent: Notify,
+}
+
+impl Pokes {
+    async fn next(&self) -> Poke {
+        tokio::select! {
+            _ = self.urgent.notified() => Poke::Urgent,
+            _ = self.something.notified() => Poke::Something,
+        }
+    }
 }
 
 /// What the dialling loop needs.
@@ -122,7 +140,7 @@ impl Uplink {
         counters: LinkCounters,
     ) -> Self {
         let parts = Some(Parts { owner, time, ambient, counters });
-        Uplink { guard, config: watch::channel(config).0, poke: Arc::default(), stop: watch::channel(false).0, parts }
+        Uplink { guard, config: watch::channel(config).0, pokes: Arc::default(), stop: watch::channel(false).0, parts }
     }
 }
 
@@ -131,7 +149,7 @@ impl Actor for Uplink {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some(parts) = self.parts.take() else { return };
-        let work = dial_for_ever(parts, self.config.subscribe(), self.poke.clone(), self.stop.subscribe());
+        let work = dial_for_ever(parts, self.config.subscribe(), self.pokes.clone(), self.stop.subscribe());
         // In the actor's own context: a panic in it is the actor's.
         ctx.spawn(work.into_actor(self).map(|(), actor, ctx| {
             actor.guard.set(crate::supervise::Exit::Stopped);
@@ -147,7 +165,8 @@ impl Handler<UplinkCommand> for Uplink {
             UplinkCommand::Configure(config) => {
                 self.config.send_replace(*config);
             }
-            UplinkCommand::Poke => self.poke.notify_one(),
+            UplinkCommand::Poke(Poke::Something) => self.pokes.something.notify_one(),
+            UplinkCommand::Poke(Poke::Urgent) => self.pokes.urgent.notify_one(),
         }
     }
 }
@@ -163,12 +182,19 @@ struct ToOwner {
     owner: Recipient<UplinkEvent>,
     /// Given while the link was up: it is a poll's from there on.
     lease: Option<Lease>,
+    /// The poll's bounds were reached: the next one follows at once.
+    more: bool,
+    /// The spread told last.
+    spread_ms: Option<u64>,
 }
 
 impl LinkSink for ToOwner {
     async fn deliver(&mut self, event: LinkEvent) {
-        if let LinkEvent::Lease(lease) = &event {
-            self.lease = Some(*lease);
+        match &event {
+            LinkEvent::Lease(lease) => self.lease = Some(*lease),
+            LinkEvent::Continue => self.more = true,
+            LinkEvent::Spread(ms) => self.spread_ms = Some(*ms),
+            _ => {}
         }
         // Waits until the owner has handled it: the link reads no faster than its owner works.
         let _ = self.owner.send(UplinkEvent::Event(event)).await;
@@ -176,8 +202,16 @@ impl LinkSink for ToOwner {
 }
 
 enum Ended {
-    /// A link was up and ended; whether it had lost its slot meanwhile.
-    Link(LinkEnd, Welcome, bool),
+    /// A link was up and ended.
+    Link {
+        end: LinkEnd,
+        /// With it the link was a poll.
+        lease: Option<Lease>,
+        /// Whether its slot was lost while it was up.
+        displaced: bool,
+        /// Whether the poll's bounds were reached.
+        more: bool,
+    },
     /// No link came up on any route.
     Failed(String, Option<Refusal>),
 }
@@ -185,7 +219,7 @@ enum Ended {
 async fn dial_for_ever(
     parts: Parts,
     config: watch::Receiver<UplinkConfig>,
-    poke: Arc<Notify>,
+    pokes: Arc<Pokes>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut rhythm = Rhythm::new(parts.time.now());
@@ -197,8 +231,8 @@ async fn dial_for_ever(
             }
             tokio::select! {
                 _ = tokio::time::sleep(Duration::from_millis(wait)) => {}
-                _ = poke.notified() => {
-                    rhythm.poke(parts.time.now(), parts.ambient.random.next_u64());
+                poke = pokes.next() => {
+                    rhythm.poke(parts.time.now(), poke, parts.ambient.random.next_u64());
                 }
                 _ = stop.wait_for(|s| *s) => return,
             }
@@ -210,29 +244,40 @@ async fn dial_for_ever(
         };
         let (now, chance) = (parts.time.now(), parts.ambient.random.next_u64());
         let (why, refusal) = match ended {
-            Ended::Link(end, welcome, displaced) => {
-                let lease: Option<Lease> = welcome.lease;
+            Ended::Link { end, lease, displaced, more } => {
                 match (&end, lease) {
-                    (LinkEnd::Goodbye(Goodbye::Done), Some(lease)) => rhythm.polled(now, lease, false, chance),
-                    // The parent closes when a displaced child has said that it is done.
-                    (LinkEnd::Lost(_), Some(lease)) if displaced => rhythm.polled(now, lease, false, chance),
-                    (LinkEnd::Goodbye(Goodbye::Continue), Some(lease)) => rhythm.polled(now, lease, true, chance),
-                    (LinkEnd::Refused(refusal), _) => rhythm.failed(now, refusal.retry_after_ms, chance),
+                    (LinkEnd::Goodbye(Goodbye::Done), Some(lease)) => rhythm.polled(now, lease, more, chance),
+                    // The parent closes when a displaced child has said that it is done, or a poll is over its bounds.
+                    (LinkEnd::Lost(_), Some(lease)) if displaced || more => rhythm.polled(now, lease, more, chance),
+                    (LinkEnd::Refused(refusal), _) => refused(&mut rhythm, now, refusal, chance),
                     (LinkEnd::Goodbye(Goodbye::Replaced), _) => rhythm.failed(now, None, chance),
-                    _ => rhythm.lost(now, false, chance),
+                    _ => rhythm.lost(now, chance),
                 }
                 let refusal = if let LinkEnd::Refused(r) = &end { Some(r.clone()) } else { None };
                 (format!("{end:?}"), refusal)
             }
             Ended::Failed(why, refusal) => {
-                rhythm.failed(now, refusal.as_ref().and_then(|r| r.retry_after_ms), chance);
+                match &refusal {
+                    Some(refusal) => refused(&mut rhythm, now, refusal, chance),
+                    None => rhythm.failed(now, None, chance),
+                }
                 (why, refusal)
             }
         };
+        // What was said before the loss is no reason to hurry after it: the owner pokes anew when it hears of it.
+        while pokes.next().now_or_never().is_some() {}
         let down = UplinkEvent::Down { why, refusal, due: rhythm.due() };
         if parts.owner.send(down).await.is_err() || *stop.borrow() {
             return;
         }
+    }
+}
+
+/// A busy parent has given an instant; any other "no" is a failure, though it may ask for a longer wait.
+fn refused(rhythm: &mut Rhythm, now: Now, refusal: &Refusal, chance: u64) {
+    match (refusal.status, refusal.retry_after_ms) {
+        (429, Some(ms)) => rhythm.told(now, ms, chance),
+        (_, ms) => rhythm.failed(now, ms, chance),
     }
 }
 
@@ -254,7 +299,7 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
                 let farewell = link.weak();
                 let up = UplinkEvent::Up { welcome: Box::new(welcome.clone()), route, link };
                 if parts.owner.send(up).await.is_err() {
-                    return Ended::Link(LinkEnd::Orphaned, welcome, false);
+                    return Ended::Link { end: LinkEnd::Orphaned, lease: welcome.lease, displaced: false, more: false };
                 }
                 let goodbye = async move {
                     let mut stop = stop;
@@ -262,14 +307,17 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
                     farewell.ask(LinkCommand::Goodbye(Goodbye::Stopping));
                     std::future::pending::<()>().await
                 };
-                let mut sink = ToOwner { owner: parts.owner.clone(), lease: None };
+                let mut sink = ToOwner { owner: parts.owner.clone(), lease: None, more: false, spread_ms: None };
                 let link = engine::run(framed, commands, Side::Child, parts.counters.clone(), &mut sink);
                 let end = tokio::select! {
                     end = link => end,
                     () = goodbye => LinkEnd::Orphaned,
                 };
-                let lease = sink.lease;
-                return Ended::Link(end, Welcome { lease: lease.or(welcome.lease), ..welcome }, lease.is_some());
+                if let Some(ms) = sink.spread_ms {
+                    rhythm.spread(ms);
+                }
+                let displaced = sink.lease.is_some();
+                return Ended::Link { end, lease: sink.lease.or(welcome.lease), displaced, more: sink.more };
             }
             Err(Greeted::Fault(fault)) => faults.push(fault),
             Err(Greeted::Refused(refusal)) => return Ended::Failed(refusal.to_string(), Some(refusal)),
@@ -297,12 +345,16 @@ async fn greet(
 ) -> Result<(Link, Welcome), Greeted> {
     let fault = |e: String| Greeted::Fault(format!("{route:?}: {e}"));
     let name = parent_name(parent, &config.tenant);
-    let stream = match config.dialler.secure(route, Preface::Link, &config.tls, name).await {
+    let stream = match config.dialler.secure(route, config.preface, &config.tls, name).await {
         Ok(stream) => stream,
         Err(DialFault::Gateway { status, retry_after_s: Some(s), url }) => {
             let refusal =
                 Refusal::new(status, "gateway_busy", format!("{url} asked to wait")).retry_after(s.min(3_600) * 1_000);
             return Err(Greeted::Refused(refusal));
+        }
+        Err(DialFault::Busy { wait_ms }) => {
+            let busy = Refusal::new(429, "busy", "the parent takes links by a rate and asked to wait");
+            return Err(Greeted::Refused(busy.retry_after(wait_ms.into())));
         }
         Err(e) => return Err(fault(e.to_string())),
     };

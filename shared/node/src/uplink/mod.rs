@@ -7,3 +7,4 @@ pub mod spool;
 
 pub use crate::link::LinkHandle;
 pub use actor::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent};
+pub use rhythm::Poke;

@@ -1,7 +1,8 @@
 //! When a child dials its parent next, and by which route (pure; DESIGN 3 "Reconnect").
 //!
-//! Losing an established link: uniform over the parent's stated spread. A failed dial: min(300 s, 1 s · 2ⁿ) times
-//! 0.75 to 1.25, so that the spread exists at the cap too. A poll that ended: the lease's next instant.
+//! Losing an established link: uniform over the parent's stated spread, over 5 s of it with results or urgent matter in
+//! hand. A failed dial: min(300 s, 1 s · 2ⁿ) times 0.75 to 1.25, so that the spread exists at the cap too. A parent that
+//! is busy: the instant it gave. A poll that ended: the lease's next instant.
 
 pub use crate::config::Reach;
 use crate::link::dial::Route;
@@ -18,6 +19,31 @@ pub const BACKOFF_MS_MAX: u64 = 300_000;
 pub const SPREAD_MS_MAX: u64 = 300_000;
 /// A device with something to say polls within this many milliseconds (jitter of DESIGN 3).
 pub const POKE_SPREAD_MS: u64 = 500;
+/// With results or urgent matter in hand the first wait after a loss is at most so long, in milliseconds.
+pub const URGENT_SPREAD_MS: u64 = 5_000;
+/// The shortest wait that a parent may ask for, in milliseconds.
+const TOLD_MS_MIN: u64 = 1_000;
+/// The longest: a parent's word is not to keep a child away for ever.
+const TOLD_MS_MAX: u64 = 3_600_000;
+
+/// What a child has to say while it has no link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poke {
+    /// Something, or a wake came: a poll is brought forward.
+    Something,
+    /// Results or urgent matter: the wait after a lost link is brought forward, too.
+    Urgent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// For a poll's instant.
+    Poll,
+    /// After an established link was lost.
+    Lost,
+    /// After a failed dial, or because the parent asked to wait.
+    Failed,
+}
 
 /// When to dial next.
 #[derive(Clone, Debug)]
@@ -25,14 +51,13 @@ pub struct Rhythm {
     failures: u32,
     spread_ms: u64,
     due: Mono,
-    /// Whether the wait is a poll's and may be cut short by something to say.
-    polling: bool,
+    wait: Wait,
 }
 
 impl Rhythm {
     /// Dials at once.
     pub fn new(now: Now) -> Self {
-        Rhythm { failures: 0, spread_ms: 0, due: now.mono, polling: false }
+        Rhythm { failures: 0, spread_ms: 0, due: now.mono, wait: Wait::Failed }
     }
 
     /// When to dial.
@@ -43,14 +68,18 @@ impl Rhythm {
     /// A parent welcomed us.
     pub fn welcomed(&mut self, reconnect_spread_ms: u64) {
         self.failures = 0;
+        self.spread(reconnect_spread_ms);
+    }
+
+    /// The parent has another number of children now.
+    pub fn spread(&mut self, reconnect_spread_ms: u64) {
         self.spread_ms = reconnect_spread_ms.min(SPREAD_MS_MAX);
     }
 
-    /// An established link was lost. `urgent`: results or urgent matter in hand.
-    pub fn lost(&mut self, now: Now, urgent: bool, chance: u64) {
-        let spread = if urgent { self.spread_ms.min(5_000) } else { self.spread_ms };
-        self.polling = false;
-        self.due = now.mono.plus(chance % (spread + 1));
+    /// An established link was lost. Whoever has results or urgent matter in hand pokes.
+    pub fn lost(&mut self, now: Now, chance: u64) {
+        self.wait = Wait::Lost;
+        self.due = now.mono.plus(chance % (self.spread_ms + 1));
     }
 
     /// A dial failed, or the parent refused and may have asked to wait.
@@ -58,13 +87,21 @@ impl Rhythm {
         let base = BACKOFF_MS_MAX.min(1_000u64.saturating_mul(1 << self.failures.min(20)));
         self.failures += 1;
         let wait = base * (750 + chance % 501) / 1_000;
-        self.polling = false;
+        self.wait = Wait::Failed;
         self.due = now.mono.plus(wait.max(retry_after_ms.map_or(0, |ms| ms + chance % (ms / 4 + 1))));
+    }
+
+    /// The parent lives and gave the instant at which it has room. It gives each child its own, so neither our own
+    /// back-off nor much of our own spread is laid over it.
+    pub fn told(&mut self, now: Now, retry_after_ms: u64, chance: u64) {
+        let ms = retry_after_ms.clamp(TOLD_MS_MIN, TOLD_MS_MAX);
+        self.wait = Wait::Failed;
+        self.due = now.mono.plus(ms + chance % (ms / 4 + 1));
     }
 
     /// A poll ended in good order: next at the lease's own instant of the interval.
     pub fn polled(&mut self, now: Now, lease: Lease, more: bool, chance: u64) {
-        self.polling = true;
+        self.wait = Wait::Poll;
         if more {
             self.due = now.mono.plus(chance % POKE_SPREAD_MS);
             return;
@@ -74,10 +111,16 @@ impl Rhythm {
         self.due = now.mono.plus((interval - since) as u64);
     }
 
-    /// Something to say, or a wake: dial soon if the wait is a poll's. Answers whether the wait changed.
-    pub fn poke(&mut self, now: Now, chance: u64) -> bool {
-        let soon = now.mono.plus(chance % POKE_SPREAD_MS);
-        if self.polling && soon < self.due {
+    /// There is something to say: dial soon, unless a dial failed or the parent asked to wait. Answers whether the wait
+    /// changed.
+    pub fn poke(&mut self, now: Now, poke: Poke, chance: u64) -> bool {
+        let within = match (self.wait, poke) {
+            (Wait::Poll, _) => POKE_SPREAD_MS,
+            (Wait::Lost, Poke::Urgent) => URGENT_SPREAD_MS,
+            (Wait::Lost, Poke::Something) | (Wait::Failed, _) => return false,
+        };
+        let soon = now.mono.plus(chance % within);
+        if soon < self.due {
             self.due = soon;
             return true;
         }
@@ -127,13 +170,35 @@ mod tests {
     fn a_lost_link_waits_within_the_parents_spread_and_urgent_matter_at_most_5_s() {
         let mut rhythm = Rhythm::new(at(0));
         rhythm.welcomed(45_000);
-        rhythm.lost(at(10), false, 45_000);
+        rhythm.lost(at(10), 45_000);
         assert_eq!(rhythm.due(), Mono(45_010));
-        rhythm.lost(at(10), true, 45_000);
-        assert!(rhythm.due() <= Mono(5_010));
+        assert!(!rhythm.poke(at(10), Poke::Something, 0), "an inventory does not hurry");
+        assert_eq!(rhythm.due(), Mono(45_010));
+        assert!(rhythm.poke(at(10), Poke::Urgent, 4_999));
+        assert_eq!(rhythm.due(), Mono(5_009), "a result does, and it has its own spread");
+        assert!(!rhythm.poke(at(11), Poke::Urgent, 4_999), "and never later than before");
         rhythm.welcomed(u64::MAX);
-        rhythm.lost(at(0), false, u64::MAX - 1);
+        rhythm.lost(at(0), u64::MAX - 1);
         assert!(rhythm.due().0 <= SPREAD_MS_MAX);
+        rhythm.spread(3_000);
+        rhythm.lost(at(0), u64::MAX - 1);
+        assert!(rhythm.due().0 <= 3_000, "the parent's newest word");
+    }
+
+    #[test]
+    fn rly_11_a_busy_parents_instant_is_kept_and_nothing_cuts_it_short() {
+        let mut rhythm = Rhythm::new(at(0));
+        (0..9).for_each(|_| rhythm.failed(at(0), None, 0));
+        rhythm.told(at(0), 2_000, 0);
+        assert_eq!(rhythm.due(), Mono(2_000), "no back-off over it: the parent lives");
+        rhythm.told(at(0), 2_000, 500);
+        assert_eq!(rhythm.due(), Mono(2_500));
+        assert!(!rhythm.poke(at(0), Poke::Urgent, 0));
+        assert_eq!(rhythm.due(), Mono(2_500));
+        rhythm.told(at(0), 0, 0);
+        assert_eq!(rhythm.due(), Mono(1_000), "never at once");
+        rhythm.told(at(0), u64::MAX, 0);
+        assert_eq!(rhythm.due(), Mono(3_600_000), "never for ever");
     }
 
     #[test]
@@ -141,10 +206,10 @@ mod tests {
         let mut rhythm = Rhythm::new(at(0));
         rhythm.polled(at(500), Lease { interval_ms: 1_000, phase_ms: 300, waiter: 0 }, false, 0);
         assert_eq!(rhythm.due(), Mono(1_300));
-        assert!(rhythm.poke(at(600), 7));
+        assert!(rhythm.poke(at(600), Poke::Something, 7));
         assert_eq!(rhythm.due(), Mono(607));
         rhythm.failed(at(0), Some(60_000), 0);
-        assert!(!rhythm.poke(at(1), 0), "a parent's wish to wait is not cut short");
+        assert!(!rhythm.poke(at(1), Poke::Urgent, 0), "a parent's wish to wait is not cut short");
         assert!(rhythm.due().0 >= 60_000);
     }
 

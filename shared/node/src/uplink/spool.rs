@@ -374,6 +374,16 @@ impl Spool {
         self.ready.is_empty() && self.streams.values().all(|s| s.stored >= s.committed && s.committed == s.upto)
     }
 
+    /// Whether results, alerts or other urgent matter wait to be stored by the parent: worth an early reconnect.
+    pub fn is_pressing(&self) -> bool {
+        self.streams.iter().any(|(stream, s)| stream.lane <= Lane::Work && s.stored < s.committed)
+    }
+
+    /// Whether something was sent that the parent has not stored.
+    pub fn is_under_way(&self) -> bool {
+        self.in_flight.iter().any(|bytes| *bytes > 0)
+    }
+
     /// Whether something waits to be sent.
     pub fn has_unsent(&self) -> bool {
         !self.ready.is_empty()

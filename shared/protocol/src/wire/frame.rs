@@ -11,6 +11,7 @@
 //! | 7 | Alive | down | answer, with the newest time statement |
 //! | 8 | Goodbye | both | orderly end |
 //! | 9 | Lease | down | a link is turned to polling, or its poll ends |
+//! | 10 | Spread | down | the spread of reconnects has changed since the welcome |
 //!
 //! Other kinds are counted and passed over.
 
@@ -118,7 +119,8 @@ pub struct Lease {
 pub enum Goodbye {
     /// The poll is done.
     Done,
-    /// The poll's bounds are reached and there is more: come again.
+    /// The poll's bounds are reached: begin nothing new, say [`Goodbye::Done`] when what is under way is acknowledged,
+    /// and come again at once.
     Continue,
     /// The node stops in good order.
     Stopping,
@@ -165,6 +167,8 @@ pub enum Frame {
     Goodbye(Goodbye),
     /// The link loses its slot: poll from here on.
     Lease(Lease),
+    /// From here on children spread their first reconnect over so many milliseconds.
+    Spread(u64),
 }
 
 /// Why bytes are no frame. Closes the link and counts as a protocol error.
@@ -217,6 +221,7 @@ impl Frame {
             Frame::Alive(statement) => named(7, statement, out),
             Frame::Goodbye(g) => named(8, g, out),
             Frame::Lease(l) => named(9, l, out),
+            Frame::Spread(ms) => named(10, ms, out),
         }
     }
 
@@ -249,6 +254,7 @@ impl Frame {
             7 => Frame::Alive(unnamed(kind, body)?),
             8 => Frame::Goodbye(unnamed(kind, body)?),
             9 => Frame::Lease(unnamed(kind, body)?),
+            10 => Frame::Spread(unnamed(kind, body)?),
             _ => return Ok(None),
         }))
     }
@@ -289,6 +295,7 @@ mod tests {
         there_and_back(Frame::Alive(None));
         there_and_back(Frame::Goodbye(Goodbye::Continue));
         there_and_back(Frame::Lease(Lease { interval_ms: 1, phase_ms: 2, waiter: 3 }));
+        there_and_back(Frame::Spread(45_000));
     }
 
     #[test]
@@ -307,7 +314,7 @@ mod tests {
     fn malformed_bytes_are_faults_and_unknown_kinds_are_passed_over() {
         assert_eq!(Frame::decode(Bytes::new()), Err(FrameFault::Empty));
         assert_eq!(Frame::decode(Bytes::from_static(&[200, 1, 2])), Ok(None));
-        for kind in [1u8, 2, 3, 4, 5, 7, 8, 9] {
+        for kind in [1u8, 2, 3, 4, 5, 7, 8, 9, 10] {
             assert!(matches!(Frame::decode(Bytes::from(vec![kind])), Err(FrameFault::Malformed { .. })), "{kind}");
         }
         assert!(Frame::decode(Bytes::from_static(&[5, 99, 0, 0, 0, 1])).is_err(), "no lane 99");

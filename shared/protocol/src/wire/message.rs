@@ -55,6 +55,8 @@ pub enum Reach {
     GoneShutdown,
     /// Its link was lost, or it missed its polls.
     GoneTimeout,
+    /// Its parent has lost sight of it without its doing, by a restart say, and gives it time to come back.
+    Awaited,
 }
 
 /// One node below a relay, as that relay knows it.

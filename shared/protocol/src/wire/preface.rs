@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 /// What a stream is for. Written by whoever opens it, before the inner ClientHello; the acceptor answers
-/// [`PREFACE_ACCEPTED`] at once, which also frees yamux's count of unacknowledged streams.
+/// [`PREFACE_ACCEPTED`] or [`PREFACE_BUSY`] at once, which also frees yamux's count of unacknowledged streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Preface {
     /// A link or a poll.
     Link = b'L',
+    /// A relay's link: an untrusted hint, so that a parent keeps a part of its rate for relays before it knows any
+    /// certificate. One that is no relay's is refused.
+    Uplink = b'U',
     /// Bulk content.
     Bulk = b'B',
     /// Enrolment: spliced blindly upwards by relay and gateway.
@@ -19,6 +22,10 @@ pub enum Preface {
 
 /// The acceptor's answer.
 pub const PREFACE_ACCEPTED: u8 = b'+';
+
+/// The acceptor's answer above its rate, followed by the milliseconds to wait (u32, big-endian) and the stream's end:
+/// a turned-away child costs no handshake.
+pub const PREFACE_BUSY: u8 = b'!';
 
 /// ALPN of a link: protocol and version.
 pub const LINK_ALPN: &[u8] = b"branchline/1";
@@ -32,7 +39,9 @@ pub const TOKEN_HEADER: &str = "x-branchline-link-token";
 impl Preface {
     /// The preface with this byte.
     pub fn from_byte(byte: u8) -> Option<Preface> {
-        [Preface::Link, Preface::Bulk, Preface::Enrol, Preface::Trunk].into_iter().find(|p| *p as u8 == byte)
+        [Preface::Link, Preface::Uplink, Preface::Bulk, Preface::Enrol, Preface::Trunk]
+            .into_iter()
+            .find(|p| *p as u8 == byte)
     }
 
     /// Its byte.

@@ -78,16 +78,26 @@ fn the_protocol_knows_no_socket_actor_or_database() {
     }
 }
 
+/// The features of the shared node that a package asks for. The package alone: building the whole workspace unites the
+/// features that each part asks for.
+fn features(package: &str) -> BTreeSet<String> {
+    let format = ["--edges", "normal", "--prefix", "none", "--format", "{p}\t{f}"];
+    let printed = cargo(&[&["tree", "-p", package], &format[..]].concat());
+    let line = printed.lines().find(|l| l.starts_with("branchline-node ")).expect("it depends on the shared node");
+    let features = line.split_once('\t').expect("the format").1.trim_end_matches("(*)");
+    features.trim().split(',').filter(|f| !f.is_empty()).map(String::from).collect()
+}
+
+#[test]
+fn top_21_nothing_that_is_installed_carries_fault_points() {
+    for package in NODES.into_iter().chain(["branchline"]) {
+        assert!(!features(package).contains("fault_points"), "{package}");
+    }
+    assert!(features("branchline-tests").contains("fault_points"), "a renamed feature does not pass unseen");
+}
+
 #[test]
 fn an_agent_never_compiles_downstream() {
-    // The package alone: building the whole workspace unites the features that each part asks for.
-    let features = |package: &str| -> BTreeSet<String> {
-        let format = ["--edges", "normal", "--prefix", "none", "--format", "{p}\t{f}"];
-        let printed = cargo(&[&["tree", "-p", package], &format[..]].concat());
-        let line = printed.lines().find(|l| l.starts_with("branchline-node ")).expect("it depends on the shared node");
-        let features = line.split_once('\t').expect("the format").1.trim_end_matches("(*)");
-        features.trim().split(',').filter(|f| !f.is_empty()).map(String::from).collect()
-    };
     let agent = features("branchline-agent");
     assert!(agent.contains("uplink") && !agent.contains("downstream"), "{agent:?}");
     // The same look at a relay, so that a renamed feature does not pass unseen.

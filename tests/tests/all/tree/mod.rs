@@ -1,5 +1,6 @@
 //! Scenarios on a tree of nodes in one process.
 
+mod drain;
 mod fanout;
 mod inventory;
 mod jobs;

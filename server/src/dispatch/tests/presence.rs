@@ -1,0 +1,79 @@
+//! What is shown of devices whose parent has lost sight of them without their doing.
+
+use super::*;
+use branchline_node::downstream::directory::AWAITED_MS;
+
+fn reason(bench: &Bench, n: u128) -> (&'static str, Option<String>) {
+    let state = bench.core.tenant(&tenant()).unwrap();
+    let standing = standing(state, &state.nodes[&node(n)], Millis(bench.clock as i64));
+    (standing.state, standing.reason)
+}
+
+fn unknown(behind: &str) -> (&'static str, Option<String>) {
+    ("unknown", Some(behind.into()))
+}
+
+fn timed_out() -> (&'static str, Option<String>) {
+    ("offline", Some("timeout".into()))
+}
+
+#[test]
+fn rly_11_devices_of_a_restarted_relay_are_unknown_until_they_are_back_or_two_minutes_are_over() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    bench.said(&relay, presence(vec![below(2, 1), below(3, 1)]));
+    bench.feed(Event::Gone(relay, LinkEnd::Goodbye(Goodbye::Stopping)));
+    assert_eq!(reason(&bench, 100), ("offline", Some("shutdown".into())));
+    let again = child(100, 2);
+    bench.feed(Event::Up(again.clone()));
+    bench.said(&again, presence(vec![]));
+    assert_eq!(reason(&bench, 2), unknown("behind n100"), "the relay has not heard of it yet");
+    bench.feed(Event::Tick);
+    let looked_at = bench.clock;
+    bench.said(&again, Message::Presence { snapshot: false, entries: vec![below(2, 2)] });
+    assert_eq!((bench.stands(2), bench.stands(3)), ("online", "unknown"));
+    bench.clock = looked_at + AWAITED_MS as u64 - 2;
+    bench.feed(Event::Tick);
+    assert_eq!(reason(&bench, 3), unknown("behind n100"));
+    bench.feed(Event::Tick);
+    assert_eq!((reason(&bench, 3), bench.stands(2)), (timed_out(), "online"));
+}
+
+#[test]
+fn devices_behind_a_nested_relay_that_is_awaited_are_unknown_behind_it() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let nested = PresenceEntry { role: Role::Relay, ..below(101, 1) };
+    let device = PresenceEntry { via: vec![node(101)], ..below(2, 1) };
+    bench.said(&relay, presence(vec![nested.clone(), device.clone()]));
+    assert_eq!((bench.stands(2), bench.stands(101)), ("online", "online"));
+    bench.said(&relay, presence(vec![]));
+    assert_eq!((reason(&bench, 101), reason(&bench, 2)), (unknown("behind n100"), unknown("behind n101")));
+    bench.said(&relay, presence(vec![PresenceEntry { key: AttachmentKey { epoch: 1, attachment: 2 }, ..nested }]));
+    assert_eq!((bench.stands(101), reason(&bench, 2)), ("online", unknown("behind n101")));
+}
+
+#[test]
+fn after_a_restart_of_the_server_a_device_is_awaited_before_it_is_called_off() {
+    let known = NodeRow { last_contact: Some(Millis(5)), attachment: 4, ..row(1) };
+    let recovered = Recovered { nodes: vec![known], tenants: vec![tenant()], ..Recovered::default() };
+    let mut bench = Bench { core: Core::recover(recovered).unwrap(), ..Bench::new() };
+    assert_eq!(reason(&bench, 1), unknown("awaited"));
+    bench.feed(Event::Tick);
+    bench.clock += AWAITED_MS as u64;
+    bench.feed(Event::Tick);
+    assert_eq!(reason(&bench, 1), timed_out());
+}
+
+#[test]
+fn a_link_that_the_server_ends_to_rebuild_itself_says_nothing_of_its_device() {
+    let mut bench = Bench::new();
+    bench.feed(Event::Up(child(1, 1)));
+    bench.feed(Event::Gone(child(1, 1), LinkEnd::Closed(Goodbye::Stopping)));
+    assert_eq!(reason(&bench, 1), unknown("awaited"));
+    bench.feed(Event::Up(child(1, 2)));
+    assert_eq!(bench.stands(1), "online");
+    assert!(bench.core.knows_newer(&child(1, 1)) && !bench.core.knows_newer(&child(1, 2)));
+}

@@ -1,0 +1,192 @@
+//! What a greeting must satisfy (pure): TOP-20, ENR-7, ENR-9, GW-10, RLY-11.
+
+use crate::identity::PeerIdentity;
+use branchline_protocol::{
+    document::Revocations,
+    id::{NodeId, Role, TenantId},
+    refusal::Refusal,
+    wire::{DEPTH_MAX, Greeting, PROTOCOL, Preface},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What the checks need to know, kept up to date by the owner.
+#[derive(Clone, Default)]
+pub struct Facts {
+    /// This node's ancestors and itself, nearest the server first.
+    pub ancestors: Vec<(NodeId, String)>,
+    /// Refused identities per tenant.
+    pub revocations: BTreeMap<TenantId, Arc<Revocations>>,
+    /// Direct children with a link, for the spread of reconnects.
+    pub children: u64,
+    /// Whether children are taken at all.
+    pub open: bool,
+}
+
+/// The preface is a hint that bought a place in the relays' part of the rate.
+pub(super) fn check_preface(preface: Preface, peer: &PeerIdentity) -> Result<(), Refusal> {
+    if preface == Preface::Uplink && peer.role != Role::Relay {
+        return Err(Refusal::new(403, "wrong_role", "only relays may open a relay's stream").field("preface"));
+    }
+    Ok(())
+}
+
+/// What a greeting must satisfy; the refusals of REQUIREMENTS TOP-20, ENR-7, ENR-9, GW-10.
+pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting) -> Result<(), Refusal> {
+    if !facts.open {
+        return Err(Refusal::new(503, "not_ready", "this node takes no children yet").retry_after(1_000));
+    }
+    let said = (&greeting.tenant, greeting.node, greeting.role, greeting.epoch);
+    if said != (&peer.tenant, peer.node, peer.role, peer.epoch) {
+        return Err(Refusal::new(401, "foreign_identity", "the greeting names another node than the certificate"));
+    }
+    if !matches!(peer.role, Role::Agent | Role::Relay) {
+        let what = format!("a {} has no parent; enrol this host as agent or relay", peer.role);
+        return Err(Refusal::new(403, "wrong_role", what).field("role"));
+    }
+    if greeting.protocol < *PROTOCOL.start() {
+        let wanted = format!("protocol {} to {} is spoken here", PROTOCOL.start(), PROTOCOL.end());
+        return Err(Refusal::new(409, "incompatible", wanted).field("protocol"));
+    }
+    if facts.revocations.get(&peer.tenant).is_some_and(|r| r.covers(peer.node, peer.epoch)) {
+        return Err(Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token"));
+    }
+    if peer.node == me || facts.ancestors.iter().any(|(a, _)| *a == peer.node) {
+        return Err(Refusal::new(409, "loop", "this relay is above or is the node it attaches to").field("node"));
+    }
+    let below = if peer.role == Role::Relay { 1 + usize::from(greeting.depth_below) } else { 0 };
+    let depth = facts.ancestors.len() + below;
+    if depth > DEPTH_MAX {
+        let what = format!("the tree would be {depth} tiers deep, {DEPTH_MAX} are allowed");
+        return Err(Refusal::new(422, "too_deep", what).field("depth"));
+    }
+    Ok(())
+}
+
+/// 150 ms a child, so that 300 children come back over 45 s and 20 over 3 s; at most 5 min; relays 0 to 5 s (DESIGN 3).
+pub fn reconnect_spread_ms(role: Role, children: u64) -> u64 {
+    if role == Role::Relay { 5_000 } else { (150 * children).min(300_000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use branchline_protocol::{time::Millis, wire::Contact};
+    use uuid::Uuid;
+
+    fn node(n: u128) -> NodeId {
+        NodeId(Uuid::from_u128(n))
+    }
+
+    fn peer(role: Role) -> PeerIdentity {
+        PeerIdentity {
+            tenant: "acme".parse().unwrap(),
+            role,
+            node: node(5),
+            epoch: 2,
+            serial_hex: "1".into(),
+            not_before: Millis(0),
+            not_after: Millis(1),
+        }
+    }
+
+    fn greeting(peer: &PeerIdentity) -> Greeting {
+        Greeting {
+            protocol: 1,
+            build: "0".into(),
+            tenant: peer.tenant.clone(),
+            node: peer.node,
+            role: peer.role,
+            epoch: peer.epoch,
+            attachment: 1,
+            incarnation: 1,
+            contact: Contact::Persistent,
+            depth_below: 0,
+            stored_at: None,
+            documents: vec![],
+            term: 1,
+            wake_port: 0,
+            receipt: None,
+            capabilities: vec![],
+            next_poll_s: None,
+        }
+    }
+
+    fn facts(ancestors: u128) -> Facts {
+        let ancestors = (100..100 + ancestors).map(|n| (node(n), "r".into())).collect();
+        Facts { ancestors, open: true, ..Facts::default() }
+    }
+
+    fn code(facts: &Facts, peer: &PeerIdentity, greeting: &Greeting) -> Option<(u16, String)> {
+        check(node(1), facts, peer, greeting).err().map(|r| (r.status, r.code))
+    }
+
+    #[test]
+    fn gw_10_another_devices_id_inside_a_valid_session_is_401() {
+        let peer = peer(Role::Agent);
+        assert_eq!(code(&facts(1), &peer, &greeting(&peer)), None);
+        let others = [
+            Greeting { node: node(6), ..greeting(&peer) },
+            Greeting { epoch: 3, ..greeting(&peer) },
+            Greeting { role: Role::Relay, ..greeting(&peer) },
+            Greeting { tenant: "other".parse().unwrap(), ..greeting(&peer) },
+        ];
+        for other in others {
+            assert_eq!(code(&facts(1), &peer, &other), Some((401, "foreign_identity".into())));
+        }
+    }
+
+    #[test]
+    fn enr_7_a_gateway_or_server_certificate_is_no_childs() {
+        for role in [Role::Gateway, Role::Server] {
+            let peer = peer(role);
+            assert_eq!(code(&facts(1), &peer, &greeting(&peer)), Some((403, "wrong_role".into())));
+        }
+    }
+
+    #[test]
+    fn rly_11_only_a_relay_may_use_the_relays_part_of_the_rate() {
+        let told = |preface, role| check_preface(preface, &peer(role)).err().map(|r| (r.status, r.code, r.field));
+        assert_eq!(told(Preface::Uplink, Role::Relay), None);
+        assert_eq!(told(Preface::Link, Role::Relay), None);
+        assert_eq!(told(Preface::Link, Role::Agent), None);
+        let refused = Some((403, "wrong_role".into(), Some("preface".into())));
+        assert_eq!(told(Preface::Uplink, Role::Agent), refused);
+    }
+
+    #[test]
+    fn top_20_loops_are_409_and_the_ninth_tier_is_422() {
+        let relay = peer(Role::Relay);
+        let hello = greeting(&relay);
+        let mut above = facts(2);
+        above.ancestors.push((node(5), "itself".into()));
+        assert_eq!(code(&above, &relay, &hello), Some((409, "loop".into())));
+        assert_eq!(check(node(5), &facts(2), &relay, &hello).unwrap_err().code, "loop");
+        assert_eq!(code(&facts(7), &relay, &hello), None, "the eighth tier");
+        assert_eq!(code(&facts(8), &relay, &hello), Some((422, "too_deep".into())));
+        let deep = Greeting { depth_below: 3, ..hello };
+        assert_eq!(code(&facts(4), &relay, &deep), None);
+        assert_eq!(code(&facts(5), &relay, &deep), Some((422, "too_deep".into())));
+        let agent = peer(Role::Agent);
+        assert_eq!(code(&facts(8), &agent, &greeting(&agent)), None, "an agent is no tier");
+    }
+
+    #[test]
+    fn enr_9_a_revoked_epoch_is_refused_and_the_next_one_is_not() {
+        let peer = peer(Role::Agent);
+        let mut facts = facts(1);
+        let list =
+            |epoch| Revocations { tenant: peer.tenant.clone(), term: 1, version: 1, revoked: vec![(peer.node, epoch)] };
+        facts.revocations.insert(peer.tenant.clone(), Arc::new(list(2)));
+        assert_eq!(code(&facts, &peer, &greeting(&peer)), Some((401, "revoked".into())));
+        facts.revocations.insert(peer.tenant.clone(), Arc::new(list(1)));
+        assert_eq!(code(&facts, &peer, &greeting(&peer)), None);
+    }
+
+    #[test]
+    fn rly_11_the_spread_follows_the_number_of_children() {
+        assert_eq!(reconnect_spread_ms(Role::Agent, 300), 45_000);
+        assert_eq!(reconnect_spread_ms(Role::Agent, 20), 3_000);
+        assert_eq!(reconnect_spread_ms(Role::Agent, 1_000_000), 300_000);
+        assert_eq!(reconnect_spread_ms(Role::Relay, 300), 5_000);
+    }
+}
