@@ -44,10 +44,18 @@ pub enum Verb {
     Device(verbs::device::Args),
     /// Show server, gateways, relays and agents with their slots and queues
     Tree(verbs::tree::Args),
+    /// Suspend a device: it is given nothing, and begins and collects nothing
+    Suspend(verbs::device::Args),
+    /// Revive a suspended device
+    Revive(verbs::device::Args),
     /// Run a command line or a script on devices
     Run(verbs::run::Args),
     /// Show one job with its results
     Job(verbs::job::Args),
+    /// Cancel a job on every device where it is not at its end
+    Cancel(verbs::job::Args),
+    /// Issue a job anew for the devices on which it did not succeed
+    Reissue(verbs::job::Args),
     /// List jobs
     Jobs(verbs::jobs::Args),
     /// Show a device's inventory

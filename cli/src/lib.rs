@@ -48,9 +48,13 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
     match verb {
         Verb::Devices(args) => verbs::devices::run(&args, session),
         Verb::Device(args) => verbs::device::run(&args, session),
+        Verb::Suspend(args) => verbs::suspend::run(&args, true, session),
+        Verb::Revive(args) => verbs::suspend::run(&args, false, session),
         Verb::Tree(args) => verbs::tree::run(&args, session),
         Verb::Run(args) => verbs::run::run(&args, session),
         Verb::Job(args) => verbs::job::run(&args, session),
+        Verb::Cancel(args) => verbs::cancel::run(&args, session),
+        Verb::Reissue(args) => verbs::reissue::run(&args, session),
         Verb::Jobs(args) => verbs::jobs::run(&args, session),
         Verb::Inventory(args) => verbs::inventory::run(&args, session),
         Verb::EnrolToken(args) => verbs::enrol_token::run(&args, session),

@@ -2,11 +2,15 @@
 
 use crate::{
     actors::{
-        dispatcher::{Dispatcher, IssueJob, NodeRevoked, TenantMade, ViewFigures, ViewNodes, WaitComplete},
+        dispatcher::{
+            CancelOrder, Dispatcher, DocumentsChanged, IssueJob, NodeRevoked, ReissueJob, TenantMade, ViewFigures,
+            ViewNodes, WaitComplete,
+        },
         trunks::TrunkRegistry,
     },
     api::control::{Control, NewJob, NodeView, ServerFigures, TokenWish},
     domain::Office,
+    store::JobRow,
 };
 use actix::Addr;
 use async_trait::async_trait;
@@ -50,6 +54,15 @@ impl Control for Steering {
         self.dispatcher().await?.send(ask).await.map_err(away)?
     }
 
+    async fn cancel(&self, tenant: &TenantId, who: &str, job: JobId) -> Result<(), Refusal> {
+        let ask = CancelOrder { tenant: tenant.clone(), who: who.into(), job };
+        self.dispatcher().await?.send(ask).await.map_err(away)?.map(|_| ())
+    }
+
+    async fn reissue(&self, who: &str, job: JobRow, devices: Vec<NodeId>) -> Result<JobId, Refusal> {
+        self.dispatcher().await?.send(ReissueJob { who: who.into(), job, devices }).await.map_err(away)?
+    }
+
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal> {
         self.dispatcher().await?.send(ViewNodes(tenant.clone(), role)).await.map_err(away)
     }
@@ -86,6 +99,11 @@ impl Control for Steering {
         let told = NodeRevoked(tenant.clone(), node);
         self.dispatcher().await?.send(told).await.map_err(away)?;
         Ok(revoked.epoch)
+    }
+
+    async fn suspend(&self, tenant: &TenantId, who: &str, device: NodeId, suspended: bool) -> Result<(), Refusal> {
+        self.office.suspend(tenant, who, device, suspended).await?;
+        self.dispatcher().await?.send(DocumentsChanged(tenant.clone())).await.map_err(away)
     }
 
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {

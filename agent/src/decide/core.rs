@@ -36,6 +36,8 @@ pub(super) enum Then {
     Start(Box<JobStart>),
     /// Collect for an order.
     Request(Request),
+    /// End a job that was cancelled after it had begun.
+    Kill(OrderNumber),
 }
 
 /// What one event brought together.
@@ -155,7 +157,7 @@ impl AgentCore {
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
-        self.journal.next_deadline(now)
+        self.journal.next_deadline(now, !self.documents.suspends_me())
     }
 
     /// A record of our own, durable with this turn.
@@ -191,6 +193,9 @@ impl AgentCore {
     pub(super) fn begin_ready(&mut self, now: Now, turn: &mut Turn) {
         if self.documents.revokes_me() {
             return self.give_up_received(now, turn);
+        }
+        if self.documents.suspends_me() {
+            return;
         }
         while let Some(order) = self.journal.startable(now) {
             let Some(open) = self.journal.intend(order, now, &mut turn.batch) else { return };
@@ -228,6 +233,13 @@ impl AgentCore {
                 Then::Start(start) => {
                     self.starts.insert(start.order, start);
                 }
+                // One that no executor has yet is killed when it is given to one.
+                Then::Kill(order) => {
+                    let runs = self.journal.begun(order).is_some_and(|open| open.needs_slot());
+                    if runs && !self.starts.contains_key(&order) {
+                        out.push(Effect::Kill(order));
+                    }
+                }
                 Then::Request(request) => {
                     if let Some(order) = request.order {
                         self.journal.awaited(order, now);
@@ -250,14 +262,15 @@ impl AgentCore {
             while let Some((order, start)) = self.starts.pop_first() {
                 self.journal.awaited(order, now);
                 let (job, trace) = (start.job, start.trace);
+                let cancelled = self.journal.begun(order).is_some_and(|open| open.cancelled);
                 out.push(Effect::Note(Note { order, job, trace, what: "started", reason: None }));
                 out.push(Effect::Start(start));
-                if self.revocation_done {
+                if self.revocation_done || cancelled {
                     out.push(Effect::Kill(order));
                 }
             }
         }
-        if self.collector && self.inventory.begin().is_some() {
+        if self.collector && !self.documents.suspends_me() && self.inventory.begin().is_some() {
             let sections = self.documents.settings().map(|s| s.collect.clone()).unwrap_or_default();
             out.push(Effect::Collect(sections));
         }
@@ -303,13 +316,13 @@ impl AgentCore {
             .journal
             .all_begun()
             .filter(|(order, open, _)| open.needs_slot() && !waits(order))
-            .map(|(order, open, _)| (order, self.note(order, open, "resumed")))
+            .map(|(order, open, _)| (order, open.cancelled, self.note(order, open, "resumed")))
             .collect();
-        for (order, note) in begun {
+        for (order, cancelled, note) in begun {
             self.journal.awaited(order, now);
             out.push(note);
             out.push(Effect::Resume(order));
-            if self.revocation_done {
+            if self.revocation_done || cancelled {
                 out.push(Effect::Kill(order));
             }
         }

@@ -127,6 +127,11 @@ impl Documents {
         self.revocations.as_ref().is_some_and(|list| list.covers(self.me.node, self.me.epoch))
     }
 
+    /// Whether this device is to begin and collect nothing until it is revived (JOB-16).
+    pub fn suspends_me(&self) -> bool {
+        self.revocations.as_ref().is_some_and(|list| list.suspends(self.me.node))
+    }
+
     /// (term, version) of each, in [`Kind::ALL`] order; (0, 0) where there is none.
     pub fn versions(&self) -> Vec<(u32, u64)> {
         Kind::ALL

@@ -48,6 +48,20 @@ pub struct Open {
     pub begun_at: Option<Millis>,
     /// Whether its progress was recorded.
     pub progressed: bool,
+    /// Whether it was cancelled after it had begun: it is killed, and again by whoever takes it over.
+    #[serde(default)]
+    pub cancelled: bool,
+}
+
+/// What a cancel finds of its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was not begun, and is closed: it never will be.
+    Closed,
+    /// It has begun.
+    Begun,
+    /// It was at its end.
+    Ended,
 }
 
 impl Open {
@@ -63,6 +77,7 @@ impl Open {
             args,
             begun_at: None,
             progressed: false,
+            cancelled: false,
         }
     }
 
@@ -217,6 +232,22 @@ impl Journal {
         Some(entry.open)
     }
 
+    /// Cancels an order, whether it came already or not. Whichever is journalled first counts: what is not begun by then
+    /// never is (JOB-14).
+    pub fn cancel(&mut self, order: OrderNumber, batch: &mut Batch) -> Cancelled {
+        if self.done.contains(&order) || self.is_below_floor(order) {
+            return Cancelled::Ended;
+        }
+        if let Some(Entry { open, phase: Phase::Intent { .. } }) = self.open.get_mut(&order) {
+            open.cancelled = true;
+            put(order, &Row::Intent(open.clone()), batch);
+            return Cancelled::Begun;
+        }
+        self.open.remove(&order);
+        self.close(order, batch);
+        Cancelled::Closed
+    }
+
     /// Jobs that have run long enough for a progress record, marked as having one.
     pub fn progress(&mut self, now: Now, batch: &mut Batch) -> Vec<(OrderNumber, Open)> {
         let mut due = Vec::new();
@@ -231,11 +262,11 @@ impl Journal {
         due
     }
 
-    /// When [`Journal::startable`] or [`Journal::progress`] will have something to say.
-    pub fn next_deadline(&self, now: Now) -> Option<Mono> {
+    /// When [`Journal::startable`], if orders may begin at all, or [`Journal::progress`] will have something to say.
+    pub fn next_deadline(&self, now: Now, may_begin: bool) -> Option<Mono> {
         let slot = self.slots_used() < JOBS_AT_ONCE;
         let due = self.open.values().filter_map(|e| match e.phase {
-            Phase::Received if slot || !e.open.needs_slot() => {
+            Phase::Received if may_begin && (slot || !e.open.needs_slot()) => {
                 let wait = e.open.not_before.0.saturating_sub(now.node.0).max(0);
                 Some(now.mono.plus(wait as u64))
             }

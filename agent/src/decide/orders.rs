@@ -4,7 +4,7 @@ use super::{
     core::{ALERT_EVERY_MS, AgentCore, Then, Turn, count},
     event::{Counted, Effect, JobStart, Note},
     inventory::Request,
-    journal::Open,
+    journal::{Cancelled, Open},
 };
 use crate::{
     capabilities::{REFRESH_INVENTORY, RUN_SCRIPT, permits},
@@ -13,9 +13,9 @@ use crate::{
 use branchline_protocol::{
     id::OrderNumber,
     inventory::Snapshot,
-    job::{Class, End, RefreshInventory, RunScript},
+    job::{CANCEL, Cancel, Class, End, RefreshInventory, RunScript, cancel},
     order::{ORDER_PAYLOAD_TYPE, OrderFault, OrderMessage, Payload, verify_order},
-    record::{JobResult, Lane, Progress, class},
+    record::{Fact, Facts, JobResult, Lane, Progress, class},
     time::{Millis, Now},
     wire::Message,
 };
@@ -103,9 +103,12 @@ impl AgentCore {
         };
         if now.node > payload.fetch_by {
             count(Counted::OrderLate, out);
+            self.give_back(now, order, turn);
             return None;
         }
-        if self.documents.revokes_me() || self.low_space || !self.journal.has_room() {
+        // A cancel opens nothing, and may close something: it is taken even when no other order is.
+        let full = self.low_space || !self.journal.has_room();
+        if self.documents.revokes_me() || full && payload.verb != CANCEL {
             count(Counted::OrderLeft, out);
             return None;
         }
@@ -117,6 +120,10 @@ impl AgentCore {
                 false => Verdict::because(End::Refused, "epoch"),
             };
             self.end_at_once(now, order, &open, verdict, turn);
+            return Some(order);
+        }
+        if open.verb == CANCEL {
+            self.cancel(now, order, &open, turn);
             return Some(order);
         }
         if let Err(answer) = permits(&self.me.capabilities, self.me.platform, &open.verb) {
@@ -131,6 +138,31 @@ impl AgentCore {
         self.journal.receive(order, open, &mut turn.batch);
         turn.then(note);
         Some(order)
+    }
+
+    /// An order that came too late is closed, so that it never runs whatever this device's clock does, and the parents
+    /// learn that they need not wait for it.
+    fn give_back(&mut self, now: Now, order: OrderNumber, turn: &mut Turn) {
+        self.journal.close(order, &mut turn.batch);
+        let facts = Facts { facts: vec![(order, Fact::GivenBack, vec![self.me.node])] };
+        let body = rmp_serde::to_vec(&facts).expect("facts are plain data");
+        self.append(now, Lane::Urgent, class::FACTS, None, body.into(), turn);
+    }
+
+    /// Journals the cancel with what it does to its target; its own result tells which (JOB-14).
+    fn cancel(&mut self, now: Now, order: OrderNumber, open: &Open, turn: &mut Turn) {
+        let Ok(Cancel { target }) = rmp_serde::from_slice(&open.args) else {
+            return self.end_at_once(now, order, open, Verdict::because(End::Refused, "malformed"), turn);
+        };
+        let word = match self.journal.cancel(target, &mut turn.batch) {
+            Cancelled::Closed => cancel::CANCELLED,
+            Cancelled::Ended => cancel::ENDED,
+            Cancelled::Begun => {
+                turn.then.push(Then::Kill(target));
+                cancel::RUNNING
+            }
+        };
+        self.end_at_once(now, order, open, Verdict::because(End::Succeeded, word), turn);
     }
 
     /// Nothing of it is ever run. If the server did sign it, and for this device, it is told what came of it.

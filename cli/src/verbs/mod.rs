@@ -2,6 +2,7 @@
 
 pub mod agent_host;
 pub mod bundle;
+pub mod cancel;
 pub mod device;
 pub mod devices;
 pub mod enrol_token;
@@ -10,9 +11,11 @@ pub mod job;
 pub mod jobs;
 pub mod load;
 pub mod node;
+pub mod reissue;
 pub mod revoke;
 pub mod run;
 pub mod shim;
+pub mod suspend;
 mod text;
 pub mod tree;
 mod wait;

@@ -125,6 +125,10 @@ fn ops_2_the_version_is_visible() {
         "enrol-token",
         "bundle",
         "revoke",
+        "cancel",
+        "suspend",
+        "revive",
+        "reissue",
     ] {
         assert!(stdout(&output).contains(&format!("\n  {verb} ")), "{verb}");
     }
@@ -176,6 +180,11 @@ fn each_verb_asks_what_the_api_answers() {
         ("POST", "/api/v1/enrol-tokens") => (201, json!({ "token": "t" })),
         ("POST", "/api/v1/bundles") => (201, json!({ "bundle": "B\nx\n", "expires_at": "e" })),
         ("POST", "/api/v1/nodes/d/revoke") => (200, json!({ "revoked": "d", "epoch": 2 })),
+        ("POST", "/api/v1/jobs/j/cancel") => (200, json!({ "id": "j", "complete": false, "results": [] })),
+        ("POST", "/api/v1/jobs/j/reissue") => (201, json!({ "id": "k", "reissue_of": "j", "results": [] })),
+        ("POST", "/api/v1/devices/pc%2F1/suspend") => (200, json!({ "id": "d", "state": "suspended" })),
+        ("POST", "/api/v1/devices/pc%2F1/revive") => (200, json!({ "id": "d", "state": "online" })),
+        ("POST", "/api/v1/jobs/over/cancel") => (409, json!({ "code": "job_final", "message": "m" })),
         _ => (404, json!({ "code": "unlisted", "message": "m" })),
     });
     let out = canned.folder().join("bundle");
@@ -190,10 +199,16 @@ fn each_verb_asks_what_the_api_answers() {
         (&["bundle", "--role", "agent", "--site", "a"], json!({ "bundle": "B\nx\n", "expires_at": "e" })),
         (&["bundle", "--role", "gateway", "--out", out.to_str().unwrap()], json!({ "file": out, "expires_at": "e" })),
         (&["revoke", "d"], json!({ "revoked": "d", "epoch": 2 })),
+        (&["suspend", "pc/1"], json!({ "id": "d", "state": "suspended" })),
+        (&["revive", "pc/1"], json!({ "id": "d", "state": "online" })),
+        (&["cancel", "j"], json!({ "id": "j", "complete": false, "results": [] })),
+        (&["reissue", "j"], json!({ "id": "k", "reissue_of": "j", "results": [] })),
     ] {
         let output = against(&canned, args);
         assert_eq!((code(&output), json_line(&output)), (0, wanted), "{args:?}: {}", stderr(&output));
     }
+    let refused = against(&canned, &["cancel", "over"]);
+    assert_eq!((code(&refused), &json_line(&refused)["code"]), (2, &json!("job_final")));
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "B\nx\n");
     let find = |path: &str| canned.requests().into_iter().find(|r| r.path == path).unwrap();
     assert_eq!(find("/api/v1/devices").query, "on=site%3Aa%20and%20not%20tag%3Ab");

@@ -314,6 +314,18 @@ impl Actor for Exchange {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(4096);
+        // Node time never goes back, and orders expire at the same node time everywhere (JOB-4).
+        if let Some(kept) = self.driver.core().kept_time() {
+            self.parts.time.learn(kept);
+        }
+        let statement = self.driver.core().shelf().get(Kind::Time).map(|(_, envelope)| envelope.clone());
+        if let Some(envelope) = statement {
+            self.parts.statement.send_if_modified(|held| {
+                let first = held.is_none();
+                held.get_or_insert_with(|| Arc::new(envelope));
+                first
+            });
+        }
         for (kind, envelope) in std::mem::take(&mut self.documents) {
             self.feed(Event::Document(kind, envelope), ctx);
         }

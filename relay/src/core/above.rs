@@ -4,17 +4,18 @@ use super::{
     persist,
     state::{After, Effect, RelayCore},
 };
-use branchline_node::store::Batch;
+use branchline_node::{downstream::ledger::Kept, store::Batch};
 use branchline_protocol::{
     document::Kind,
     id::{NodeId, Role},
+    job::CANCEL,
     order::{Envelope, OrderMessage, verify_order},
     record::Lane,
     refusal::Refusal,
     time::Now,
     wire::{Ack, Message, Welcome},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl RelayCore {
     pub(super) fn welcomed(&mut self, now: Now, welcome: Welcome, out: &mut Vec<Effect>) {
@@ -81,12 +82,13 @@ impl RelayCore {
                 for (order, devices) in list {
                     for device in devices {
                         let change = self.ledger.ended(order, device);
+                        let mut told: Vec<NodeId> = change.iter().flat_map(|c| c.holders.clone()).collect();
+                        told.extend(self.hop(device).map(|(child, _)| child).filter(|c| !told.contains(c)));
                         self.note(change.into_iter().collect(), &mut batch);
-                        if let Some((child, session)) = self.hop(device)
-                            && child != device
-                        {
+                        for child in told.into_iter().filter(|child| *child != device) {
+                            let Some(link) = self.links.get(&child) else { continue };
                             let ended = Message::Ended(vec![(order, vec![device])]);
-                            out.push(Effect::ToChild(child, session, Lane::Control, ended));
+                            out.push(Effect::ToChild(child, link.session, Lane::Control, ended));
                         }
                     }
                 }
@@ -107,6 +109,7 @@ impl RelayCore {
         let mut batch = Batch::new();
         let mut after = After::default();
         let mut taken = Vec::new();
+        let mut back = Vec::new();
         for message in orders {
             let payload = match verify_order(&message, &self.me.tenant, self.shelf.trust()) {
                 Ok(verified) => verified.payload,
@@ -121,12 +124,26 @@ impl RelayCore {
             let number = payload.number;
             let devices: Vec<NodeId> = message.proof.leaves.iter().map(|(_, leaf)| leaf.device).collect();
             tracing::info!(trace = %payload.trace, order = %number, devices = devices.len(), "order held");
-            match self.ledger.add(&self.me.tenant, payload, message.clone(), None) {
+            let cancel = payload.verb == CANCEL;
+            if cancel {
+                back.extend(self.cancelled(&payload, &message.args, &devices, &mut batch));
+            }
+            let dead = |device: &NodeId| self.is_dead(now, number, payload.fetch_by, *device);
+            let dead: BTreeSet<NodeId> = devices.iter().copied().filter(dead).collect();
+            let gone = dead.iter().filter(|device| !self.is_returning(number, **device));
+            back.extend(gone.map(|device| (number, *device)));
+            // The way is known: the holders are durable with the order itself.
+            let ways: BTreeMap<NodeId, Option<NodeId>> = devices.iter().map(|d| (*d, self.way(*d))).collect();
+            let keep = |device| (!dead.contains(&device)).then(|| Kept::towards(ways.get(&device).copied().flatten()));
+            match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {
                     if !changes.is_empty() {
                         persist::order(number, &message, &mut batch);
                     }
                     self.note(changes, &mut batch);
+                    if cancel {
+                        self.tell_holders(number, &message.args, &devices);
+                    }
                 }
                 Err(fault) => {
                     tracing::warn!(%fault, "proof refused");
@@ -137,6 +154,7 @@ impl RelayCore {
             after.look.extend(devices.iter().copied());
             taken.push((number, devices));
         }
+        self.give_back(now, back, &mut batch, &mut after);
         if !taken.is_empty() {
             after.effects.push(Effect::ToParent(Lane::Control, Message::Taken(taken)));
         }
@@ -153,6 +171,8 @@ impl RelayCore {
         mut effects: Vec<Effect>,
         out: &mut Vec<Effect>,
     ) {
+        let suspended = self.shelf.revocations().clone();
+        let mut look = BTreeSet::new();
         let newer = match self.shelf.take(kind, &envelope) {
             Ok(newer) => newer,
             Err(fault) => {
@@ -164,8 +184,12 @@ impl RelayCore {
         let mut batch = Batch::new();
         if newer {
             if kind == Kind::Time {
-                // A minute's statement is not worth a sync; a restarted relay asks for a new one.
+                // A minute's statement is not worth a sync; every ten minutes one is, for a restart without a parent.
                 if let Some(statement) = self.shelf.time() {
+                    if self.is_time_due(Now { node: statement.time, ..now }) {
+                        persist::document(kind, &envelope, &mut batch);
+                        self.time_kept = Some(statement.time.max(self.time_kept.unwrap_or_default()));
+                    }
                     effects.push(Effect::LearnTime(statement.time, envelope));
                 }
             } else {
@@ -177,6 +201,8 @@ impl RelayCore {
                 match kind {
                     Kind::Revocations => {
                         let revoked = self.shelf.revocations().clone();
+                        // Who was revived is given what has waited.
+                        look.extend(suspended.suspended.iter().filter(|device| !revoked.suspends(**device)));
                         let gone: Vec<(NodeId, u64)> = self
                             .links
                             .iter()
@@ -196,6 +222,6 @@ impl RelayCore {
             }
             tracing::debug!(?kind, version = ?self.shelf.get(kind).map(|(v, _)| *v), "document taken");
         }
-        self.commit(now, batch, After { effects, ..After::default() }, out);
+        self.commit(now, batch, After { effects, look, ..After::default() }, out);
     }
 }

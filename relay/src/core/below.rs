@@ -1,6 +1,9 @@
 //! What children say.
 
-use super::state::{After, Effect, Link, RelayCore};
+use super::{
+    persist,
+    state::{After, Effect, Link, RelayCore},
+};
 use branchline_node::{
     downstream::{Child, directory::Attach},
     link::engine::LinkEnd,
@@ -10,7 +13,7 @@ use branchline_node::{
 use branchline_protocol::{
     document::Kind,
     id::{NodeId, Role},
-    record::{JobResult, Lane, Run, class},
+    record::{Facts, JobResult, Lane, Run, class},
     refusal::Refusal,
     time::Now,
     wire::{Goodbye, Message, Reach},
@@ -50,12 +53,20 @@ impl RelayCore {
                 out.push(Effect::ToChild(child.node, child.session, Lane::Control, message));
             }
         }
-        let before = self.incarnations.insert(child.node, child.greeting.incarnation);
         let below = self.directory.below(child.node);
-        let lost = before.is_some_and(|b| b != child.greeting.incarnation);
         let mut batch = Batch::new();
-        let changes = self.ledger.child_gone(child.node, &below, lost);
-        self.note(changes, &mut batch);
+        self.ledger.child_gone(child.node, &below);
+        if child.role == Role::Relay {
+            let disk = child.greeting.incarnation;
+            let before = self.disks.insert(child.node, disk);
+            if before != Some(disk) {
+                persist::child_disk(child.node, disk, &mut batch);
+            }
+            if before.is_some_and(|before| before != disk) {
+                let changes = self.ledger.child_lost(child.node);
+                self.note(changes, &mut batch);
+            }
+        }
         let changes = self.ledger.moved(child.node, Some(child.node));
         self.note(changes, &mut batch);
         let after = After { look: below.into_iter().chain([child.node]).collect(), ..After::default() };
@@ -79,7 +90,7 @@ impl RelayCore {
         };
         self.directory.detach(child.node, child.session, reach, now.node);
         let below = self.directory.below(child.node);
-        self.ledger.child_gone(child.node, &below, false);
+        self.ledger.child_gone(child.node, &below);
     }
 
     pub(super) fn child_said(
@@ -151,6 +162,11 @@ impl RelayCore {
                 tracing::info!(trace = ?record.trace, order = %result.order, device = %stream.node, end = ?result.end, "result carried");
                 let change = self.ledger.ended(result.order, stream.node);
                 self.note(change.into_iter().collect(), batch);
+            }
+        }
+        for record in run.records.iter().filter(|r| r.class == class::FACTS) {
+            if let Ok(facts) = rmp_serde::from_slice::<Facts>(&record.body) {
+                self.told(now, stream.node, facts, batch, after);
             }
         }
         let (mark, fault) = self.spool.carry(run, batch);

@@ -3,6 +3,7 @@
 //! them; nothing is told before it is on disk (DESIGN 4, 5). Nothing here knows a socket, a clock or an actor.
 
 mod above;
+mod back;
 mod below;
 mod persist;
 mod shelf;
@@ -10,6 +11,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use persist::Recovered;
+pub use persist::{DISK, Recovered};
 pub use shelf::Shelf;
 pub use state::{Effect, Event, Me, RelayCore};

@@ -3,17 +3,20 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | Meta | `attachment` | u64 |
-//! | Meta | `d` + kind | envelope of a document |
+//! | Meta | `d` + kind | envelope of a document; of time statements one in ten minutes |
+//! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
+//! | Meta | `node_time` | i64: node time goes on from here |
 //! | Meta, Spool | | see [`branchline_node::uplink::spool`] |
 //! | Ledger | `o` + order number + first leaf's device | order message |
-//! | Ledger | `r` + order number + device | row: waiting 0, held 1 + relay, handed over 2 |
+//! | Ledger | `r` + order number + device | waiting 0, held 1, handed over 2; then the holders, who holds it first |
+//! | Ledger | `t` + order number + device | i64: cancelled, to be known until then |
 
 use super::{
     shelf::Shelf,
     state::{Me, RelayCore},
 };
 use branchline_node::{
-    downstream::ledger::{Change, Ledger, Row},
+    downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
     store::{Batch, StoreError, StoreHandle, Table},
     uplink::spool::{Spool, SpoolFault},
@@ -21,8 +24,10 @@ use branchline_node::{
 use branchline_protocol::{
     document::Kind,
     id::{NodeId, OrderNumber},
+    job::CANCEL,
     order::{Envelope, OrderMessage, verify_order},
     record::Fact,
+    time::Millis,
     trust::TrustDocument,
 };
 use std::collections::BTreeMap;
@@ -30,6 +35,11 @@ use uuid::Uuid;
 
 /// Key of the attachment number.
 pub const ATTACHMENT: &[u8] = b"attachment";
+/// Key of this disk's number: made once, so that parent and children see when it was replaced.
+pub const DISK: &[u8] = b"disk";
+/// Key of node time.
+pub const NODE_TIME: &[u8] = b"node_time";
+const CHILD_DISK: &[u8] = b"child/";
 
 fn numbered(kind: u8, order: OrderNumber) -> Vec<u8> {
     [&[kind][..], &order.term.to_be_bytes(), &order.number.to_be_bytes()].concat()
@@ -52,16 +62,63 @@ pub fn order_gone(number: OrderNumber, batch: &mut Batch) {
 /// Keeps a changed row.
 pub fn row(change: &Change, batch: &mut Batch) {
     let key = [numbered(b'r', change.order), change.device.bytes().to_vec()].concat();
-    let value = match change.row {
+    let (stage, first) = match change.row {
         None => {
             batch.delete(Table::Ledger, key);
             return;
         }
-        Some(Row::Waiting | Row::Offered(_)) => vec![0],
-        Some(Row::Held(relay)) => [&[1][..], relay.bytes()].concat(),
-        Some(Row::HandedOver) => vec![2],
+        Some(Row::Waiting | Row::Offered(_)) => (0, None),
+        Some(Row::Held(relay)) => (1, Some(relay)),
+        Some(Row::HandedOver) => (2, None),
     };
+    let mut value = vec![stage];
+    first.iter().for_each(|relay| value.extend(relay.bytes()));
+    change.holders.iter().filter(|child| Some(**child) != first).for_each(|child| value.extend(child.bytes()));
     batch.put(Table::Ledger, key, value);
+}
+
+/// The inverse of [`row`].
+fn kept(value: &[u8]) -> Kept {
+    let (stage, rest) = value.split_first().unwrap_or((&0, &[]));
+    let holders: Vec<NodeId> = rest.chunks_exact(16).filter_map(node).collect();
+    let row = match (stage, holders.first()) {
+        (1, Some(relay)) => Row::Held(*relay),
+        (2, _) => Row::HandedOver,
+        _ => Row::Waiting,
+    };
+    Kept { row, holders, closed: false }
+}
+
+fn node(bytes: &[u8]) -> Option<NodeId> {
+    Uuid::from_slice(bytes).map(NodeId).ok()
+}
+
+/// Order number and device of a key's 28 bytes after its first.
+fn target(rest: &[u8]) -> Option<(OrderNumber, NodeId)> {
+    let (term, rest) = rest.split_first_chunk::<4>()?;
+    let (number, device) = rest.split_first_chunk::<8>()?;
+    let order = OrderNumber { term: u32::from_be_bytes(*term), number: u64::from_be_bytes(*number) };
+    Some((order, node(device)?))
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Keeps that an order is cancelled for a device.
+pub fn tomb(order: OrderNumber, device: NodeId, until: Millis, batch: &mut Batch) {
+    let key = [numbered(b't', order), device.bytes().to_vec()].concat();
+    batch.put(Table::Ledger, key, until.0.to_be_bytes().to_vec());
+}
+
+/// Forgets it.
+pub fn tomb_gone(order: OrderNumber, device: NodeId, batch: &mut Batch) {
+    batch.delete(Table::Ledger, [numbered(b't', order), device.bytes().to_vec()].concat());
+}
+
+/// Keeps the number of a child relay's disk.
+pub fn child_disk(child: NodeId, disk: u64, batch: &mut Batch) {
+    batch.put(Table::Meta, [CHILD_DISK, child.bytes()].concat(), disk.to_be_bytes().to_vec());
 }
 
 /// Keeps a document.
@@ -98,9 +155,16 @@ impl RelayCore {
         let mut attachment = 0;
         let mut faults = Vec::new();
         let mut documents = BTreeMap::new();
+        let (mut disk, mut disks, mut time_kept) = (None, BTreeMap::new(), None);
         store.scan_all(Table::Meta, |key, value| {
             if key == ATTACHMENT {
-                attachment = value[..].try_into().map(u64::from_be_bytes).unwrap_or(0);
+                attachment = number(&value).unwrap_or(0);
+            } else if key == DISK {
+                disk = number(&value);
+            } else if key == NODE_TIME {
+                time_kept = value[..].try_into().ok().map(i64::from_be_bytes).map(Millis);
+            } else if let Some(child) = key.strip_prefix(CHILD_DISK) {
+                disks.extend(node(child).zip(number(&value)));
             } else if let [b'd', kind] = key {
                 documents.insert(*kind, value);
             } else if let Err(e) = spool.recover_meta(key, &value) {
@@ -116,51 +180,61 @@ impl RelayCore {
             return Err(fault.into());
         }
         // Trust first: it says who may have signed the others.
-        for kind in [Kind::Trust, Kind::Revocations, Kind::Upstreams, Kind::Settings] {
+        for kind in [Kind::Trust, Kind::Revocations, Kind::Upstreams, Kind::Settings, Kind::Time] {
             if let Some(envelope) = documents.get(&(kind as u8)).and_then(|v| rmp_serde::from_slice(v).ok())
                 && let Err(fault) = shelf.take(kind, &envelope)
             {
                 tracing::warn!(?kind, %fault, "a stored document does not verify");
             }
         }
-        let mut rows: BTreeMap<OrderNumber, BTreeMap<NodeId, Row>> = BTreeMap::new();
-        let mut orders = Vec::new();
+        let mut rows: BTreeMap<OrderNumber, BTreeMap<NodeId, Kept>> = BTreeMap::new();
+        let (mut orders, mut tombs) = (Vec::new(), BTreeMap::new());
         store.scan_all(Table::Ledger, |key, value| match key.split_first() {
-            Some((b'r', rest)) if rest.len() == 28 => {
-                let node = |bytes: &[u8]| Uuid::from_slice(bytes).map(NodeId).ok();
-                let number = OrderNumber {
-                    term: u32::from_be_bytes(rest[..4].try_into().expect("4 bytes")),
-                    number: u64::from_be_bytes(rest[4..12].try_into().expect("8 bytes")),
-                };
-                let row = match value.split_first() {
-                    Some((1, relay)) => node(relay).map_or(Row::Waiting, Row::Held),
-                    Some((2, _)) => Row::HandedOver,
-                    _ => Row::Waiting,
-                };
-                if let Some(device) = node(&rest[12..]) {
-                    rows.entry(number).or_default().insert(device, row);
+            Some((b'r', rest)) => {
+                if let Some((order, device)) = target(rest) {
+                    rows.entry(order).or_default().insert(device, kept(&value));
                 }
+            }
+            Some((b't', rest)) => {
+                let until = value[..].try_into().ok().map(i64::from_be_bytes).map(Millis);
+                tombs.extend(target(rest).zip(until));
             }
             Some((b'o', _)) => orders.push(value),
             _ => {}
         })?;
+        for (order, device) in tombs.keys() {
+            if let Some(kept) = rows.get_mut(order).and_then(|devices| devices.get_mut(device)) {
+                kept.closed = true;
+            }
+        }
         let mut ledger = Ledger::default();
+        let mut cancels = Vec::new();
         for value in orders {
             let message: OrderMessage = rmp_serde::from_slice(&value).map_err(|e| Recovered::Ledger(e.to_string()))?;
             match verify_order(&message, &me.tenant, shelf.trust()) {
                 Ok(verified) => {
-                    let none = BTreeMap::new();
-                    let open = rows.get(&verified.payload.number).unwrap_or(&none);
-                    let added = ledger.add(&me.tenant, verified.payload, message, Some(open));
+                    let number = verified.payload.number;
+                    if verified.payload.verb == CANCEL {
+                        cancels.push((number, message.args.clone()));
+                    }
+                    let keep = |device| rows.get(&number).and_then(|open| open.get(&device).cloned());
+                    let added = ledger.add(&me.tenant, verified.payload, message, keep);
                     added.map_err(|e| Recovered::Ledger(e.to_string()))?;
                 }
                 Err(fault) => tracing::warn!(%fault, "a stored order does not verify"),
             }
         }
         let mut core = RelayCore::from_parts(me, spool, ledger, shelf, attachment);
+        core.disk = (disk.unwrap_or(incarnation), disk.is_some());
+        (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
+        core.time_kept = core.kept_time();
+        for (cancel, args) in cancels {
+            let devices: Vec<NodeId> = rows.get(&cancel).into_iter().flatten().map(|(device, _)| *device).collect();
+            core.tell_holders(cancel, &args, &devices);
+        }
         // Whether the parent heard of these before the crash is not known; hearing it twice changes nothing.
         for (order, devices) in &rows {
-            let handed = devices.iter().filter(|(_, row)| **row == Row::HandedOver);
+            let handed = devices.iter().filter(|(_, kept)| kept.row == Row::HandedOver);
             core.facts.extend(handed.map(|(device, _)| (*order, Fact::HandedOver as u8, *device)));
         }
         Ok(core)

@@ -23,7 +23,8 @@ pub struct Shelf {
 impl Shelf {
     /// With what the bundle says.
     pub fn new(tenant: TenantId, root: RootKey, trust: TrustDocument) -> Self {
-        let revocations = Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked: Vec::new() };
+        let (revoked, suspended) = (Vec::new(), Vec::new());
+        let revocations = Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked, suspended };
         Shelf {
             tenant,
             root,

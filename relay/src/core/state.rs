@@ -5,7 +5,7 @@ use branchline_node::{
     downstream::{
         Child,
         directory::Directory,
-        ledger::{Change, Ledger, Row},
+        ledger::{Ask, Change, Ledger, Row},
     },
     driver::{self, Token},
     link::engine::LinkEnd,
@@ -119,6 +119,8 @@ pub(super) struct After {
     pub mark: Vec<Mark>,
     /// Devices whose orders may go out once this is durable.
     pub look: BTreeSet<NodeId>,
+    /// Holders that are durable with it.
+    pub asks: Vec<Ask>,
     /// Streams to acknowledge to a child, with what was refused.
     pub acks: Vec<ChildAck>,
 }
@@ -138,7 +140,14 @@ pub struct RelayCore {
     pub(super) directory: Directory,
     pub(super) shelf: Shelf,
     pub(super) links: BTreeMap<NodeId, Link>,
-    pub(super) incarnations: BTreeMap<NodeId, u64>,
+    /// Numbers of child relays' disks: another one means that what the child held is gone.
+    pub(super) disks: BTreeMap<NodeId, u64>,
+    /// Cancelled orders of devices, and until when that must be known (JOB-14).
+    pub(super) tombs: BTreeMap<(OrderNumber, NodeId), Millis>,
+    /// This disk's own number, and whether it is written down.
+    pub(super) disk: (u64, bool),
+    /// Node time as it was written down last.
+    pub(super) time_kept: Option<Millis>,
     pub(super) ancestors: Vec<(NodeId, String)>,
     pub(super) parent_up: bool,
     pub(super) attachment: u64,
@@ -160,7 +169,10 @@ impl RelayCore {
             directory: Directory::default(),
             shelf,
             links: BTreeMap::new(),
-            incarnations: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            tombs: BTreeMap::new(),
+            disk: (0, false),
+            time_kept: None,
             ancestors: Vec::new(),
             parent_up: false,
             attachment,
@@ -183,6 +195,11 @@ impl RelayCore {
     /// Documents.
     pub fn shelf(&self) -> &Shelf {
         &self.shelf
+    }
+
+    /// Node time as far as the disk knows it: the clock goes on from here until a parent says more (JOB-4).
+    pub fn kept_time(&self) -> Option<Millis> {
+        self.time_kept.max(self.shelf.time().map(|statement| statement.time))
     }
 
     /// What waits to go up.
@@ -219,7 +236,8 @@ impl RelayCore {
             role: Role::Relay,
             epoch: self.me.epoch,
             attachment: self.attachment,
-            incarnation: self.spool.incarnation(),
+            // The disk's, not the opening's: a parent must know whether what this relay held is still here.
+            incarnation: self.disk.0,
             contact: Contact::Persistent,
             depth_below: self.directory.depth_below(),
             stored_at: self.spool.stored_at(),
@@ -238,6 +256,9 @@ impl RelayCore {
                 self.attachment += 1;
                 let mut batch = Batch::new();
                 batch.put(Table::Meta, persist::ATTACHMENT.to_vec(), self.attachment.to_be_bytes().to_vec());
+                if !std::mem::replace(&mut self.disk.1, true) {
+                    batch.put(Table::Meta, persist::DISK.to_vec(), self.disk.0.to_be_bytes().to_vec());
+                }
                 let greet = Effect::Greet(number, Box::new(self.greeting()));
                 self.commit(now, batch, After { effects: vec![greet], ..After::default() }, out);
             }
@@ -276,8 +297,9 @@ impl RelayCore {
         self.pump(now, false, out);
     }
 
-    /// Presence, facts and gathered records go up.
+    /// Presence, facts and gathered records go up; what is late goes back.
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.expire(now, out);
         if !self.facts.is_empty() {
             let mut grouped: BTreeMap<(OrderNumber, u8), Vec<NodeId>> = BTreeMap::new();
             for (order, fact, device) in std::mem::take(&mut self.facts) {
@@ -375,6 +397,7 @@ impl RelayCore {
         for ((child, session), acks) in acks {
             out.push(Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)));
         }
+        after.asks.iter().for_each(|ask| self.ledger.granted(ask));
         out.extend(after.effects);
         if !after.look.is_empty() {
             let devices: Vec<NodeId> = after.look.into_iter().collect();
@@ -382,15 +405,30 @@ impl RelayCore {
         }
     }
 
-    /// Hands waiting orders to the children that are there.
+    /// The child by which a device is to be given its orders now; none while it is suspended (JOB-16).
+    pub(super) fn way(&self, device: NodeId) -> Option<NodeId> {
+        let hop = self.directory.live_hop(device).filter(|child| self.links.contains_key(child));
+        hop.filter(|_| !self.shelf.revocations().suspends(device))
+    }
+
+    /// Hands waiting orders to the children that are there; to a child that is no holder yet once it durably is.
     pub(super) fn offer(&mut self, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
-        let RelayCore { directory, ledger, links, .. } = self;
-        let offers = ledger.offers(now.node, devices, |d| directory.live_hop(d).filter(|c| links.contains_key(c)));
-        for offer in offers {
+        let RelayCore { directory, ledger, links, shelf, .. } = self;
+        let revocations = shelf.revocations();
+        let hop = |device| directory.live_hop(device).filter(|child| links.contains_key(child));
+        let round = ledger.offers(now.node, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
+        let also = ledger.also_offers(|child| links.contains_key(&child));
+        for offer in round.offers.into_iter().chain(also) {
             let Some(link) = links.get(&offer.child) else { continue };
             tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");
             let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
             out.push(Effect::ToChild(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
+        }
+        if !round.asks.is_empty() {
+            let mut batch = Batch::new();
+            round.asks.iter().for_each(|ask| persist::row(&ask.change, &mut batch));
+            let look = round.asks.iter().map(|ask| ask.change.device).collect();
+            self.commit(now, batch, After { look, asks: round.asks, ..After::default() }, out);
         }
     }
 

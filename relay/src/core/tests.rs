@@ -421,7 +421,7 @@ fn enr_9_a_revocation_list_closes_the_childs_link_once_it_is_on_disk() {
     bench.parent_up(1);
     bench.child_up(&child(1, Role::Agent, 1));
     bench.child_up(&child(2, Role::Agent, 2));
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(1), 1)] };
+    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(1), 1)], suspended: vec![] };
     let seen = bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
     let refused: Vec<NodeId> = seen
         .iter()
@@ -476,3 +476,5 @@ fn a_child_that_left_without_acknowledging_is_offered_the_order_again() {
     let seen = bench.child_up(&child(1, Role::Agent, 2));
     assert_eq!(orders_to(&seen, 1), [1]);
 }
+
+mod back;

@@ -3,14 +3,16 @@
 //! One commit is under way at a time; what comes meanwhile is gathered into the next, so that 300 results cost a few
 //! transactions. What can gather is bounded by the credit windows of the links that brought it.
 
+mod again;
 mod issue;
 mod views;
 
+pub use again::{CancelOrder, ReissueJob};
 pub use issue::IssueJob;
 pub use views::{ViewFigures, ViewNodes};
 
 use crate::{
-    dispatch::{Core, Effect, Event, Preloaded, Recovered, Token},
+    dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
     domain::{Office, documents::Change},
     store::{NodeRow, Op, Store},
 };
@@ -28,7 +30,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::{self, Kind, TimeStatement},
-    id::{JobId, NodeId, TenantId},
+    id::{JobId, NodeId, Role, TenantId},
     inventory::Snapshot,
     order::Envelope,
     record::class,
@@ -36,6 +38,7 @@ use branchline_protocol::{
     time::Mono,
     wire::Message as Wire,
 };
+use bytes::Bytes;
 use metrics::Counter;
 use std::{
     collections::BTreeMap,
@@ -286,11 +289,15 @@ async fn load(parts: Parts) -> Result<(Recovered, BTreeMap<TenantId, u64>), Stri
         let devices = store.job_devices(&job.tenant, job.id).await.map_err(text)?;
         found.jobs.push((job, devices));
     }
+    let number = |stored: Option<Bytes>| stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?)));
+    for node in found.nodes.iter().filter(|n| n.role == Role::Relay && n.revoked_at.is_none()) {
+        let disk = number(store.meta(&disk_key(&node.tenant, node.id)).await.map_err(text)?);
+        found.disks.extend(disk.map(|disk| (node.tenant.clone(), node.id, disk)));
+    }
     let mut numbers = BTreeMap::new();
     for tenant in &found.tenants {
         let stored = store.meta(&format!("order/{tenant}")).await.map_err(text)?;
-        let number = stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?))).unwrap_or(0);
-        numbers.insert(tenant.clone(), number);
+        numbers.insert(tenant.clone(), number(stored).unwrap_or(0));
     }
     Ok((found, numbers))
 }
@@ -433,6 +440,19 @@ impl Handler<TenantMade> for Dispatcher {
         self.feed(Event::Tenant(tenant.clone()), ctx);
         self.take_documents(&tenant, ctx);
         self.state_time(ctx);
+        self.publish_facts();
+    }
+}
+
+/// The office has a newer document: it is in force once this is answered.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DocumentsChanged(pub TenantId);
+
+impl Handler<DocumentsChanged> for Dispatcher {
+    type Result = ();
+    fn handle(&mut self, DocumentsChanged(tenant): DocumentsChanged, ctx: &mut Self::Context) {
+        self.take_documents(&tenant, ctx);
         self.publish_facts();
     }
 }

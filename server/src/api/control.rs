@@ -1,5 +1,6 @@
 //! What the API asks of the running server: everything that is not a plain read of the store.
 
+use crate::store::JobRow;
 use async_trait::async_trait;
 use branchline_protocol::{
     id::{Epoch, JobId, NodeId, Role, TenantId},
@@ -86,6 +87,10 @@ pub struct ServerFigures {
 pub trait Control: Send + Sync + 'static {
     /// Issues a job; answers its id once it is durable.
     async fn issue(&self, tenant: &TenantId, who: &str, job: NewJob) -> Result<JobId, Refusal>;
+    /// Cancels a job that is not at its end everywhere; returns once that is durable (JOB-14).
+    async fn cancel(&self, tenant: &TenantId, who: &str, job: JobId) -> Result<(), Refusal>;
+    /// Issues a job anew for these of its devices (CON-5).
+    async fn reissue(&self, who: &str, job: JobRow, devices: Vec<NodeId>) -> Result<JobId, Refusal>;
     /// Every node of the tenant, by role if one is given, with its standing.
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
     /// The server's own figures.
@@ -94,6 +99,8 @@ pub trait Control: Send + Sync + 'static {
     async fn wait_complete(&self, tenant: &TenantId, job: JobId, ms: u64) -> Result<(), Refusal>;
     /// Revokes a node: closes its link and refuses its return (ENR-9).
     async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Epoch, Refusal>;
+    /// Suspends a device, or revives it (JOB-16).
+    async fn suspend(&self, tenant: &TenantId, who: &str, device: NodeId, suspended: bool) -> Result<(), Refusal>;
     /// Makes an enrolment token; answers the secret and its expiry.
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal>;
     /// Makes a bundle with a fresh token; answers its text and the token's expiry.

@@ -48,6 +48,12 @@ codes! {
     NoInventory = 404 "no_inventory";
     /// There is one of this name.
     AlreadyExists = 409 "already_exists";
+    /// The job is at its end on every device.
+    JobFinal = 409 "job_final";
+    /// The job is not at its end on every device.
+    JobOpen = 409 "job_open";
+    /// The job succeeded on every device.
+    NothingToReissue = 409 "nothing_to_reissue";
     /// Something else changed in between.
     Conflict = 409 "conflict";
     /// The body, script or command line is over its limit.

@@ -11,8 +11,10 @@ use utoipa::{
     info(title = "Branchline", description = "Endpoint management over many tiers: the server's HTTP API."),
     paths(
         routes::devices::list, routes::devices::show, routes::devices::inventory, routes::devices::refresh,
+        routes::devices::suspend, routes::devices::revive,
         routes::tree::show,
         routes::jobs::list, routes::jobs::issue, routes::jobs::show,
+        routes::jobs::cancel, routes::jobs::reissue,
         routes::tokens::enrol_token, routes::tokens::bundle,
         routes::nodes::revoke, routes::nodes::gateways, routes::nodes::gateway_address,
         routes::sites::list, routes::sites::add,

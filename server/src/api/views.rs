@@ -10,7 +10,7 @@ use branchline_protocol::{id::NodeId, inventory::Items, job::State, time::Millis
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// RFC 3339, UTC, always with three digits of milliseconds, so that texts sort as times do.
@@ -145,6 +145,9 @@ pub struct JobView {
     #[schema(value_type = BTreeMap<String, u64>)]
     counts: Counts,
     results: Vec<ResultView>,
+    /// The job that this one was issued anew from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reissue_of: Option<String>,
 }
 
 /// What came of a job on one device.
@@ -169,37 +172,71 @@ pub struct ResultView {
     truncated: bool,
     started_at: Option<String>,
     ended_at: Option<String>,
+    /// The device's own result replaced an end that the server had concluded from its silence.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
     /// When the device is due again; only while it is short of its end (JOB-1).
     #[serde(skip_serializing_if = "Option::is_none")]
     next_contact: Option<String>,
 }
 
+/// Past `fetch_by` no agent may take the order any more; whether one had, is not known before all who may have it have
+/// answered (JOB-4). Until then it is not at its end.
+const UNCONFIRMED: &str = "unconfirmed";
+
+/// A suspended device is given nothing; the life of what waits for it runs on (JOB-16).
+const SUSPENDED: &str = "suspended";
+
+/// What is known of devices at the moment at which a job is shown.
+#[derive(Clone, Debug, Default)]
+pub struct Present {
+    /// When.
+    pub now: Millis,
+    /// When each is due again.
+    pub next_contact: BTreeMap<NodeId, Millis>,
+    /// Devices that are suspended.
+    pub suspended: BTreeSet<NodeId>,
+}
+
+/// A device's state and reason as they are shown.
+pub fn shown(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> (State, Option<String>) {
+    match row.state {
+        State::Queued if row.reason.is_none() && present.now > fetch_by => (State::Expired, Some(UNCONFIRMED.into())),
+        State::Queued if row.reason.is_none() && row.device.as_ref().is_ok_and(|id| present.suspended.contains(id)) => {
+            (State::Queued, Some(SUSPENDED.into()))
+        }
+        state => (state, row.reason.clone()),
+    }
+}
+
 /// A job's view. Counts are taken from the rows themselves, so that they always add up to them.
-pub fn job(job: &JobRow, devices: &[JobDeviceRow], next_contact: &BTreeMap<NodeId, Millis>) -> JobView {
+pub fn job(job: &JobRow, devices: &[JobDeviceRow], present: &Present) -> JobView {
     let mut counts = Counts::default();
     for device in devices {
-        *counts.0.entry(device.state).or_default() += 1;
+        *counts.0.entry(shown(device, job.fetch_by, present).0).or_default() += 1;
     }
     JobView {
         id: job.id.to_string(),
         verb: job.verb.clone(),
         command: job.command.clone(),
         issued_at: time(job.issued_at),
-        complete: counts.complete(),
+        complete: devices.iter().all(|device| device.state.is_end()),
         counts,
-        results: devices.iter().map(|device| result(device, next_contact)).collect(),
+        results: devices.iter().map(|device| result(device, job.fetch_by, present)).collect(),
+        reissue_of: job.origin.map(|old| old.to_string()),
     }
 }
 
-fn result(row: &JobDeviceRow, next_contact: &BTreeMap<NodeId, Millis>) -> ResultView {
+fn result(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> ResultView {
+    let (state, reason) = shown(row, fetch_by, present);
     let told = row.result.as_ref();
     let (stdout, stdout_base64) = text_or_base64(told.map_or(&[], |r| &r.stdout));
     let (stderr, stderr_base64) = text_or_base64(told.map_or(&[], |r| &r.stderr));
     let open = row.device.as_ref().ok().filter(|_| !row.state.is_end());
     ResultView {
         device: row.device.as_ref().map_or_else(Clone::clone, NodeId::to_string),
-        state: row.state,
-        reason: row.reason.clone(),
+        state,
+        reason,
         exit_code: told.and_then(|r| r.exit_code),
         stdout,
         stdout_base64,
@@ -208,7 +245,8 @@ fn result(row: &JobDeviceRow, next_contact: &BTreeMap<NodeId, Millis>) -> Result
         truncated: told.is_some_and(|r| r.truncated),
         started_at: told.and_then(|r| r.started_at).map(time),
         ended_at: told.map(|r| r.ended_at).or(row.state.is_end().then_some(row.changed_at)).map(time),
-        next_contact: open.and_then(|id| next_contact.get(id)).copied().map(time),
+        late: row.late,
+        next_contact: open.and_then(|id| present.next_contact.get(id)).copied().map(time),
     }
 }
 
@@ -238,9 +276,14 @@ pub struct JobHeadView {
 }
 
 /// The list's row of a job.
-pub fn job_head(head: JobHead) -> JobHeadView {
-    let counts = Counts(head.counts);
+pub fn job_head(head: JobHead, now: Millis) -> JobHeadView {
+    let mut counts = Counts(head.counts);
     let complete = counts.complete();
+    if now > head.fetch_by
+        && let Some(queued) = counts.0.remove(&State::Queued)
+    {
+        *counts.0.entry(State::Expired).or_default() += queued;
+    }
     JobHeadView { id: head.id.to_string(), verb: head.verb, issued_at: time(head.issued_at), counts, complete }
 }
 

@@ -1,11 +1,18 @@
 //! Events, effects and the state of each tenant.
 
+mod cancel;
 mod event;
 mod orders;
 
-pub use event::{Effect, Event, Issue, OpenJob, Recovered, Token};
-pub(super) use orders::{advance, end};
-use orders::{attached_op, end_poll, note, offer, reach_of, remember, reopen, send_documents};
+pub use cancel::CANCELLING;
+pub(super) use cancel::{cancel_told, given_back};
+pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
+pub use orders::disk_key;
+pub(super) use orders::{Over, advance, end};
+use orders::{
+    attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
+    tell_ended,
+};
 
 use super::intake::{self, Preloaded};
 use crate::store::{AuditRow, NodeRow, Op};
@@ -13,14 +20,14 @@ use branchline_node::{
     downstream::{
         Child,
         directory::{Attach, Directory},
-        ledger::{Ledger, Row},
+        ledger::{Ask, Kept, Ledger},
     },
     link::engine::LinkEnd,
 };
 use branchline_protocol::{
-    document::Kind,
+    document::{Kind, Revocations},
     hash::Hash,
-    id::{NodeId, OrderNumber, TenantId},
+    id::{NodeId, OrderNumber, Role, TenantId},
     inventory::Snapshot,
     job::State,
     order::{Envelope, OrderMessage, Payload},
@@ -56,12 +63,14 @@ pub struct TenantState {
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
     pub(super) gateways: BTreeMap<NodeId, NodeId>,
-    /// Incarnation of each child when it last greeted: another one may have lost what it held.
-    pub(super) incarnations: BTreeMap<NodeId, u64>,
+    /// Numbers of child relays' disks: with another one, what the child held is gone.
+    pub(super) disks: BTreeMap<NodeId, u64>,
     /// Inventories with changes that are not committed yet.
     pub(super) pending_inventory: BTreeMap<NodeId, (Token, Snapshot, Millis)>,
     /// Devices whose sections are asked for (INV-6).
     pub(super) need_full: BTreeSet<NodeId>,
+    /// Devices that are given nothing until they are revived (JOB-16).
+    pub suspended: BTreeSet<NodeId>,
     /// Newest documents by kind and site.
     pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
 }
@@ -78,8 +87,17 @@ pub struct Core {
 #[derive(Default)]
 struct After {
     effects: Vec<Effect>,
-    order: Option<(TenantId, Box<(Payload, OrderMessage)>)>,
+    order: Option<(TenantId, Box<Entered>)>,
+    /// Holders that are durable with it.
+    asks: Vec<(TenantId, Ask)>,
     inventories: Vec<(TenantId, NodeId)>,
+}
+
+/// An order that goes into the ledger once it is durable.
+pub(super) struct Entered {
+    pub payload: Payload,
+    pub message: OrderMessage,
+    pub kept: BTreeMap<NodeId, Kept>,
 }
 
 /// One event's work: writes now, effects once they are durable.
@@ -89,6 +107,8 @@ pub(super) struct Work {
     pub after: Vec<Effect>,
     /// Devices whose offers are to be looked at, once durable.
     pub look: BTreeSet<NodeId>,
+    /// Children that may still have an order which is over on a device.
+    pub ended: Vec<(NodeId, OrderNumber, NodeId)>,
 }
 
 impl TenantState {
@@ -117,10 +137,15 @@ impl Core {
         for (tenant, node) in found.need_full {
             core.tenants.entry(tenant).or_default().need_full.insert(node);
         }
+        for (tenant, node, disk) in found.disks {
+            core.tenants.entry(tenant).or_default().disks.insert(node, disk);
+        }
         for (job, devices) in found.jobs {
             let state = core.tenants.entry(job.tenant.clone()).or_default();
             reopen(state, job, devices)?;
         }
+        // Once every order is there: a steering order goes to those who may have its target.
+        core.tenants.values_mut().for_each(cancel::tell_holders);
         Ok(core)
     }
 
@@ -179,6 +204,7 @@ impl Core {
                 }
             }
             Event::Issue(issue) => self.issue(now, *issue, out),
+            Event::Cancel(cancel) => self.cancel(now, *cancel, out),
             Event::Node(row) => {
                 let state = self.tenants.entry(row.tenant.clone()).or_default();
                 remember(state, &row);
@@ -188,7 +214,7 @@ impl Core {
                 self.tenants.entry(tenant).or_default();
             }
             Event::Document(tenant, kind, site, version, envelope) => {
-                let state = self.tenants.entry(tenant).or_default();
+                let state = self.tenants.entry(tenant.clone()).or_default();
                 let known = state.documents.get(&(kind, site.clone())).map(|(v, _)| *v);
                 if known.is_some_and(|v| v >= version) {
                     return;
@@ -200,7 +226,16 @@ impl Core {
                         out.push(Effect::Send(*child, link.session, Lane::Control, message));
                     }
                 }
+                let mut revived = Vec::new();
+                if kind == Kind::Revocations
+                    && let Ok(list) = rmp_serde::from_slice::<Revocations>(&envelope.payload)
+                {
+                    let now_suspended = list.suspended.into_iter().collect();
+                    let before = std::mem::replace(&mut state.suspended, now_suspended);
+                    revived.extend(before.difference(&state.suspended).copied());
+                }
                 state.documents.insert((kind, site), (version, envelope));
+                self.look(now, &tenant, &revived, out);
             }
             Event::Statement(tenant, version, envelope) => {
                 let documents = &mut self.tenants.entry(tenant).or_default().documents;
@@ -251,12 +286,21 @@ impl Core {
             Some(gateway) => state.gateways.insert(child.node, gateway),
             None => state.gateways.remove(&child.node),
         };
-        let before = state.incarnations.insert(child.node, child.greeting.incarnation);
         let below = state.directory.below(child.node);
-        let lost = before.is_some_and(|b| b != child.greeting.incarnation);
         let mut work = Work::default();
-        let changes = state.ledger.child_gone(child.node, &below, lost);
-        note(state, now, changes, &mut work);
+        state.ledger.child_gone(child.node, &below);
+        if child.role == Role::Relay {
+            let disk = child.greeting.incarnation;
+            let before = state.disks.insert(child.node, disk);
+            if before != Some(disk) {
+                work.ops.push(disk_op(&child.tenant, child.node, disk));
+            }
+            if before.is_some_and(|before| before != disk) {
+                let changes = state.ledger.child_lost(child.node);
+                work.ops.extend(changes.iter().filter_map(|change| holders_op(state, &child.tenant, change)));
+                note(state, now, changes, &mut work);
+            }
+        }
         let changes = state.ledger.moved(child.node, Some(child.node));
         note(state, now, changes, &mut work);
         work.ops.push(attached_op(
@@ -300,7 +344,7 @@ impl Core {
         state.directory.detach(child.node, child.session, reach, now.node);
         let below = state.directory.below(child.node);
         // What was on the link only was never durable there: it waits again.
-        state.ledger.child_gone(child.node, &below, false);
+        state.ledger.child_gone(child.node, &below);
     }
 
     fn said(
@@ -392,39 +436,24 @@ impl Core {
     }
 
     fn issue(&mut self, now: Now, issue: Issue, out: &mut Vec<Effect>) {
-        let Issue { job, devices, payload, message, who } = issue;
-        let tenant = job.tenant.clone();
+        let (id, tenant) = (issue.job.id, issue.job.tenant.clone());
         let state = self.tenants.entry(tenant.clone()).or_default();
-        let open: BTreeMap<NodeId, State> = devices
-            .iter()
-            .filter(|d| !d.state.is_end())
-            .filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state)))
-            .collect();
-        if !open.is_empty() {
-            state.orders.insert(payload.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
-        }
-        let audit = AuditRow {
+        let mut work = Work::default();
+        work.ops.push(Op::Audit(AuditRow {
             tenant: tenant.clone(),
             at: now.node,
-            who,
+            who: issue.who.clone(),
             what: "job.issue".into(),
             detail: format!(
-                "job {} order {} {} on {} to {} devices",
-                job.id,
-                job.number,
-                job.verb,
-                job.selector,
-                devices.len()
+                "job {id} order {} {} on {} to {} devices",
+                issue.job.number,
+                issue.job.verb,
+                issue.job.selector,
+                issue.devices.len()
             ),
-        };
-        let id = job.id;
-        let mut work = Work::default();
-        let counter = job.number.number.to_be_bytes().to_vec();
-        work.ops.push(Op::Meta(format!("order/{tenant}"), counter.into()));
-        work.ops.push(Op::Job(Box::new(job), devices));
-        work.ops.push(Op::Audit(audit));
+        }));
+        let order = enter(state, issue, None, &mut work).map(|entered| (tenant.clone(), Box::new(entered)));
         work.after.push(Effect::Issued(id));
-        let order = message.map(|message| (tenant.clone(), Box::new((payload, message))));
         self.commit(now, &tenant, work, After { order, ..After::default() }, out);
     }
 
@@ -442,23 +471,31 @@ impl Core {
         let open: Vec<OrderNumber> =
             state.orders.iter().filter(|(_, o)| o.open.contains_key(&node)).map(|(n, _)| *n).collect();
         for number in open {
-            end(state, number, node, State::Cancelled, Some("revoked".into()), now.node, None, &mut work);
+            let over = Over::because(State::Cancelled, "revoked", now.node);
+            end(state, number, node, over, None, &mut work);
         }
         self.commit(now, &tenant.clone(), work, After::default(), out);
     }
 
-    /// Orders nobody was handed and whose time is over: `expired` when the server alone holds them.
+    /// Orders whose time is over (JOB-4): `expired` when nobody below can have it. What may be below is waited for until
+    /// `report_by`; then silence is an end, which a result that comes all the same replaces.
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         let tenants: Vec<TenantId> = self.tenants.keys().cloned().collect();
         for tenant in tenants {
             let Some(state) = self.tenants.get_mut(&tenant) else { continue };
             state.directory.expire(now.node);
-            let late = state.ledger.past_fetch(now.node);
             let mut work = Work::default();
-            for (number, device, row) in late {
-                if row == Row::Waiting {
-                    end(state, number, device, State::Expired, Some("not_fetched".into()), now.node, None, &mut work);
-                }
+            for row in state.ledger.overdue(now.node) {
+                let open = state.orders.get(&row.order);
+                let cancelling = open.is_some_and(|o| o.cancelling.contains(&row.device));
+                let over = match (row.handed_over, row.free) {
+                    (false, true) if cancelling => Over::of(State::Cancelled, now.node),
+                    (false, true) => Over::because(State::Expired, "not_fetched", now.node),
+                    (true, _) if row.silent => Over::because(State::OutcomeUnknown, "silent", now.node),
+                    (false, false) if row.silent => Over::because(State::Expired, "silent", now.node),
+                    _ => continue,
+                };
+                end(state, row.order, row.device, over, None, &mut work);
             }
             if !work.ops.is_empty() {
                 self.commit(now, &tenant, work, After::default(), out);
@@ -468,6 +505,9 @@ impl Core {
 
     fn commit(&mut self, now: Now, tenant: &TenantId, work: Work, mut after: After, out: &mut Vec<Effect>) {
         after.effects = work.after;
+        if let Some(state) = self.tenants.get(tenant) {
+            tell_ended(state, work.ended, &mut after.effects);
+        }
         let look: Vec<NodeId> = work.look.into_iter().collect();
         if work.ops.is_empty() {
             self.release(now, after, out);
@@ -477,12 +517,23 @@ impl Core {
             self.waiting.insert(token, after);
             out.push(Effect::Commit(work.ops, token));
         }
-        if !look.is_empty()
-            && let Some(state) = self.tenants.get_mut(tenant)
-        {
-            // What is in the ledger is durable already: offering it need not wait for this event's own writes.
-            offer(state, now, Some(&look), out);
+        // What is in the ledger is durable already: offering it need not wait for this event's own writes.
+        self.look(now, tenant, &look, out);
+    }
+
+    /// Offers what waits for these devices; to a child that is no holder yet once it durably is.
+    fn look(&mut self, now: Now, tenant: &TenantId, devices: &[NodeId], out: &mut Vec<Effect>) {
+        if devices.is_empty() {
+            return;
         }
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        let asks = offer(state, now, devices, out);
+        if asks.is_empty() {
+            return;
+        }
+        let ops = asks.iter().filter_map(|ask| holders_op(state, tenant, &ask.change)).collect();
+        let asks = asks.into_iter().map(|ask| (tenant.clone(), ask)).collect();
+        self.commit(now, tenant, Work { ops, ..Work::default() }, After { asks, ..After::default() }, out);
     }
 
     fn committed(&mut self, now: Now, token: Token, out: &mut Vec<Effect>) {
@@ -505,18 +556,21 @@ impl Core {
 
     fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
         out.extend(after.effects);
-        if let Some((tenant, order)) = after.order
+        let mut look: BTreeMap<TenantId, Vec<NodeId>> = BTreeMap::new();
+        for (tenant, ask) in after.asks {
+            if let Some(state) = self.tenants.get_mut(&tenant) {
+                state.ledger.granted(&ask);
+                look.entry(tenant).or_default().push(ask.change.device);
+            }
+        }
+        if let Some((tenant, entered)) = after.order
             && let Some(state) = self.tenants.get_mut(&tenant)
         {
-            let (payload, message) = *order;
-            let number = payload.number;
-            match state.ledger.add(&tenant, payload, message, None) {
-                Ok(changes) => {
-                    let devices: Vec<NodeId> = changes.into_iter().map(|c| c.device).collect();
-                    offer(state, now, Some(&devices), out);
-                }
-                Err(fault) => tracing::error!(%number, %fault, "our own proof does not hold"),
-            }
+            let devices = orders::enlist(state, &tenant, *entered);
+            look.entry(tenant).or_default().extend(devices);
+        }
+        for (tenant, devices) in look {
+            self.look(now, &tenant, &devices, out);
         }
     }
 }

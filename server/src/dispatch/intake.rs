@@ -1,10 +1,10 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
-use super::core::{Effect, TenantState, Token, Work, advance, end};
+use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back};
 use crate::store::{AuditRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{
-    id::NodeId,
+    id::{NodeId, Role},
     inventory::{ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, Snapshot},
     job::State,
     record::{Alert, Fact, Facts, JobResult, Lane, Progress, Record, Run, class},
@@ -120,17 +120,30 @@ fn apply(
                 started_at: result.started_at,
                 ended_at: result.ended_at,
             };
-            // A second result for an order that is over changes nothing: the first one stands.
-            end(state, result.order, device, State::from(result.end), result.reason, now.node, Some(row), work);
+            let (order, to, reason, at) = (result.order, State::from(result.end), result.reason, now.node);
+            let open = state.orders.get(&order).filter(|open| open.open.contains_key(&device));
+            let Some(target) = open.map(|open| open.target) else {
+                // The first result stands. Only an end that the server had concluded from silence gives way, once.
+                let tenant = child.tenant.clone();
+                work.ops.push(Op::LateResult { tenant, order, device, state: to, reason, at, result: row });
+                return Ok(());
+            };
+            if let Some(target) = target {
+                cancel_told(state, now, target, device, reason.as_deref(), work);
+            }
+            end(state, order, device, Over { state: to, reason, at, result: Some(row) }, Some(child.node), work);
         }
         class::PROGRESS => {
             let progress: Progress = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
+            state.ledger.handed_over(progress.order, device);
             advance(state, progress.order, device, State::Running, progress.started_at, work);
         }
         class::FACTS => {
             let facts: Facts = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
+            let (by, relay) = (device, state.nodes.get(&device).is_some_and(|n| n.role == Role::Relay));
             for (order, fact, devices) in facts.facts {
-                for device in devices {
+                // A device speaks for itself only (RLY-9).
+                for device in devices.into_iter().filter(|device| relay || *device == by) {
                     match fact {
                         Fact::HandedOver => {
                             state.ledger.handed_over(order, device);
@@ -144,7 +157,8 @@ fn apply(
                                 work,
                             );
                         }
-                        Fact::Held | Fact::GivenBack => {}
+                        Fact::GivenBack => given_back(state, now, order, device, by, work),
+                        Fact::Held => {}
                     }
                 }
             }

@@ -8,6 +8,8 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token};
+pub use self::core::{
+    CANCELLING, CancelJob, CancelPlan, Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token, disk_key,
+};
 pub use intake::Preloaded;
 pub use standing::standing;

@@ -27,6 +27,10 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         (view.state, view.reason) = ("offline", Some("revoked".into()));
         return view;
     }
+    if state.suspended.contains(&row.id) {
+        view.state = "suspended";
+        return view;
+    }
     let Some(entry) = entry else {
         view.reason = Some("never_seen".into());
         return view;

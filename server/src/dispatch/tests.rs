@@ -200,6 +200,9 @@ fn issue(devices: &[u128]) -> Issue {
         reason: None,
         changed_at: Millis(0),
         result: None,
+        holders: vec![],
+        delivered_at: None,
+        late: false,
     });
     let job = JobRow {
         id: JOB,
@@ -216,6 +219,7 @@ fn issue(devices: &[u128]) -> Issue {
         report_by: payload.report_by(),
         envelope,
         args: Bytes::new(),
+        origin: None,
     };
     Issue { job, devices: rows.collect(), payload, message: Some(message), who: "me".into() }
 }
@@ -482,3 +486,5 @@ fn adm_2_a_poll_ends_when_what_it_was_offered_is_taken() {
     assert!(goodbye(&seen));
     assert_eq!(bench.states(1), [State::Delivered]);
 }
+
+mod steering;

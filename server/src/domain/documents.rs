@@ -84,6 +84,7 @@ impl Office {
             }
             let mut list = Revocations::clone(&held.revocations.0);
             list.revoked.retain(|(id, _)| *id != node);
+            list.suspended.retain(|id| *id != node);
             list.revoked.push((node, row.epoch));
             (list.term, list.version) = (state.term, list.version + 1);
             let envelope = list.seal(&held.keys.signer);
@@ -115,6 +116,51 @@ impl Office {
         });
         self.keep(turn, Draft { ops, lists, changes: vec![change], apply }).await.map_err(store_refusal)?;
         Ok(Revoked { epoch, list: envelope })
+    }
+
+    /// Suspends a device from now on, or revives it: the list that every node on the way to it holds says so (JOB-16). Once
+    /// durable, the newest list is answered; a device that is so already changes nothing. 404 `no_such_node`.
+    pub async fn suspend(
+        &self,
+        tenant: &TenantId,
+        who: &str,
+        device: NodeId,
+        suspended: bool,
+    ) -> Result<Envelope, Refusal> {
+        let turn = self.turn().await;
+        let row =
+            self.node_row(tenant, device).await?.filter(|row| row.revoked_at.is_none()).ok_or_else(no_such_node)?;
+        let draft = self.read(|state| {
+            let held = state.tenants.get(tenant)?;
+            if held.revocations.0.suspends(device) == suspended {
+                return Some(Err(held.revocations.1.clone()));
+            }
+            let mut list = Revocations::clone(&held.revocations.0);
+            list.suspended.retain(|id| *id != device);
+            list.suspended.extend(suspended.then_some(device));
+            (list.term, list.version) = (state.term, list.version + 1);
+            let envelope = list.seal(&held.keys.signer);
+            Some(Ok((list, envelope)))
+        });
+        let (list, envelope) = match draft.ok_or_else(no_such_node)? {
+            Ok(draft) => draft,
+            Err(already) => return Ok(already),
+        };
+        let what = if suspended { "device.suspend" } else { "device.revive" };
+        let ops = vec![
+            Op::Document(tenant.clone(), Kind::Revocations, String::new(), list.version(), envelope.clone()),
+            audit(tenant, self.now(), who, what, format!("{} {:?} {}", row.role, row.name, row.id)),
+        ];
+        let change = Change { tenant: tenant.clone(), kind: Kind::Revocations, site: String::new() };
+        let (own, sealed) = (tenant.clone(), envelope.clone());
+        let apply = Box::new(move |state: &mut State| {
+            if let Some(held) = state.tenants.get_mut(&own) {
+                held.revocations = (Arc::new(list), sealed);
+            }
+        });
+        let draft = Draft { changes: vec![change], apply, ..Draft::of(ops) };
+        self.keep(turn, draft).await.map_err(store_refusal)?;
+        Ok(envelope)
     }
 
     /// The server's word on time, newer than every one before it; `None` for an unknown tenant. `floor`: orders below

@@ -162,7 +162,7 @@ pub fn first_settings(tenant: &TenantId, term: u32) -> Settings {
 
 /// The first revocation list of a tenant: empty.
 pub fn first_revocations(tenant: &TenantId, term: u32) -> Revocations {
-    Revocations { tenant: tenant.clone(), term, version: 1, revoked: Vec::new() }
+    Revocations { tenant: tenant.clone(), term, version: 1, revoked: Vec::new(), suspended: Vec::new() }
 }
 
 /// Seals with the tenant's signing key.

@@ -119,6 +119,9 @@ pub struct JobRow {
     pub envelope: Envelope,
     /// The argument bytes.
     pub args: Bytes,
+    /// The job that this one steers, if its verb is [`branchline_protocol::job::CANCEL`]; else the job that it was issued
+    /// anew from.
+    pub origin: Option<JobId>,
 }
 
 /// One device of a job.
@@ -140,6 +143,12 @@ pub struct JobDeviceRow {
     pub changed_at: Millis,
     /// What the agent reported.
     pub result: Option<ResultRow>,
+    /// Children that may have the order for this device (DESIGN 5).
+    pub holders: Vec<NodeId>,
+    /// When the server learned that the device has it. Kept by the store; what is given at issue counts for nothing.
+    pub delivered_at: Option<Millis>,
+    /// The result replaced an end that the server had concluded. Kept by the store.
+    pub late: bool,
 }
 
 /// What the agent reported of its run.
@@ -266,6 +275,35 @@ pub enum Op {
         /// With the agent's report, if this is one; without one an earlier report stays.
         result: Option<ResultRow>,
     },
+    /// Who may have a device's order. A device that is not of the job changes nothing.
+    Holders {
+        /// Whose.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+        /// The device.
+        device: NodeId,
+        /// All of them.
+        holders: Vec<NodeId>,
+    },
+    /// An agent's result for an order that is over at the server. It replaces an end that was concluded from silence,
+    /// `expired` or `outcome_unknown` without a report, once, and is marked late; anything else it leaves as it is.
+    LateResult {
+        /// Whose.
+        tenant: TenantId,
+        /// The order.
+        order: OrderNumber,
+        /// The device.
+        device: NodeId,
+        /// How it ended.
+        state: State,
+        /// Why.
+        reason: Option<String>,
+        /// When the result came.
+        at: Millis,
+        /// The report.
+        result: ResultRow,
+    },
     /// How far a stream is held.
     Stream(TenantId, StreamRow),
     /// A device's inventory: replaced sections only; sections named in `gone` are removed.
@@ -353,7 +391,7 @@ pub trait Store: Send + Sync + 'static {
     async fn token(&self, hash: Hash) -> Result<Option<TokenRow>, StoreError>;
     /// An API token by the hash of its secret.
     async fn api_token(&self, hash: Hash) -> Result<Option<ApiTokenRow>, StoreError>;
-    /// Newest first, at most `limit`, without envelopes and arguments.
+    /// Newest first, at most `limit`, without envelopes and arguments. Steering orders are no jobs of a list.
     async fn jobs(&self, tenant: &TenantId, limit: u32) -> Result<Vec<JobHead>, StoreError>;
     /// One job.
     async fn job(&self, tenant: &TenantId, job: JobId) -> Result<Option<JobRow>, StoreError>;
@@ -361,7 +399,9 @@ pub trait Store: Send + Sync + 'static {
     async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError>;
     /// Devices per state of a job.
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError>;
-    /// Jobs that have devices which are not at their end.
+    /// Orders that steer this job, oldest first.
+    async fn steering(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobRow>, StoreError>;
+    /// Jobs and steering orders that have devices which are not at their end.
     async fn open_jobs(&self) -> Result<Vec<JobRow>, StoreError>;
     /// Every stream position.
     async fn streams(&self) -> Result<Vec<(TenantId, StreamRow)>, StoreError>;
@@ -398,6 +438,8 @@ pub struct JobHead {
     pub ordered_by: String,
     /// When.
     pub issued_at: Millis,
+    /// Last instant an agent may journal it.
+    pub fetch_by: Millis,
     /// Devices per state; states without a device are missing.
     pub counts: BTreeMap<State, u64>,
 }

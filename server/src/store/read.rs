@@ -113,9 +113,9 @@ pub async fn api_token(readers: &SqlitePool, secret: Hash) -> Read<Option<ApiTok
 
 pub async fn jobs(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<Vec<JobHead>> {
     let sql = query(
-        "SELECT j.id, j.verb, j.command, j.class, j.ordered_by, j.issued_at, c.state, c.n FROM \
-         (SELECT tenant, id, term, number, verb, command, class, ordered_by, issued_at FROM job WHERE tenant = ? \
-          ORDER BY term DESC, number DESC LIMIT ?) j \
+        "SELECT j.id, j.verb, j.command, j.class, j.ordered_by, j.issued_at, j.fetch_by, c.state, c.n FROM \
+         (SELECT tenant, id, term, number, verb, command, class, ordered_by, issued_at, fetch_by FROM job \
+          WHERE tenant = ? AND verb <> 'cancel' ORDER BY term DESC, number DESC LIMIT ?) j \
          JOIN job_count c ON c.tenant = j.tenant AND c.job = j.id ORDER BY j.term DESC, j.number DESC",
     );
     let rows = all(readers, sql.bind(tenant.as_str().to_owned()).bind(limit), |row| {
@@ -126,9 +126,10 @@ pub async fn jobs(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<V
             class: class(row, 3)?,
             ordered_by: column(row, 4)?,
             issued_at: at(row, 5)?,
+            fetch_by: at(row, 6)?,
             counts: BTreeMap::new(),
         };
-        Ok((head, state(row, 6)?, unsigned(row, 7)?))
+        Ok((head, state(row, 7)?, unsigned(row, 8)?))
     })
     .await?;
     let mut heads: Vec<JobHead> = Vec::new();
@@ -146,10 +147,14 @@ pub async fn jobs(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<V
 }
 
 const JOB: &str = "SELECT tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-                   fetch_by, report_by, envelope, args FROM job WHERE tenant = ? AND id = ?";
+                   fetch_by, report_by, envelope, args, origin FROM job WHERE tenant = ? AND id = ?";
+
+const STEERING: &str = "SELECT tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
+                        fetch_by, report_by, envelope, args, origin FROM job WHERE tenant = ? AND origin = ? \
+                        AND verb = 'cancel' ORDER BY term, number";
 
 const OPEN_JOBS: &str = "SELECT tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-                         fetch_by, report_by, envelope, args FROM job j WHERE EXISTS (SELECT 1 FROM job_count c \
+                         fetch_by, report_by, envelope, args, origin FROM job j WHERE EXISTS (SELECT 1 FROM job_count c \
                          WHERE c.tenant = j.tenant AND c.job = j.id AND c.n > 0 \
                          AND c.state IN ('queued', 'delivered', 'running', 'paused')) ORDER BY tenant, term, number";
 
@@ -169,11 +174,20 @@ fn job_row(row: &SqliteRow) -> Read<JobRow> {
         report_by: at(row, 12)?,
         envelope: envelope(row, 13)?,
         args: bytes(row, 14)?,
+        origin: column::<Option<&[u8]>>(row, 15)?.map(job_id).transpose()?,
     })
 }
 
 pub async fn job(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Option<JobRow>> {
     first(readers, query(JOB).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec()), job_row).await
+}
+
+fn job_id(bytes: &[u8]) -> Read<JobId> {
+    uuid::Uuid::from_slice(bytes).map(JobId).map_err(|e| database("reading an id", e))
+}
+
+pub async fn steering(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Vec<JobRow>> {
+    all(readers, query(STEERING).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec()), job_row).await
 }
 
 pub async fn open_jobs(readers: &SqlitePool) -> Read<Vec<JobRow>> {
@@ -183,7 +197,8 @@ pub async fn open_jobs(readers: &SqlitePool) -> Read<Vec<JobRow>> {
 pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Vec<JobDeviceRow>> {
     let sql = query(
         "SELECT typeof(d.device) = 'text', d.device, d.leaf, d.epoch, d.state, d.reason, d.changed_at, \
-         r.ended_at, r.started_at, r.exit_code, r.truncated, r.stdout, r.stderr FROM job_device d \
+         r.ended_at, r.started_at, r.exit_code, r.truncated, r.stdout, r.stderr, \
+         d.holders, d.delivered_at, d.late FROM job_device d \
          LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
          WHERE d.tenant = ? AND d.job = ? ORDER BY d.leaf IS NULL, d.leaf, d.device",
     );
@@ -209,6 +224,9 @@ pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) ->
             reason: column(row, 5)?,
             changed_at: at(row, 6)?,
             result,
+            holders: ids(row, 13)?,
+            delivered_at: maybe_at(row, 14)?,
+            late: column::<i64>(row, 15)? != 0,
         })
     })
     .await

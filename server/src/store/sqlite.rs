@@ -34,7 +34,10 @@ use tokio::{
 };
 
 /// Every format there has been: (number, what it brought, its statements).
-const FORMATS: [(u32, &str, &str); 1] = [(1, "initial", include_str!("../../migrations/0001_initial.sql"))];
+const FORMATS: [(u32, &str, &str); 2] = [
+    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
+    (2, "way down", include_str!("../../migrations/0002_way_down.sql")),
+];
 
 /// Readers at once; more wait. Reads are short, and each holds a thread.
 const READERS: u32 = 4;
@@ -180,6 +183,10 @@ impl Store for SqliteStore {
 
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError> {
         read::job_counts(&self.readers, tenant, job).await
+    }
+
+    async fn steering(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobRow>, StoreError> {
+        read::steering(&self.readers, tenant, job).await
     }
 
     async fn open_jobs(&self) -> Result<Vec<JobRow>, StoreError> {

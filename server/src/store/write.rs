@@ -1,19 +1,19 @@
 //! What each [`Op`] does to the tables. Results, states and stream positions, of which a relay's batch brings hundreds,
 //! are gathered and written many rows a statement; everything else is one prepared statement an op.
 
+mod inventory;
+
 use super::{
     INVENTORY_HISTORY_MAX, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, StreamRow,
     codec::{class_word, envelope_blob, ids_blob, json_text, kind_word, signed},
-    summary::summary,
 };
 use branchline_protocol::{
-    hash::Hash,
     id::{JobId, NodeId, TenantId},
-    inventory::Items,
     job::State,
     time::Millis,
 };
-use sqlx::{Arguments, AssertSqlSafe, SqliteConnection, query, query_with, sqlite::SqliteArguments};
+use inventory::{inventory, wanted};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqliteConnection, query, query_with, sqlite::SqliteArguments};
 use std::collections::BTreeMap;
 
 /// Why a batch was not written.
@@ -51,6 +51,9 @@ pub async fn apply(connection: &mut SqliteConnection, batch: Vec<Op>) -> Done {
                 }
                 many.states.insert(key, (state, reason, at));
             }
+            Op::Holders { tenant, job, device, holders } => {
+                many.holders.insert((tenant, job, device), holders);
+            }
             Op::Stream(tenant, row) => {
                 many.streams.insert((tenant, row.stream.key()), row);
             }
@@ -72,6 +75,7 @@ type Target = (TenantId, JobId, NodeId);
 struct Many {
     states: BTreeMap<Target, (State, Option<String>, Millis)>,
     results: BTreeMap<Target, ResultRow>,
+    holders: BTreeMap<Target, Vec<NodeId>>,
     streams: BTreeMap<(TenantId, [u8; 29]), StreamRow>,
 }
 
@@ -88,6 +92,11 @@ impl Many {
             arguments.text(tenant.as_str()).blob(job.bytes()).blob(device.bytes());
             arguments.add(result.exit_code).add(result.truncated).add(result.started_at.map(|at| at.0));
             arguments.add(result.ended_at.0).blob(&result.stdout).blob(&result.stderr);
+        })
+        .await?;
+        let holders = std::mem::take(&mut self.holders).into_iter();
+        rows(connection, HOLDERS, holders, |((tenant, job, device), holders), arguments| {
+            arguments.text(tenant.as_str()).blob(job.bytes()).blob(device.bytes()).blob(&ids_blob(&holders));
         })
         .await?;
         let streams = std::mem::take(&mut self.streams).into_iter();
@@ -122,8 +131,28 @@ pub const STATES: ManySql = ManySql {
             SELECT d.tenant, d.job, d.device, d.leaf, d.epoch, v.state, v.reason, v.at FROM v CROSS JOIN job_device d \
             ON d.tenant = v.tenant AND d.job = v.job AND d.device = v.device WHERE true \
             ON CONFLICT DO UPDATE SET state = excluded.state, reason = excluded.reason, \
-            changed_at = excluded.changed_at",
+            changed_at = excluded.changed_at, \
+            delivered_at = iif(excluded.state = 'delivered', coalesce(delivered_at, excluded.changed_at), delivered_at)",
 };
+
+/// New holders, of devices that are there.
+pub const HOLDERS: ManySql = ManySql {
+    before: "WITH v (tenant, job, device, holders) AS (VALUES ",
+    values: 4,
+    after: ") INSERT INTO job_device (tenant, job, device, leaf, epoch, state, reason, changed_at, holders) \
+            SELECT d.tenant, d.job, d.device, d.leaf, d.epoch, d.state, d.reason, d.changed_at, v.holders \
+            FROM v CROSS JOIN job_device d \
+            ON d.tenant = v.tenant AND d.job = v.job AND d.device = v.device WHERE true \
+            ON CONFLICT DO UPDATE SET holders = excluded.holders",
+};
+
+/// A late result replaces only an end that nobody reported.
+const LATE: &str = "UPDATE job_device SET state = ?5, reason = ?6, changed_at = ?7, late = 1 \
+                    WHERE tenant = ?1 AND device = ?2 \
+                    AND job = (SELECT id FROM job WHERE tenant = ?1 AND term = ?3 AND number = ?4) \
+                    AND state IN ('expired', 'outcome_unknown') AND NOT EXISTS (SELECT 1 FROM job_result r \
+                    WHERE r.tenant = job_device.tenant AND r.job = job_device.job AND r.device = job_device.device) \
+                    RETURNING job";
 
 /// New results, of devices that are there.
 pub const RESULTS: ManySql = ManySql {
@@ -144,8 +173,8 @@ const STREAMS: ManySql = ManySql {
 };
 
 const DEVICES: ManySql = ManySql {
-    before: "INSERT INTO job_device (tenant, job, device, leaf, epoch, state, reason, changed_at) VALUES ",
-    values: 8,
+    before: "INSERT INTO job_device (tenant, job, device, leaf, epoch, state, reason, changed_at, holders) VALUES ",
+    values: 9,
     after: "",
 };
 
@@ -302,7 +331,26 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
                 .execute(connection)
                 .await?;
         }
-        Op::JobDevice { .. } | Op::Stream(..) => unreachable!("gathered by `apply`"),
+        Op::LateResult { tenant, order, device, state, reason, at, result } => {
+            let replaced = query(LATE)
+                .bind(tenant.as_str())
+                .bind(&device.bytes()[..])
+                .bind(order.term)
+                .bind(signed(order.number))
+                .bind(state.as_str())
+                .bind(reason)
+                .bind(at.0)
+                .fetch_optional(&mut *connection)
+                .await?;
+            if let Some(row) = replaced {
+                let job: Vec<u8> = row.try_get(0)?;
+                let job = uuid::Uuid::from_slice(&job).map_err(|e| WriteFault::Broken(format!("a job's id: {e}")))?;
+                let mut many = Many::default();
+                many.results.insert((tenant, JobId(job), device), result);
+                many.write(connection).await?;
+            }
+        }
+        Op::JobDevice { .. } | Op::Holders { .. } | Op::Stream(..) => unreachable!("gathered by `apply`"),
     }
     Ok(())
 }
@@ -345,7 +393,7 @@ async fn node(connection: &mut SqliteConnection, row: NodeRow) -> Done {
 async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDeviceRow>) -> Done {
     query(
         "INSERT INTO job (tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-         fetch_by, report_by, envelope, args) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         fetch_by, report_by, envelope, args, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(row.tenant.as_str())
     .bind(&row.id.bytes()[..])
@@ -362,6 +410,7 @@ async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDev
     .bind(row.report_by.0)
     .bind(envelope_blob(&row.envelope))
     .bind(&row.args[..])
+    .bind(row.origin.map(|job| job.bytes().to_vec()))
     .execute(&mut *connection)
     .await?;
     let mut counts: BTreeMap<State, i64> = BTreeMap::new();
@@ -390,72 +439,8 @@ async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDev
             Err(words) => arguments.text(&words),
         };
         arguments.add(device.leaf).add(device.epoch).text(device.state.as_str());
-        arguments.add(device.reason).add(device.changed_at.0);
+        arguments.add(device.reason).add(device.changed_at.0).blob(&ids_blob(&device.holders));
     })
     .await?;
     many.write(connection).await
-}
-
-async fn inventory(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-    device: NodeId,
-    put: &BTreeMap<String, Items>,
-    gone: &[String],
-    (digest, collected_at, settings_version): (Hash, Millis, u64),
-) -> Done {
-    for section in gone {
-        query("DELETE FROM inventory_section WHERE tenant = ? AND device = ? AND section = ?")
-            .bind(tenant.as_str())
-            .bind(&device.bytes()[..])
-            .bind(section)
-            .execute(&mut *connection)
-            .await?;
-    }
-    for (section, items) in put {
-        query(
-            "INSERT INTO inventory_section (tenant, device, section, items) VALUES (?, ?, ?, ?) \
-             ON CONFLICT DO UPDATE SET items = excluded.items",
-        )
-        .bind(tenant.as_str())
-        .bind(&device.bytes()[..])
-        .bind(section)
-        .bind(json_text(items))
-        .execute(&mut *connection)
-        .await?;
-    }
-    // A column changes only with the section it is taken from.
-    let touched = |section: &str| put.contains_key(section) || gone.iter().any(|g| g == section);
-    let shown = summary(put);
-    query(
-        "INSERT INTO inventory (tenant, device, digest, collected_at, settings_version, os, cpu, memory_bytes, packages) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO UPDATE SET digest = excluded.digest, \
-         collected_at = excluded.collected_at, settings_version = excluded.settings_version, \
-         os = iif(?10, excluded.os, os), cpu = iif(?11, excluded.cpu, cpu), \
-         memory_bytes = iif(?11, excluded.memory_bytes, memory_bytes), packages = iif(?12, excluded.packages, packages)",
-    )
-    .bind(tenant.as_str())
-    .bind(&device.bytes()[..])
-    .bind(&digest.0[..])
-    .bind(collected_at.0)
-    .bind(signed(settings_version))
-    .bind(shown.os)
-    .bind(shown.cpu)
-    .bind(shown.memory_bytes.map(signed))
-    .bind(signed(shown.packages))
-    .bind(touched("os"))
-    .bind(touched("hardware"))
-    .bind(touched("software"))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn wanted(connection: &mut SqliteConnection, tenant: &TenantId, device: NodeId, wanted: bool) -> Done {
-    let sql = match wanted {
-        true => "INSERT INTO inventory_wanted (tenant, device) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        false => "DELETE FROM inventory_wanted WHERE tenant = ? AND device = ?",
-    };
-    query(sql).bind(tenant.as_str()).bind(&device.bytes()[..]).execute(connection).await?;
-    Ok(())
 }

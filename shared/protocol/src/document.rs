@@ -91,7 +91,7 @@ pub fn open<D: Document>(envelope: &Envelope, tenant: &TenantId, keys: &[PublicK
     Ok(document)
 }
 
-/// Identities that are refused everywhere (ENR-9).
+/// Identities that are refused everywhere (ENR-9), and devices that are to do nothing for now (JOB-16).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocations {
     /// Whose.
@@ -102,12 +102,20 @@ pub struct Revocations {
     pub version: u64,
     /// A node is refused with every epoch up to the given one.
     pub revoked: Vec<(NodeId, Epoch)>,
+    /// Devices that are given no orders, begin nothing and collect nothing until they are revived.
+    #[serde(default)]
+    pub suspended: Vec<NodeId>,
 }
 
 impl Revocations {
     /// Whether this identity is refused.
     pub fn covers(&self, node: NodeId, epoch: Epoch) -> bool {
         self.revoked.iter().any(|(n, e)| *n == node && epoch <= *e)
+    }
+
+    /// Whether this device is suspended.
+    pub fn suspends(&self, device: NodeId) -> bool {
+        self.suspended.contains(&device)
     }
 }
 
@@ -208,7 +216,7 @@ mod tests {
         let signer = Signer::from_seed(&[1; 32]);
         let keys = [signer.public()];
         let tenant: TenantId = "acme".parse().unwrap();
-        let list = Revocations { tenant: tenant.clone(), term: 1, version: 4, revoked: vec![] };
+        let list = Revocations { tenant: tenant.clone(), term: 1, version: 4, revoked: vec![], suspended: vec![] };
         let envelope = list.seal(&signer);
         assert_eq!(open::<Revocations>(&envelope, &tenant, &keys).unwrap(), list);
         assert!(matches!(open::<Settings>(&envelope, &tenant, &keys), Err(DocumentFault::WrongType { .. })));

@@ -162,6 +162,27 @@ pub const VERBS: &[Verb] = &[
     },
 ];
 
+/// The verb of a steering order: it ends another order, has its own number, and is no job of an administrator, so it is
+/// not in [`VERBS`] (JOB-14).
+pub const CANCEL: &str = "cancel";
+
+/// Arguments of [`CANCEL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// The order that is not to be begun any more, or to be ended.
+    pub target: crate::id::OrderNumber,
+}
+
+/// What became of a cancelled order on a device: the reason in the cancel's own result.
+pub mod cancel {
+    /// It was not begun, and never will be.
+    pub const CANCELLED: &str = "cancelled";
+    /// It runs: it is being killed, and its own result tells.
+    pub const RUNNING: &str = "running";
+    /// It was at its end.
+    pub const ENDED: &str = "ended";
+}
+
 /// The table's row of a verb.
 pub fn verb(name: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|v| v.name == name)

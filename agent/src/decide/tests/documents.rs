@@ -25,7 +25,7 @@ fn upstreams(version: u64, site: &str) -> UpstreamList {
 }
 
 fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
-    Revocations { tenant: tenant(), term: 1, version, revoked }
+    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![] }
 }
 
 #[test]

@@ -10,12 +10,13 @@ use actix::prelude::*;
 use branchline_protocol::{
     hash::Hash,
     id::{JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
-    job::{self, State},
+    job::{self, Class, State},
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Tree},
     refusal::Refusal,
     selector::Candidate,
     time::Millis,
 };
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 /// Issues a job; answers once it is durable.
@@ -28,6 +29,23 @@ pub struct IssueJob {
     pub who: String,
     /// What.
     pub job: NewJob,
+}
+
+/// An order to be signed: its targets are frozen, and in order of route where that matters.
+pub(super) struct Draft {
+    pub tenant: TenantId,
+    pub who: String,
+    pub verb: String,
+    pub args: Bytes,
+    pub command: String,
+    pub selector: String,
+    pub class: Class,
+    pub fetch_by: Millis,
+    pub run_ms_max: u64,
+    pub targets: Vec<Leaf>,
+    /// Words of the selector that name no device.
+    pub unknown: Vec<String>,
+    pub origin: Option<JobId>,
 }
 
 struct Seen<'s> {
@@ -88,6 +106,26 @@ impl Dispatcher {
             return Err(Refusal::new(422, "no_targets", "the selector matches no device").field("on"));
         }
         let now = self.parts.time.now();
+        self.draft(Draft {
+            tenant,
+            who,
+            class: job.class.unwrap_or(verb.class),
+            verb: job.verb,
+            args: job.args,
+            command: job.command,
+            selector: job.on.to_string(),
+            fetch_by: now.node.plus(job.life_ms as i64),
+            run_ms_max: job.run_ms_max,
+            targets: targets.into_iter().map(|(_, device, epoch)| Leaf { device, epoch }).collect(),
+            unknown,
+            origin: None,
+        })
+    }
+
+    /// A signed order with its rows; its number is taken.
+    pub(super) fn draft(&mut self, draft: Draft) -> Result<Issue, Refusal> {
+        let Draft { tenant, who, verb, args, command, selector, class, fetch_by, run_ms_max, .. } = draft;
+        let now = self.parts.time.now();
         let signer = self
             .parts
             .office
@@ -98,23 +136,20 @@ impl Dispatcher {
         let number = OrderNumber { term: self.parts.office.term(), number: *number };
         let id = JobId(self.parts.ambient.random.id(now.wall));
         let trace = TraceId(self.parts.ambient.random.id(now.wall));
-        let leaves: Vec<Leaf> =
-            targets.iter().map(|(_, device, epoch)| Leaf { device: *device, epoch: *epoch }).collect();
-        let tree = Tree::build(&tenant, number, leaves);
-        let class = job.class.unwrap_or(verb.class);
+        let tree = Tree::build(&tenant, number, draft.targets);
         let payload = Payload {
             tenant: tenant.clone(),
             number,
             job: id,
             trace,
-            verb: job.verb.clone(),
-            args_hash: Hash::of(&job.args),
+            verb: verb.clone(),
+            args_hash: Hash::of(&args),
             class,
             issued_at: now.node,
             // At once: a device's node time may lag by a statement's age and must not wait for it.
             not_before: Millis(0),
-            fetch_by: now.node.plus(job.life_ms as i64),
-            run_ms_max: job.run_ms_max,
+            fetch_by,
+            run_ms_max,
             policy_version: 0,
             root: tree.root(),
             leaf_count: tree.leaf_count(),
@@ -122,53 +157,62 @@ impl Dispatcher {
         };
         let bytes = rmp_serde::to_vec_named(&payload).map_err(|e| Refusal::new(500, "internal", e.to_string()))?;
         let envelope = Envelope::sign(ORDER_PAYLOAD_TYPE, bytes, &signer);
-        let mut devices: Vec<JobDeviceRow> = tree
-            .leaves()
-            .iter()
-            .enumerate()
-            .map(|(leaf, l)| JobDeviceRow {
-                job: id,
-                leaf: Some(leaf as u32),
-                device: Ok(l.device),
-                epoch: l.epoch,
-                state: State::Queued,
-                reason: None,
-                changed_at: now.node,
-                result: None,
-            })
-            .collect();
-        devices.extend(unknown.into_iter().map(|name| JobDeviceRow {
+        let row = |leaf, device, epoch, state| JobDeviceRow {
             job: id,
-            leaf: None,
-            device: Err(name),
-            epoch: 0,
-            state: State::NoSuchDevice,
+            leaf,
+            device,
+            epoch,
+            state,
             reason: None,
             changed_at: now.node,
             result: None,
-        }));
+            holders: Vec::new(),
+            delivered_at: None,
+            late: false,
+        };
+        let leaves = tree.leaves().iter().enumerate();
+        let mut devices: Vec<JobDeviceRow> =
+            leaves.map(|(leaf, l)| row(Some(leaf as u32), Ok(l.device), l.epoch, State::Queued)).collect();
+        devices.extend(draft.unknown.into_iter().map(|name| row(None, Err(name), 0, State::NoSuchDevice)));
         let message = (tree.leaf_count() > 0).then(|| {
             let all: Vec<u32> = (0..tree.leaf_count()).collect();
-            OrderMessage { envelope: envelope.clone(), args: job.args.clone(), proof: tree.prove(&all) }
+            OrderMessage { envelope: envelope.clone(), args: args.clone(), proof: tree.prove(&all) }
         });
-        tracing::info!(%trace, job = %id, order = %number, verb = job.verb, devices = devices.len(), "issued");
-        let row = JobRow {
+        tracing::info!(%trace, job = %id, order = %number, verb, devices = devices.len(), "issued");
+        let job = JobRow {
             id,
             tenant,
             number,
             trace,
-            verb: job.verb,
-            command: job.command,
-            selector: job.on.to_string(),
+            verb,
+            command,
+            selector,
             class,
             ordered_by: who.clone(),
             issued_at: now.node,
-            fetch_by: payload.fetch_by,
+            fetch_by,
             report_by: payload.report_by(),
             envelope,
-            args: job.args,
+            args,
+            origin: draft.origin,
         };
-        Ok(Issue { job: row, devices, payload, message, who })
+        Ok(Issue { job, devices, payload, message, who })
+    }
+
+    /// Feeds what waits to be durable; answers once `receipt` is.
+    pub(super) fn durable(
+        &mut self,
+        event: Event,
+        receipt: JobId,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<JobId, Refusal>> {
+        let (tx, rx) = oneshot::channel();
+        self.issuing.insert(receipt, tx);
+        self.feed(event, ctx);
+        Box::pin(async move {
+            rx.await.map_err(|_| Refusal::new(503, "store_stopped", "it was not stored; ask again"))?;
+            Ok(receipt)
+        })
     }
 }
 
@@ -176,17 +220,12 @@ impl Handler<IssueJob> for Dispatcher {
     type Result = ResponseFuture<Result<JobId, Refusal>>;
 
     fn handle(&mut self, ask: IssueJob, ctx: &mut Self::Context) -> Self::Result {
-        let issue = match self.prepare(ask) {
-            Ok(issue) => issue,
-            Err(refusal) => return Box::pin(async move { Err(refusal) }),
-        };
-        let id = issue.job.id;
-        let (tx, rx) = oneshot::channel();
-        self.issuing.insert(id, tx);
-        self.feed(Event::Issue(Box::new(issue)), ctx);
-        Box::pin(async move {
-            rx.await.map_err(|_| Refusal::new(503, "store_stopped", "the job was not stored; issue it again"))?;
-            Ok(id)
-        })
+        match self.prepare(ask) {
+            Ok(issue) => {
+                let id = issue.job.id;
+                self.durable(Event::Issue(Box::new(issue)), id, ctx)
+            }
+            Err(refusal) => Box::pin(async move { Err(refusal) }),
+        }
     }
 }

@@ -101,6 +101,45 @@ pub async fn refresh(caller: Caller, shared: Shared, request: HttpRequest, paylo
     Ok(HttpResponse::Created().json(jobs::view(&shared, &caller.tenant, id).await?))
 }
 
+/// Suspends a device: it is given no orders, begins nothing and collects nothing until it is revived. Lives of jobs that
+/// wait for it run on.
+#[utoipa::path(
+    post, path = "/api/v1/devices/{device}/suspend", tag = "devices",
+    params(("device" = String, Path, description = "id or name"), ("tenant" = Option<String>, Query)),
+    responses((status = 200, body = views::DeviceView), (status = 404, body = crate::api::error::ErrorView))
+)]
+pub async fn suspend(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
+    suspended(caller, shared, request, payload, true).await
+}
+
+/// Revives a suspended device.
+#[utoipa::path(
+    post, path = "/api/v1/devices/{device}/revive", tag = "devices",
+    params(("device" = String, Path, description = "id or name"), ("tenant" = Option<String>, Query)),
+    responses((status = 200, body = views::DeviceView), (status = 404, body = crate::api::error::ErrorView))
+)]
+pub async fn revive(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
+    suspended(caller, shared, request, payload, false).await
+}
+
+async fn suspended(
+    caller: Caller,
+    shared: Shared,
+    request: HttpRequest,
+    payload: web::Payload,
+    suspended: bool,
+) -> Answer {
+    Params::known(&request, &[])?;
+    no_body(payload).await?;
+    let words = segment(&request, "device");
+    let id = find_device(&shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?, &words)?.node.id;
+    shared.control.suspend(&caller.tenant, &caller.name, id, suspended).await?;
+    let nodes = shared.control.nodes(&caller.tenant, None).await?;
+    let view = find_device(&nodes, &id.to_string())?;
+    let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
+    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id))))
+}
+
 /// Reads a selector.
 pub fn selector(field: &str, text: &str) -> Result<Selector, ApiError> {
     text.parse().map_err(|e| Code::BadSelector.refuse(format!("{e}")).field(field))

@@ -1,19 +1,20 @@
 //! Jobs: ordered, listed, shown.
 
-use super::{Answer, Shared, devices::selector, segment};
+use super::{Answer, Shared, devices::selector, no_body, segment};
 use crate::api::{
     ApiState,
     auth::Caller,
-    control::NewJob,
+    control::{NewJob, NodeView},
     error::{ApiError, Code},
     input::{Fields, LIFE_S, Params, within},
-    views::{self, JobView, JobsView},
+    views::{self, JobView, JobsView, Present},
 };
+use crate::store::JobRow;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use branchline_protocol::{
-    id::{JobId, Role, TenantId},
-    job::{Class, RefreshInventory, RunScript, Runnable, SCRIPT_BYTES_MAX, verb},
+    id::{JobId, NodeId, Role, TenantId},
+    job::{CANCEL, Class, RefreshInventory, RunScript, Runnable, SCRIPT_BYTES_MAX, State, verb},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -66,7 +67,8 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
     let limit = Params::known(&request, &["limit"])?.number("limit", LIST)?;
     let limit = limit.and_then(|n| u32::try_from(n).ok()).unwrap_or(LIST_DEFAULT);
     let heads = shared.store.jobs(&caller.tenant, limit).await?;
-    Ok(HttpResponse::Ok().json(JobsView { jobs: heads.into_iter().map(views::job_head).collect() }))
+    let now = shared.ambient.clock.wall();
+    Ok(HttpResponse::Ok().json(JobsView { jobs: heads.into_iter().map(|head| views::job_head(head, now)).collect() }))
 }
 
 /// Orders a job.
@@ -106,20 +108,77 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
     Ok(HttpResponse::Ok().json(shown))
 }
 
+/// Cancels a job: where nobody can have it, at once; elsewhere it is `queued` with the reason `cancelling` until whoever
+/// may have it has answered. What runs is ended if that is possible.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{job}/cancel", tag = "jobs",
+    params(("job" = String, Path), ("tenant" = Option<String>, Query)),
+    responses(
+        (status = 200, body = JobView), (status = 404, body = crate::api::error::ErrorView),
+        (status = 409, body = crate::api::error::ErrorView)
+    )
+)]
+pub async fn cancel(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
+    Params::known(&request, &[])?;
+    no_body(payload).await?;
+    let job = named(&shared, &caller.tenant, &segment(&request, "job")).await?;
+    let counts = shared.store.job_counts(&caller.tenant, job.id).await?;
+    if counts.iter().all(|(state, count)| state.is_end() || *count == 0) {
+        return Err(Code::JobFinal.refuse("the job is at its end on every device"));
+    }
+    shared.control.cancel(&caller.tenant, &caller.name, job.id).await?;
+    Ok(HttpResponse::Ok().json(view(&shared, &caller.tenant, job.id).await?))
+}
+
+/// Issues a job anew, as a job of its own, for the devices on which it did not succeed.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{job}/reissue", tag = "jobs",
+    params(("job" = String, Path), ("tenant" = Option<String>, Query)),
+    responses(
+        (status = 201, body = JobView), (status = 404, body = crate::api::error::ErrorView),
+        (status = 409, body = crate::api::error::ErrorView)
+    )
+)]
+pub async fn reissue(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
+    Params::known(&request, &[])?;
+    no_body(payload).await?;
+    let job = named(&shared, &caller.tenant, &segment(&request, "job")).await?;
+    let devices = shared.store.job_devices(&caller.tenant, job.id).await?;
+    if devices.iter().any(|device| !device.state.is_end()) {
+        return Err(Code::JobOpen.refuse("the job is not at its end on every device; wait for it, or cancel it"));
+    }
+    let left = devices.into_iter().filter(|device| device.state != State::Succeeded);
+    let left: Vec<NodeId> = left.filter_map(|device| device.device.ok()).collect();
+    if left.is_empty() {
+        return Err(Code::NothingToReissue.refuse("the job succeeded on every device there is"));
+    }
+    let id = shared.control.reissue(&caller.name, job, left).await?;
+    Ok(HttpResponse::Created().json(view(&shared, &caller.tenant, id).await?))
+}
+
+/// The job that a path names. Steering orders are nobody's jobs.
+async fn named(shared: &ApiState, tenant: &TenantId, words: &str) -> Result<JobRow, ApiError> {
+    let id: JobId = words.parse().map_err(|_| unknown(words))?;
+    let job = shared.store.job(tenant, id).await?.filter(|job| job.verb != CANCEL);
+    job.ok_or_else(|| unknown(words))
+}
+
 fn unknown(words: &str) -> ApiError {
     Code::UnknownJob.refuse(format!("there is no job {words:?}"))
 }
 
 /// A job of the tenant as it stands.
 pub async fn view(shared: &ApiState, tenant: &TenantId, id: JobId) -> Result<JobView, ApiError> {
-    let job = shared.store.job(tenant, id).await?.ok_or_else(|| unknown(&id.to_string()))?;
+    let job = named(shared, tenant, &id.to_string()).await?;
     let devices = shared.store.job_devices(tenant, id).await?;
-    let mut next_contact = BTreeMap::new();
+    let mut present = Present { now: shared.ambient.clock.wall(), ..Present::default() };
     if devices.iter().any(|device| !device.state.is_end()) {
-        let nodes = shared.control.nodes(tenant, Some(Role::Agent)).await?;
-        next_contact.extend(nodes.iter().filter_map(|view| Some((view.node.id, view.standing.next_contact?))));
+        for NodeView { node, standing } in shared.control.nodes(tenant, Some(Role::Agent)).await? {
+            present.next_contact.extend(standing.next_contact.map(|at| (node.id, at)));
+            present.suspended.extend((standing.state == "suspended").then_some(node.id));
+        }
     }
-    Ok(views::job(&job, &devices, &next_contact))
+    Ok(views::job(&job, &devices, &present))
 }
 
 fn new_job(mut fields: Fields) -> Result<NewJob, ApiError> {

@@ -42,10 +42,14 @@ routes! {
     get "/api/v1/devices/{device}" => devices::show;
     get "/api/v1/devices/{device}/inventory" => devices::inventory;
     post "/api/v1/devices/{device}/refresh" => devices::refresh;
+    post "/api/v1/devices/{device}/suspend" => devices::suspend;
+    post "/api/v1/devices/{device}/revive" => devices::revive;
     get "/api/v1/tree" => tree::show;
     get "/api/v1/jobs" => jobs::list;
     post "/api/v1/jobs" => jobs::issue;
     get "/api/v1/jobs/{job}" => jobs::show;
+    post "/api/v1/jobs/{job}/cancel" => jobs::cancel;
+    post "/api/v1/jobs/{job}/reissue" => jobs::reissue;
     post "/api/v1/enrol-tokens" => tokens::enrol_token;
     post "/api/v1/bundles" => tokens::bundle;
     post "/api/v1/nodes/{node}/revoke" => nodes::revoke;

@@ -4,8 +4,10 @@ mod devices;
 mod enrolment;
 mod identity;
 mod jobs;
+mod jobs_again;
 mod routing;
 mod serving;
+mod suspending;
 mod tenants;
 
 use super::{
@@ -229,6 +231,21 @@ impl FakeControl {
         Ok(())
     }
 
+    async fn end_open(&self, tenant: &TenantId, job: JobId, state: State) {
+        let rows = self.store.job_devices(tenant, job).await.unwrap();
+        let open = rows.into_iter().filter(|row| !row.state.is_end());
+        let ops = open.map(|row| Op::JobDevice {
+            tenant: tenant.clone(),
+            job,
+            device: row.device.unwrap(),
+            state,
+            reason: None,
+            at: NOW.plus(9),
+            result: None,
+        });
+        self.store.commit(ops.collect()).await.unwrap();
+    }
+
     /// The device's row of a new job.
     fn target(&self, job: JobId, leaf: u32, view: &NodeView) -> JobDeviceRow {
         let online = view.standing.state == "online";
@@ -249,6 +266,9 @@ impl FakeControl {
             reason: None,
             changed_at: NOW,
             result: online.then_some(result),
+            holders: vec![],
+            delivered_at: None,
+            late: false,
         }
     }
 }
@@ -276,6 +296,9 @@ impl Control for FakeControl {
             reason: None,
             changed_at: NOW,
             result: None,
+            holders: vec![],
+            delivered_at: None,
+            late: false,
         }));
         if devices.is_empty() {
             return Err(Refusal::new(422, "no_targets", "the selector means no device").field("on"));
@@ -296,9 +319,28 @@ impl Control for FakeControl {
             report_by: NOW.plus(2 * DAY_MS),
             envelope: Envelope::sign("order", &b"p"[..], &Signer::from_seed(&[1; 32])),
             args: job.args.clone(),
+            origin: None,
         };
         self.jobs.lock().unwrap().push(job);
         self.store.commit(vec![Op::Job(Box::new(row), devices)]).await.unwrap();
+        Ok(id)
+    }
+
+    /// What is queued is cancelled at once, as where nobody has it.
+    async fn cancel(&self, tenant: &TenantId, who: &str, job: JobId) -> Result<(), Refusal> {
+        self.hear(format!("cancel {tenant} {who} {job}"))?;
+        self.end_open(tenant, job, State::Cancelled).await;
+        Ok(())
+    }
+
+    async fn reissue(&self, who: &str, job: JobRow, devices: Vec<NodeId>) -> Result<JobId, Refusal> {
+        self.hear(format!("reissue {} {who} {} {devices:?}", job.tenant, job.id))?;
+        let number = OrderNumber { term: 1, number: 900 };
+        let id = JobId(Uuid::from_u128(9_000));
+        let views = self.nodes.iter().filter(|view| devices.contains(&view.node.id));
+        let rows = views.zip(0..).map(|(view, leaf)| self.target(id, leaf, view)).collect();
+        let new = JobRow { id, number, origin: Some(job.id), ..job };
+        self.store.commit(vec![Op::Job(Box::new(new), rows)]).await.unwrap();
         Ok(id)
     }
 
@@ -322,24 +364,17 @@ impl Control for FakeControl {
     /// Everything queued is done by the time the wait is over.
     async fn wait_complete(&self, tenant: &TenantId, job: JobId, ms: u64) -> Result<(), Refusal> {
         self.hear(format!("wait {tenant} {ms}"))?;
-        let rows = self.store.job_devices(tenant, job).await.unwrap();
-        let open = rows.into_iter().filter(|row| !row.state.is_end());
-        let ops = open.map(|row| Op::JobDevice {
-            tenant: tenant.clone(),
-            job,
-            device: row.device.unwrap(),
-            state: State::Expired,
-            reason: None,
-            at: NOW.plus(9),
-            result: None,
-        });
-        self.store.commit(ops.collect()).await.unwrap();
+        self.end_open(tenant, job, State::Expired).await;
         Ok(())
     }
 
     async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Epoch, Refusal> {
         self.hear(format!("revoke {tenant} {who} {node}"))?;
         Ok(3)
+    }
+
+    async fn suspend(&self, tenant: &TenantId, who: &str, device: NodeId, suspended: bool) -> Result<(), Refusal> {
+        self.hear(format!("suspend {tenant} {who} {device} {suspended}"))
     }
 
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {

@@ -7,14 +7,18 @@ use crate::{
 use branchline_node::{downstream::Child, link::engine::LinkEnd};
 use branchline_protocol::{
     document::Kind,
-    id::{JobId, NodeId, TenantId, TraceId},
+    id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     job::{Class, State},
     order::{Envelope, OrderMessage, Payload},
     record::Lane,
     refusal::Refusal,
+    time::Millis,
     wire::{Goodbye, Lease, Message},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Names one commit.
 pub type Token = u64;
@@ -46,6 +50,8 @@ pub enum Event {
     Displaced(NodeId, Lease),
     /// An order was signed.
     Issue(Box<Issue>),
+    /// A job is cancelled.
+    Cancel(Box<CancelJob>),
     /// A node enrolled, or its row changed.
     Node(Box<NodeRow>),
     /// A document has a newer version; the text is the site it is for, empty for all.
@@ -77,7 +83,7 @@ pub enum Effect {
     Refuse(NodeId, u64, Refusal),
     /// A job changed: whoever waits for it looks again.
     JobChanged(TenantId, JobId),
-    /// An order is durable: its issuer may be told.
+    /// An order, or what a cancel brought, is durable: whoever asked may be told.
     Issued(JobId),
 }
 
@@ -95,6 +101,31 @@ pub struct Issue {
     pub who: String,
 }
 
+/// A cancelled job, with the order that steers the devices which may have it already.
+pub struct CancelJob {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The job's order.
+    pub target: OrderNumber,
+    /// Comes back in [`Effect::Issued`].
+    pub receipt: JobId,
+    /// Who cancelled it, for the audit.
+    pub who: String,
+    /// The steering order, unless nobody below can have the job's.
+    pub steering: Option<Issue>,
+}
+
+/// What a cancel of a job has to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelPlan {
+    /// The job's order.
+    pub target: OrderNumber,
+    /// Until when the cancel must be known.
+    pub report_by: Millis,
+    /// Devices whose order may be below, with the epoch it binds.
+    pub steer: Vec<(NodeId, Epoch)>,
+}
+
 /// An order that is not over everywhere.
 #[derive(Clone, Debug)]
 pub struct OpenJob {
@@ -104,8 +135,12 @@ pub struct OpenJob {
     pub trace: TraceId,
     /// Its class.
     pub class: Class,
+    /// The order that it steers.
+    pub target: Option<OrderNumber>,
     /// Devices short of their end, and where they stand.
     pub open: BTreeMap<NodeId, State>,
+    /// Those of them for which it is cancelled.
+    pub cancelling: BTreeSet<NodeId>,
 }
 
 /// What the store held at the start.
@@ -121,4 +156,6 @@ pub struct Recovered {
     pub need_full: Vec<(TenantId, NodeId)>,
     /// Every tenant.
     pub tenants: Vec<TenantId>,
+    /// Numbers of child relays' disks.
+    pub disks: Vec<(TenantId, NodeId, u64)>,
 }

@@ -1,11 +1,11 @@
 //! Steps of an order on a device, and what goes out to children.
 
-use super::{Effect, OpenJob, TenantState, Work};
-use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
+use super::{CANCELLING, Effect, Entered, Issue, OpenJob, TenantState, Work, cancel::target_of};
+use crate::store::{JobDeviceRow, JobRow, NodeRow, Op, ResultRow};
 use branchline_node::downstream::{
     Child,
     directory::Entry,
-    ledger::{Change, Row},
+    ledger::{Ask, Change, Kept, Row},
 };
 use branchline_protocol::{
     document::Kind,
@@ -16,7 +16,7 @@ use branchline_protocol::{
     time::{Millis, Now},
     wire::{Goodbye, Message, Reach},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Puts a node's last known route into the directory, so that its orders go where it was last. Until it had time to come
 /// back nothing is known of it: the server was away, not the node.
@@ -58,11 +58,101 @@ pub(in crate::dispatch) fn reopen(
         .filter(|d| !d.state.is_end())
         .filter_map(|d| d.device.as_ref().ok().map(|id| (*id, d.state)))
         .collect();
-    let rows =
-        open.iter().map(|(id, s)| (*id, if *s == State::Queued { Row::Waiting } else { Row::HandedOver })).collect();
-    state.ledger.add(&job.tenant, payload, message, Some(&rows)).map_err(|e| format!("job {}: {e}", job.id))?;
-    state.orders.insert(job.number, OpenJob { job: job.id, trace: job.trace, class: job.class, open });
+    let cancelled = |d: &&JobDeviceRow| d.reason.as_deref() == Some(CANCELLING);
+    let cancelling = devices.iter().filter(cancelled).filter_map(|d| d.device.as_ref().ok().copied()).collect();
+    let target = target_of(&job.verb, &job.args);
+    let open = OpenJob { job: job.id, trace: job.trace, class: job.class, target, open, cancelling };
+    let holders: BTreeMap<NodeId, Vec<NodeId>> =
+        devices.into_iter().filter_map(|d| Some((d.device.ok()?, d.holders))).collect();
+    let keep = |device| {
+        let row = if *open.open.get(&device)? == State::Queued { Row::Waiting } else { Row::HandedOver };
+        let holders = holders.get(&device).cloned().unwrap_or_default();
+        Some(Kept { row, holders, closed: open.cancelling.contains(&device) })
+    };
+    state.ledger.add(&job.tenant, payload, message, keep).map_err(|e| format!("job {}: {e}", job.id))?;
+    state.orders.insert(job.number, open);
     Ok(())
+}
+
+/// The child by which a device is to be given its orders now; none while it is suspended (JOB-16).
+pub(in crate::dispatch) fn way(state: &TenantState, device: NodeId) -> Option<NodeId> {
+    let hop = state.directory.live_hop(device).filter(|child| state.links.contains_key(child));
+    hop.filter(|_| !state.suspended.contains(&device))
+}
+
+/// A new order's rows and its counter, to be written; what goes into the ledger once they are. The way to each device is
+/// known, so that its first holder is durable with the order itself.
+pub(in crate::dispatch) fn enter(
+    state: &mut TenantState,
+    issue: Issue,
+    target: Option<OrderNumber>,
+    work: &mut Work,
+) -> Option<Entered> {
+    let Issue { job, mut devices, payload, message, .. } = issue;
+    let mut open = OpenJob {
+        job: job.id,
+        trace: job.trace,
+        class: job.class,
+        target,
+        open: BTreeMap::new(),
+        cancelling: BTreeSet::new(),
+    };
+    let mut kept = BTreeMap::new();
+    for row in devices.iter_mut().filter(|row| !row.state.is_end()) {
+        let Ok(device) = row.device else { continue };
+        let towards = Kept::towards(way(state, device));
+        row.holders.clone_from(&towards.holders);
+        open.open.insert(device, row.state);
+        kept.insert(device, towards);
+    }
+    if !open.open.is_empty() {
+        state.orders.insert(payload.number, open);
+    }
+    let counter = job.number.number.to_be_bytes().to_vec();
+    work.ops.push(Op::Meta(format!("order/{}", job.tenant), counter.into()));
+    work.ops.push(Op::Job(Box::new(job), devices));
+    message.map(|message| Entered { payload, message, kept })
+}
+
+/// Puts a durable order into the ledger, as far as it is not over meanwhile; answers its devices.
+pub(in crate::dispatch) fn enlist(state: &mut TenantState, tenant: &TenantId, entered: Entered) -> Vec<NodeId> {
+    let Entered { payload, message, mut kept } = entered;
+    let (number, TenantState { orders, ledger, .. }) = (payload.number, &mut *state);
+    let Some(open) = orders.get(&number) else { return Vec::new() };
+    let keep = |device| {
+        let kept = kept.remove(&device).filter(|_| open.open.contains_key(&device))?;
+        Some(Kept { closed: open.cancelling.contains(&device), ..kept })
+    };
+    match ledger.add(tenant, payload, message, keep) {
+        Ok(changes) => {
+            if let Some(target) = open.target {
+                for change in &changes {
+                    let holders = ledger.holders(target, change.device).to_vec();
+                    ledger.also(number, change.device, holders);
+                }
+            }
+            changes.into_iter().map(|change| change.device).collect()
+        }
+        Err(fault) => {
+            tracing::error!(%number, %fault, "our own proof does not hold");
+            Vec::new()
+        }
+    }
+}
+
+/// Where a child's disk number is kept.
+pub fn disk_key(tenant: &TenantId, node: NodeId) -> String {
+    format!("disk/{tenant}/{node}")
+}
+
+pub(in crate::dispatch) fn disk_op(tenant: &TenantId, node: NodeId, disk: u64) -> Op {
+    Op::Meta(disk_key(tenant, node), disk.to_be_bytes().to_vec().into())
+}
+
+/// Who may have a device's order, to be written.
+pub(in crate::dispatch) fn holders_op(state: &TenantState, tenant: &TenantId, change: &Change) -> Option<Op> {
+    let job = state.orders.get(&change.order)?.job;
+    Some(Op::Holders { tenant: tenant.clone(), job, device: change.device, holders: change.holders.clone() })
 }
 
 pub(in crate::dispatch) fn reach_of(child: &Child, now: Now) -> (Reach, Option<Millis>) {
@@ -109,7 +199,7 @@ pub(in crate::dispatch) fn send_documents(state: &TenantState, child: &Child, ou
 
 /// Ledger changes as the store and the view see them.
 pub(in crate::dispatch) fn note(state: &mut TenantState, now: Now, changes: Vec<Change>, work: &mut Work) {
-    for Change { order, device, row } in changes {
+    for Change { order, device, row, .. } in changes {
         if row == Some(Row::HandedOver) {
             advance(state, order, device, State::Delivered, now.node, work);
         }
@@ -133,57 +223,96 @@ pub(in crate::dispatch) fn advance(
     *stands = to;
     let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return };
     let job = open.job;
-    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason: None, at, result: None });
+    let reason = open.cancelling.contains(&device).then(|| CANCELLING.into());
+    work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result: None });
     work.after.push(Effect::JobChanged(tenant, job));
 }
 
-/// An order is over on a device. Once it is, nothing changes it.
-#[allow(clippy::too_many_arguments, reason = "one row of the store, spelled out")]
+/// How an order ended on a device.
+pub(in crate::dispatch) struct Over {
+    pub state: State,
+    pub reason: Option<String>,
+    pub at: Millis,
+    /// The agent's report.
+    pub result: Option<ResultRow>,
+}
+
+impl Over {
+    pub fn of(state: State, at: Millis) -> Over {
+        Over { state, reason: None, at, result: None }
+    }
+
+    pub fn because(state: State, reason: &str, at: Millis) -> Over {
+        Over { reason: Some(reason.into()), ..Over::of(state, at) }
+    }
+}
+
+/// An order is over on a device. Once it is, nothing changes it but a late result. Whoever may still have it is told,
+/// save the child that brought the news.
 pub(in crate::dispatch) fn end(
     state: &mut TenantState,
     order: OrderNumber,
     device: NodeId,
-    to: State,
-    reason: Option<String>,
-    at: Millis,
-    result: Option<crate::store::ResultRow>,
+    over: Over,
+    by: Option<NodeId>,
     work: &mut Work,
 ) -> bool {
-    let held_by = match state.ledger.row(order, device) {
-        Some(Row::Held(child) | Row::Offered(child)) => Some(child),
-        _ => None,
-    };
-    state.ledger.ended(order, device);
+    let change = state.ledger.ended(order, device);
     let Some(open) = state.orders.get_mut(&order) else { return false };
     if open.open.remove(&device).is_none() {
         return false;
     }
+    open.cancelling.remove(&device);
     let (job, trace) = (open.job, open.trace);
     if open.open.is_empty() {
         state.orders.remove(&order);
     }
     let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return false };
+    let Over { state: to, reason, at, result } = over;
     tracing::info!(%trace, %job, %order, %device, state = %to, reason, "ended");
     work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result });
     work.after.push(Effect::JobChanged(tenant, job));
-    if let Some(child) = held_by
-        && let Some(link) = state.links.get(&child)
-    {
-        work.after.push(Effect::Send(child, link.session, Lane::Control, Message::Ended(vec![(order, vec![device])])));
-    }
+    let holders = change.into_iter().flat_map(|change| change.holders);
+    work.ended.extend(holders.filter(|child| Some(*child) != by && *child != device).map(|c| (c, order, device)));
     true
 }
 
-/// Offers what waits, grouped per child.
-pub(in crate::dispatch) fn offer(state: &mut TenantState, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
-    let TenantState { directory, ledger, links, .. } = state;
-    let offers = ledger.offers(now.node, devices, |d| directory.live_hop(d).filter(|c| links.contains_key(c)));
-    for offer in offers {
+/// One message to each child with a live link that may still have what is over.
+pub(in crate::dispatch) fn tell_ended(
+    state: &TenantState,
+    ended: Vec<(NodeId, OrderNumber, NodeId)>,
+    out: &mut Vec<Effect>,
+) {
+    let mut told: BTreeMap<NodeId, BTreeMap<OrderNumber, Vec<NodeId>>> = BTreeMap::new();
+    for (child, order, device) in ended {
+        told.entry(child).or_default().entry(order).or_default().push(device);
+    }
+    for (child, orders) in told {
+        if let Some(link) = state.links.get(&child) {
+            let message = Message::Ended(orders.into_iter().collect());
+            out.push(Effect::Send(child, link.session, Lane::Control, message));
+        }
+    }
+}
+
+/// Offers what waits, grouped per child; answers what has to be durable first.
+pub(in crate::dispatch) fn offer(
+    state: &mut TenantState,
+    now: Now,
+    devices: &[NodeId],
+    out: &mut Vec<Effect>,
+) -> Vec<Ask> {
+    let TenantState { directory, ledger, links, suspended, .. } = state;
+    let hop = |device| directory.live_hop(device).filter(|child| links.contains_key(child));
+    let round = ledger.offers(now.node, Some(devices), |d| hop(d).filter(|_| !suspended.contains(&d)));
+    let also = ledger.also_offers(|child| links.contains_key(&child));
+    for offer in round.offers.into_iter().chain(also) {
         let Some(link) = links.get(&offer.child) else { continue };
         tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "sent");
         let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
         out.push(Effect::Send(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
     }
+    round.asks
 }
 
 /// A poll ends when the child is done, nothing offered is unacknowledged and nothing of it waits for the disk.

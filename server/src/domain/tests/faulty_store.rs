@@ -90,6 +90,9 @@ impl Store for FaultyStore {
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Kept<BTreeMap<State, u64>> {
         self.real.job_counts(tenant, job).await
     }
+    async fn steering(&self, tenant: &TenantId, job: JobId) -> Kept<Vec<JobRow>> {
+        self.real.steering(tenant, job).await
+    }
     async fn open_jobs(&self) -> Kept<Vec<JobRow>> {
         self.real.open_jobs().await
     }

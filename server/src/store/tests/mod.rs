@@ -4,6 +4,7 @@ mod commits;
 mod opening;
 mod reads;
 mod volume;
+mod way_down;
 
 use super::*;
 use branchline_protocol::{order::Signer, record::Lane};
@@ -80,6 +81,7 @@ pub fn job(of: &str, n: u128, number: u64) -> Box<JobRow> {
         report_by: Millis(30),
         envelope: Envelope::sign("order", &b"payload"[..], &Signer::from_seed(&[7; 32])),
         args: Bytes::from_static(b"args"),
+        origin: None,
     })
 }
 
@@ -93,6 +95,9 @@ pub fn target(n: u128, device: u128, leaf: u32) -> JobDeviceRow {
         reason: None,
         changed_at: Millis(10),
         result: None,
+        holders: vec![],
+        delivered_at: None,
+        late: false,
     }
 }
 

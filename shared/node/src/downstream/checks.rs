@@ -174,8 +174,13 @@ mod tests {
     fn enr_9_a_revoked_epoch_is_refused_and_the_next_one_is_not() {
         let peer = peer(Role::Agent);
         let mut facts = facts(1);
-        let list =
-            |epoch| Revocations { tenant: peer.tenant.clone(), term: 1, version: 1, revoked: vec![(peer.node, epoch)] };
+        let list = |epoch| Revocations {
+            tenant: peer.tenant.clone(),
+            term: 1,
+            version: 1,
+            revoked: vec![(peer.node, epoch)],
+            suspended: vec![],
+        };
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(2)));
         assert_eq!(code(&facts, &peer, &greeting(&peer)), Some((401, "revoked".into())));
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(1)));

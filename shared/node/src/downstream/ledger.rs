@@ -7,64 +7,44 @@
 //!    └────────────────────┴───────────────────────────────────┘                        ended: row gone
 //! ```
 //! An order crosses a link once per child, with one proof cut for all devices behind it (DESIGN 5, 6).
+//!
+//! Beside where it stands, a row has its *holders*: children to which it was ever offered and that have not given it
+//! back. A child becomes one durably before the first send. So a row without holders is one that nobody below can have,
+//! and only such a row is given back, expires, or is cancelled on this node's word.
+
+mod row;
+mod steer;
+
+pub use row::{Ask, Change, Kept, Offer, Overdue, Round, Row};
 
 use branchline_protocol::{
     id::{Epoch, NodeId, OrderNumber, TenantId},
     order::{Cutter, OrderMessage, Payload, ProofError},
     time::Millis,
 };
+use row::Entry;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-
-/// Where one device's order stands at this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Row {
-    /// Not with any child.
-    Waiting,
-    /// On a link, not acknowledged. Never durable: after a crash it is waiting again.
-    Offered(NodeId),
-    /// Durable at that child relay.
-    Held(NodeId),
-    /// The device journalled it.
-    HandedOver,
-}
-
-/// A row changed, for the owner's store and view.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The order.
-    pub order: OrderNumber,
-    /// The device.
-    pub device: NodeId,
-    /// Its row now; `None`: it is over, the row is gone.
-    pub row: Option<Row>,
-}
-
-/// One order for one child, its proof cut for the devices behind that child.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// The child.
-    pub child: NodeId,
-    /// The order's payload.
-    pub payload: Arc<Payload>,
-    /// What to send.
-    pub message: OrderMessage,
-    /// The devices it is for.
-    pub devices: Vec<NodeId>,
-}
 
 struct Proof {
     message: Arc<OrderMessage>,
     cutter: Cutter,
 }
 
+impl Proof {
+    /// The order with the leaves at these positions only.
+    fn cut(&self, positions: &[usize]) -> Option<OrderMessage> {
+        let proof = self.cutter.cut(positions)?;
+        Some(OrderMessage { envelope: self.message.envelope.clone(), args: self.message.args.clone(), proof })
+    }
+}
+
 struct Order {
     payload: Arc<Payload>,
     proofs: Vec<Proof>,
-    /// Device to (which proof, its position there, row).
-    rows: BTreeMap<NodeId, (usize, usize, Row)>,
+    rows: BTreeMap<NodeId, Entry>,
 }
 
 /// Orders that are not over for every device below.
@@ -72,17 +52,19 @@ struct Order {
 pub struct Ledger {
     orders: BTreeMap<OrderNumber, Order>,
     by_device: BTreeMap<NodeId, BTreeSet<OrderNumber>>,
+    /// Steering orders that children other than a device's next hop are to be told, and whether each was offered it.
+    also: BTreeMap<(OrderNumber, NodeId), BTreeMap<NodeId, bool>>,
 }
 
 impl Ledger {
-    /// Adds a verified order with a waiting row for each device of its proof, or only for those in `only`. Devices it
-    /// has already keep their rows. Answers the new rows.
+    /// Adds a verified order with a row for each device of its proof for which `keep` says what is known. Devices it has
+    /// already keep their rows. Answers the new rows.
     pub fn add(
         &mut self,
         tenant: &TenantId,
         payload: Payload,
         message: OrderMessage,
-        only: Option<&BTreeMap<NodeId, Row>>,
+        mut keep: impl FnMut(NodeId) -> Option<Kept>,
     ) -> Result<Vec<Change>, ProofError> {
         let number = payload.number;
         let cutter = Cutter::new(&message.proof, tenant, number, payload.leaf_count)?;
@@ -94,19 +76,14 @@ impl Ledger {
         let proof = order.proofs.len();
         let mut changes = Vec::new();
         for (position, (_, leaf)) in message.proof.leaves.iter().enumerate() {
-            let row = match only {
-                None => Row::Waiting,
-                Some(rows) => match rows.get(&leaf.device) {
-                    Some(row) => *row,
-                    None => continue,
-                },
-            };
             if order.rows.contains_key(&leaf.device) {
                 continue;
             }
-            order.rows.insert(leaf.device, (proof, position, row));
+            let Some(Kept { row, holders, closed }) = keep(leaf.device) else { continue };
+            let entry = Entry { proof, position, row, holders, asked: Vec::new(), closed };
+            changes.push(entry.change(number, leaf.device));
+            order.rows.insert(leaf.device, entry);
             self.by_device.entry(leaf.device).or_default().insert(number);
-            changes.push(Change { order: number, device: leaf.device, row: Some(row) });
         }
         if changes.is_empty() {
             if order.rows.is_empty() {
@@ -118,31 +95,31 @@ impl Ledger {
         Ok(changes)
     }
 
-    /// Offers of all waiting rows whose way is open, one per order and child. `hop` answers the live child by which a
-    /// device is reached. Rows past `fetch_by` stay: their end is the server's to conclude.
-    pub fn offers(
-        &mut self,
-        now: Millis,
-        devices: Option<&[NodeId]>,
-        hop: impl Fn(NodeId) -> Option<NodeId>,
-    ) -> Vec<Offer> {
+    /// Offers of all waiting rows whose way is open, one per order and child, and the rows whose way leads to a child
+    /// that is no holder yet. `hop` answers the live child by which a device is reached. Rows past `fetch_by` stay.
+    pub fn offers(&mut self, now: Millis, devices: Option<&[NodeId]>, hop: impl Fn(NodeId) -> Option<NodeId>) -> Round {
         let numbers: BTreeSet<OrderNumber> = match devices {
             None => self.orders.keys().copied().collect(),
             Some(devices) => devices.iter().filter_map(|d| self.by_device.get(d)).flatten().copied().collect(),
         };
-        let mut offers = Vec::new();
+        let mut round = Round::default();
         for number in numbers {
             let Some(order) = self.orders.get_mut(&number) else { continue };
             if now > order.payload.fetch_by {
                 continue;
             }
             let mut groups: BTreeMap<(NodeId, usize), Vec<(NodeId, usize)>> = BTreeMap::new();
-            let mut visit = |device: NodeId, entry: &mut (usize, usize, Row)| {
-                if entry.2 == Row::Waiting
-                    && let Some(child) = hop(device)
-                {
-                    entry.2 = Row::Offered(child);
-                    groups.entry((child, entry.0)).or_default().push((device, entry.1));
+            let mut visit = |device: NodeId, entry: &mut Entry| {
+                if entry.row != Row::Waiting || entry.closed {
+                    return;
+                }
+                let Some(child) = hop(device) else { return };
+                if entry.holders.contains(&child) {
+                    entry.row = Row::Offered(child);
+                    groups.entry((child, entry.proof)).or_default().push((device, entry.position));
+                } else if !entry.asked.contains(&child) {
+                    entry.asked.push(child);
+                    round.asks.push(Ask { change: entry.change(number, device), child });
                 }
             };
             match devices {
@@ -156,28 +133,36 @@ impl Ledger {
                 }
             }
             for ((child, proof), group) in groups {
-                let Some(Proof { message, cutter }) = order.proofs.get_mut(proof) else { continue };
                 let positions: Vec<usize> = group.iter().map(|(_, p)| *p).collect();
-                let Some(proof) = cutter.cut(&positions) else { continue };
-                let message = OrderMessage { envelope: message.envelope.clone(), args: message.args.clone(), proof };
+                let Some(message) = order.proofs.get(proof).and_then(|p| p.cut(&positions)) else { continue };
                 let devices = group.into_iter().map(|(d, _)| d).collect();
-                offers.push(Offer { child, payload: order.payload.clone(), message, devices });
+                round.offers.push(Offer { child, payload: order.payload.clone(), message, devices });
             }
         }
-        offers
+        round
+    }
+
+    /// An [`Ask`] is durable.
+    pub fn granted(&mut self, ask: &Ask) {
+        if let Some(entry) = self.entry(ask.change.order, ask.change.device) {
+            entry.asked.retain(|child| *child != ask.child);
+            if !entry.holders.contains(&ask.child) {
+                entry.holders.push(ask.child);
+            }
+        }
     }
 
     /// A child has an order on disk for these devices. Only what was offered to it, or is held by it, changes.
     pub fn taken(&mut self, child: NodeId, number: OrderNumber, devices: &[NodeId]) -> Vec<Change> {
-        let Some(order) = self.orders.get_mut(&number) else { return Vec::new() };
         let mut changes = Vec::new();
         for device in devices {
-            let Some((_, _, row)) = order.rows.get_mut(device) else { continue };
-            let mine = matches!(row, Row::Offered(c) | Row::Held(c) if *c == child);
+            self.told(child, number, *device);
+            let Some(entry) = self.entry(number, *device) else { continue };
+            let mine = matches!(entry.row, Row::Offered(c) | Row::Held(c) if c == child);
             let next = if *device == child { Row::HandedOver } else { Row::Held(child) };
-            if mine && *row != next {
-                *row = next;
-                changes.push(Change { order: number, device: *device, row: Some(next) });
+            if mine && entry.row != next {
+                entry.row = next;
+                changes.push(entry.change(number, *device));
             }
         }
         changes
@@ -185,29 +170,66 @@ impl Ledger {
 
     /// A relay says that the device journalled it.
     pub fn handed_over(&mut self, number: OrderNumber, device: NodeId) -> Option<Change> {
-        let (_, _, row) = self.orders.get_mut(&number)?.rows.get_mut(&device)?;
-        if *row == Row::HandedOver {
+        let entry = self.entry(number, device)?;
+        if entry.row == Row::HandedOver {
             return None;
         }
-        *row = Row::HandedOver;
-        Some(Change { order: number, device, row: Some(Row::HandedOver) })
+        entry.row = Row::HandedOver;
+        Some(entry.change(number, device))
     }
 
-    /// A child's link is gone: what it had not acknowledged waits again. `lost_disk`: so does what it held.
-    pub fn child_gone(&mut self, child: NodeId, devices: &[NodeId], lost_disk: bool) -> Vec<Change> {
-        let mut changes = Vec::new();
+    /// A node says that it does not have the order, never will, and that nobody below it does. That is its last word on
+    /// it, and as the reasons hold for everyone (it is cancelled, or late), nobody is offered it any more.
+    pub fn given_back(&mut self, number: OrderNumber, device: NodeId, by: NodeId) -> Option<Change> {
+        let entry = self.entry(number, device)?;
+        entry.closed = true;
+        // The device's own word counts whatever was thought of it.
+        if by == device || matches!(entry.row, Row::Offered(c) | Row::Held(c) if c == by) {
+            entry.row = Row::Waiting;
+        }
+        let before = entry.holders.len();
+        entry.holders.retain(|child| *child != by);
+        (entry.holders.len() < before).then(|| entry.change(number, device))
+    }
+
+    /// It is cancelled: whoever may have it keeps it, nobody else gets it.
+    pub fn close(&mut self, number: OrderNumber, device: NodeId) {
+        if let Some(entry) = self.entry(number, device) {
+            entry.closed = true;
+        }
+    }
+
+    /// A child's link is gone: what it had not acknowledged waits again.
+    pub fn child_gone(&mut self, child: NodeId, devices: &[NodeId]) {
         for device in devices {
             for number in self.by_device.get(device).into_iter().flatten() {
-                let Some((_, _, row)) = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(device)) else {
-                    continue;
-                };
-                match *row {
-                    Row::Offered(c) if c == child => *row = Row::Waiting,
-                    Row::Held(c) if c == child && lost_disk => {
-                        *row = Row::Waiting;
-                        changes.push(Change { order: *number, device: *device, row: Some(Row::Waiting) });
+                let entry = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(device));
+                if let Some(entry) = entry.filter(|e| e.row == Row::Offered(child)) {
+                    entry.row = Row::Waiting;
+                }
+            }
+        }
+        self.untold(child);
+    }
+
+    /// A child relay's disk was replaced: what it held it may have handed on, so each device itself may have its order.
+    pub fn child_lost(&mut self, child: NodeId) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (number, order) in &mut self.orders {
+            for (device, entry) in &mut order.rows {
+                let waits = matches!(entry.row, Row::Offered(c) | Row::Held(c) if c == child);
+                if waits {
+                    entry.row = Row::Waiting;
+                }
+                let held = entry.holders.contains(&child) && *device != child;
+                if held {
+                    entry.holders.retain(|c| c != &child);
+                    if !entry.holders.contains(device) {
+                        entry.holders.push(*device);
                     }
-                    _ => {}
+                }
+                if held || waits {
+                    changes.push(entry.change(*number, *device));
                 }
             }
         }
@@ -218,24 +240,24 @@ impl Ledger {
     pub fn moved(&mut self, device: NodeId, hop: Option<NodeId>) -> Vec<Change> {
         let mut changes = Vec::new();
         for number in self.by_device.get(&device).into_iter().flatten() {
-            let Some((_, _, row)) = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(&device)) else { continue };
-            if let Row::Offered(child) | Row::Held(child) = *row
+            let Some(entry) = self.orders.get_mut(number).and_then(|o| o.rows.get_mut(&device)) else { continue };
+            if let Row::Offered(child) | Row::Held(child) = entry.row
                 && hop.is_some_and(|hop| hop != child)
             {
-                let durable = matches!(row, Row::Held(_));
-                *row = Row::Waiting;
+                let durable = matches!(entry.row, Row::Held(_));
+                entry.row = Row::Waiting;
                 if durable {
-                    changes.push(Change { order: *number, device, row: Some(Row::Waiting) });
+                    changes.push(entry.change(*number, device));
                 }
             }
         }
         changes
     }
 
-    /// The order is over on this device.
+    /// The order is over on this device. The change names who may still have it.
     pub fn ended(&mut self, number: OrderNumber, device: NodeId) -> Option<Change> {
         let order = self.orders.get_mut(&number)?;
-        order.rows.remove(&device)?;
+        let entry = order.rows.remove(&device)?;
         if order.rows.is_empty() {
             self.orders.remove(&number);
         }
@@ -245,12 +267,31 @@ impl Ledger {
                 self.by_device.remove(&device);
             }
         }
-        Some(Change { order: number, device, row: None })
+        self.also.remove(&(number, device));
+        Some(Change { row: None, ..entry.change(number, device) })
+    }
+
+    fn entry(&mut self, number: OrderNumber, device: NodeId) -> Option<&mut Entry> {
+        self.orders.get_mut(&number)?.rows.get_mut(&device)
+    }
+
+    fn seen(&self, number: OrderNumber, device: NodeId) -> Option<&Entry> {
+        self.orders.get(&number)?.rows.get(&device)
     }
 
     /// Where a device's order stands here.
     pub fn row(&self, number: OrderNumber, device: NodeId) -> Option<Row> {
-        self.orders.get(&number)?.rows.get(&device).map(|(_, _, row)| *row)
+        self.seen(number, device).map(|entry| entry.row)
+    }
+
+    /// Children that may have a device's order.
+    pub fn holders(&self, number: OrderNumber, device: NodeId) -> &[NodeId] {
+        self.seen(number, device).map_or(&[], |entry| &entry.holders)
+    }
+
+    /// Whether a device's order is open here and nobody below can have it.
+    pub fn is_free(&self, number: OrderNumber, device: NodeId) -> bool {
+        self.seen(number, device).is_some_and(Entry::is_free)
     }
 
     /// An order's payload while it is open here.
@@ -266,11 +307,10 @@ impl Ledger {
     /// Whether something for these devices is on a link and not acknowledged: a poll must not end yet.
     pub fn is_offered(&self, devices: &[NodeId]) -> bool {
         devices.iter().any(|device| {
-            self.by_device
-                .get(device)
-                .into_iter()
-                .flatten()
-                .any(|n| matches!(self.row(*n, *device), Some(Row::Offered(_))))
+            let numbers = self.by_device.get(device).into_iter().flatten();
+            numbers
+                .filter_map(|n| self.seen(*n, *device))
+                .any(|entry| matches!(entry.row, Row::Offered(_)) || !entry.asked.is_empty())
         })
     }
 
@@ -279,19 +319,25 @@ impl Ledger {
         self.orders.values().map(|o| o.rows.len() as u64).sum()
     }
 
-    /// Orders past their `fetch_by` with rows that no device was handed: what the server concludes as expired.
-    pub fn past_fetch(&self, now: Millis) -> Vec<(OrderNumber, NodeId, Row)> {
+    /// Rows past the last instant at which an agent may journal them, by this node's time (JOB-4).
+    pub fn overdue(&self, now: Millis) -> Vec<Overdue> {
         let late = self.orders.iter().filter(|(_, o)| now > o.payload.fetch_by);
-        late.flat_map(|(n, o)| o.rows.iter().map(|(d, (_, _, row))| (*n, *d, *row)))
-            .filter(|(_, _, r)| *r != Row::HandedOver)
-            .collect()
+        let rows = late.flat_map(|(n, o)| o.rows.iter().map(|(d, e)| (*n, *d, now > o.payload.report_by(), e)));
+        let overdue = rows.map(|(order, device, silent, entry)| Overdue {
+            order,
+            device,
+            handed_over: entry.row == Row::HandedOver,
+            free: entry.is_free(),
+            silent,
+        });
+        overdue.collect()
     }
 
     /// The epoch a device's leaf binds.
     pub fn epoch(&self, number: OrderNumber, device: NodeId) -> Option<Epoch> {
         let order = self.orders.get(&number)?;
-        let (proof, position, _) = order.rows.get(&device)?;
-        order.proofs.get(*proof)?.message.proof.leaves.get(*position).map(|(_, leaf)| leaf.epoch)
+        let entry = order.rows.get(&device)?;
+        order.proofs.get(entry.proof)?.message.proof.leaves.get(entry.position).map(|(_, leaf)| leaf.epoch)
     }
 }
 

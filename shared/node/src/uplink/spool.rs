@@ -364,6 +364,13 @@ impl Spool {
             .map(|(s, _)| s.incarnation)
     }
 
+    /// A node's records that are not settled, as far as they are here.
+    pub fn unsettled_of(&self, node: NodeId) -> impl Iterator<Item = &Record> {
+        let first = StreamId { node, epoch: 0, incarnation: 0, lane: Lane::Control };
+        let streams = self.streams.range(first..).take_while(move |(stream, _)| stream.node == node);
+        streams.flat_map(|(_, state)| state.records.iter().map(AsRef::as_ref))
+    }
+
     /// Bytes of a lane that were sent and are not stored by the parent.
     pub fn in_flight(&self, lane: Lane) -> usize {
         self.in_flight[lane as usize]

@@ -4,7 +4,7 @@ use super::{ENVELOPE_BYTES_MAX, Envelope, ORDER_PAYLOAD_TYPE, OrderMessage, Payl
 use crate::{
     hash::Hash,
     id::{Epoch, NodeId, TenantId},
-    job::{SCRIPT_BYTES_MAX, verb},
+    job::{CANCEL, SCRIPT_BYTES_MAX, verb},
     order::PublicKey,
     trust::TrustDocument,
 };
@@ -12,6 +12,9 @@ use crate::{
 /// The largest arguments of a verb this build does not know: what the largest known verb may have. Such an order is
 /// carried, because an agent below may be newer than the relay.
 const UNKNOWN_ARGS_MAX: usize = SCRIPT_BYTES_MAX + 65_536;
+
+/// The largest arguments of a steering order.
+const STEERING_ARGS_MAX: usize = 1_024;
 
 /// Why an order was not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,7 +111,10 @@ pub fn verify_order(
         return Err(OrderFault::KeyNotValid(number.number));
     }
 
-    let args_max = verb(&payload.verb).map_or(UNKNOWN_ARGS_MAX, |v| v.args_max);
+    let args_max = match &payload.verb[..] {
+        CANCEL => STEERING_ARGS_MAX,
+        name => verb(name).map_or(UNKNOWN_ARGS_MAX, |v| v.args_max),
+    };
     within("size of arguments", message.args.len(), args_max)?;
     if Hash::of(&message.args) != payload.args_hash {
         return Err(OrderFault::ArgsAltered);

@@ -1,0 +1,160 @@
+//! Orders that come to nothing: cancelled, or late. A relay gives back what nobody below can have; what may be below it
+//! keeps until that is told or everyone's time is over (JOB-4, JOB-14).
+
+use super::{
+    persist,
+    state::{After, Effect, RelayCore},
+};
+use branchline_node::store::{Batch, Table};
+use branchline_protocol::{
+    id::{NodeId, OrderNumber, Role},
+    job::Cancel,
+    order::Payload,
+    record::{Fact, Facts, JobResult, Lane, class},
+    time::{Millis, Now},
+};
+use std::collections::BTreeMap;
+
+/// Milliseconds of node time after which it is written down again: what a restart without a parent may set it back by.
+const TIME_KEPT_EVERY_MS: i64 = 600_000;
+
+impl RelayCore {
+    /// Writes node time down, if a statement has said it: an order that was given back as late stays late after a
+    /// restart.
+    pub(super) fn keep_time(&mut self, now: Now, batch: &mut Batch) {
+        if self.shelf.time().is_some() && self.time_kept.is_none_or(|kept| kept < now.node) {
+            self.time_kept = Some(now.node);
+            batch.put(Table::Meta, persist::NODE_TIME.to_vec(), now.node.0.to_be_bytes().to_vec());
+        }
+    }
+
+    /// Whether node time has moved on enough to be written down.
+    pub(super) fn is_time_due(&self, now: Now) -> bool {
+        self.time_kept.is_none_or(|kept| now.node.0 - kept.0 >= TIME_KEPT_EVERY_MS)
+    }
+
+    /// Says in one record with the batch that these orders are not here for these devices and never will be.
+    pub(super) fn give_back(
+        &mut self,
+        now: Now,
+        rows: Vec<(OrderNumber, NodeId)>,
+        batch: &mut Batch,
+        after: &mut After,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        let mut grouped: BTreeMap<OrderNumber, Vec<NodeId>> = BTreeMap::new();
+        for (order, device) in rows {
+            tracing::info!(%order, %device, "given back");
+            grouped.entry(order).or_default().push(device);
+        }
+        let facts = grouped.into_iter().map(|(order, devices)| (order, Fact::GivenBack, devices)).collect();
+        let body = rmp_serde::to_vec(&Facts { facts }).expect("facts are plain data");
+        after.mark.push(self.spool.append(now.node, Lane::Urgent, class::FACTS, None, body.into(), batch));
+        self.keep_time(now, batch);
+    }
+
+    /// Forgets a device's row.
+    pub(super) fn forget(&mut self, order: OrderNumber, device: NodeId, batch: &mut Batch) {
+        let change = self.ledger.ended(order, device);
+        self.note(change.into_iter().collect(), batch);
+    }
+
+    /// Whether an order that is not open here for this device can be given back unseen: it is cancelled or late, and no
+    /// result of it is on its way through here.
+    pub(super) fn is_dead(&self, now: Now, order: OrderNumber, fetch_by: Millis, device: NodeId) -> bool {
+        self.ledger.row(order, device).is_none() && (now.node > fetch_by || self.tombs.contains_key(&(order, device)))
+    }
+
+    /// A result of this order by this device is here and not settled: the device had it, and nothing else is said.
+    pub(super) fn is_returning(&self, order: OrderNumber, device: NodeId) -> bool {
+        let mut results = self.spool.unsettled_of(device).filter(|record| record.class == class::RESULT);
+        results.any(|r| rmp_serde::from_slice::<JobResult>(&r.body).is_ok_and(|result| result.order == order))
+    }
+
+    /// A cancel came: its targets are known as cancelled from here on, before or after they arrive. Answers what is given
+    /// back at once.
+    pub(super) fn cancelled(
+        &mut self,
+        cancel: &Payload,
+        args: &[u8],
+        devices: &[NodeId],
+        batch: &mut Batch,
+    ) -> Vec<(OrderNumber, NodeId)> {
+        let Ok(Cancel { target }) = rmp_serde::from_slice(args) else { return Vec::new() };
+        let mut back = Vec::new();
+        for device in devices {
+            self.tombs.insert((target, *device), cancel.fetch_by);
+            persist::tomb(target, *device, cancel.fetch_by, batch);
+            self.ledger.close(target, *device);
+            if self.ledger.is_free(target, *device) {
+                self.forget(target, *device, batch);
+                back.push((target, *device));
+            }
+        }
+        back
+    }
+
+    /// Children that may have a cancelled order are told of it, wherever its device is now.
+    pub(super) fn tell_holders(&mut self, cancel: OrderNumber, args: &[u8], devices: &[NodeId]) {
+        let Ok(Cancel { target }) = rmp_serde::from_slice(args) else { return };
+        for device in devices {
+            let holders = self.ledger.holders(target, *device).to_vec();
+            self.ledger.also(cancel, *device, holders);
+        }
+    }
+
+    /// What a node below says of orders. Devices speak for themselves only.
+    pub(super) fn told(&mut self, now: Now, by: NodeId, facts: Facts, batch: &mut Batch, after: &mut After) {
+        let relay = self.directory.get(by).is_none_or(|entry| entry.role == Role::Relay);
+        let mut back = Vec::new();
+        for (order, fact, devices) in facts.facts {
+            for device in devices.into_iter().filter(|device| relay || *device == by) {
+                match fact {
+                    // The record itself goes up: this relay need not say it again.
+                    Fact::HandedOver => {
+                        let change = self.ledger.handed_over(order, device);
+                        change.iter().for_each(|change| persist::row(change, batch));
+                    }
+                    Fact::GivenBack => {
+                        let change = self.ledger.given_back(order, device, by);
+                        change.iter().for_each(|change| persist::row(change, batch));
+                        if self.ledger.is_free(order, device) {
+                            self.forget(order, device, batch);
+                            back.push((order, device));
+                        }
+                    }
+                    Fact::Held | Fact::RefusedBadSignature => {}
+                }
+            }
+        }
+        self.give_back(now, back, batch, after);
+    }
+
+    /// Gives back what is late and not below, forgets what nobody waits for any more, writes node time down.
+    pub(super) fn expire(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let (mut batch, mut after) = (Batch::new(), After::default());
+        let mut back = Vec::new();
+        for row in self.ledger.overdue(now.node) {
+            if row.free {
+                back.push((row.order, row.device));
+            } else if !row.silent {
+                continue;
+            }
+            self.forget(row.order, row.device, &mut batch);
+        }
+        self.give_back(now, back, &mut batch, &mut after);
+        let over: Vec<_> = self.tombs.iter().filter(|(_, until)| now.node > **until).map(|(key, _)| *key).collect();
+        for (order, device) in over {
+            self.tombs.remove(&(order, device));
+            persist::tomb_gone(order, device, &mut batch);
+        }
+        if self.is_time_due(now) {
+            self.keep_time(now, &mut batch);
+        }
+        if !batch.is_empty() {
+            self.commit(now, batch, after, out);
+        }
+    }
+}
