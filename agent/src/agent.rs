@@ -91,7 +91,7 @@ impl Agent {
             config::Reach::Any => Reach::Any,
         };
         let dialler = dialler(&config, &bundle, &time)?;
-        let (facts, capabilities) = declared(platform.clone()).await?;
+        let (facts, capabilities, boot) = declared(platform.clone()).await?;
         let facts = DeviceFacts {
             name: config.name.clone(),
             host_name: facts.host_name,
@@ -129,6 +129,8 @@ impl Agent {
             dialler,
             store: store.clone(),
             incarnation,
+            // Where the platform cannot tell, each process counts as a start of the machine.
+            boot: boot.unwrap_or_else(|| format!("process {incarnation}")),
             time,
             ambient,
             metrics: Metrics::new(),
@@ -306,8 +308,11 @@ fn enrol_fault(fault: EnrolFault) -> StartFault {
     StartFault::new(exit, code, fault.to_string())
 }
 
-async fn declared(platform: Arc<dyn Platform>) -> Result<(crate::platform::HostFacts, Vec<String>), StartFault> {
-    let asked = tokio::task::spawn_blocking(move || (platform.facts(), platform.capabilities())).await;
+type Declared = (crate::platform::HostFacts, Vec<String>, Option<String>);
+
+async fn declared(platform: Arc<dyn Platform>) -> Result<Declared, StartFault> {
+    let ask = move || (platform.facts(), platform.capabilities(), platform.boot());
+    let asked = tokio::task::spawn_blocking(ask).await;
     asked.map_err(|e| StartFault::new(exit_code::STATE, "platform", format!("asking the platform failed: {e}")))
 }
 

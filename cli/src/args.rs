@@ -64,6 +64,8 @@ pub enum Verb {
     EnrolToken(verbs::enrol_token::Args),
     /// Make a bundle: all that a new node needs to enrol
     Bundle(verbs::bundle::Args),
+    /// Show or change what governs devices: poll intervals, what is collected and when
+    Settings(verbs::settings::Args),
     /// Revoke a node: its link is closed and its return refused
     Revoke(verbs::revoke::Args),
     /// Measure: a tree of real processes with many agents in one

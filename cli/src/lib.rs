@@ -59,6 +59,7 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::Inventory(args) => verbs::inventory::run(&args, session),
         Verb::EnrolToken(args) => verbs::enrol_token::run(&args, session),
         Verb::Bundle(args) => verbs::bundle::run(&args, session),
+        Verb::Settings(args) => verbs::settings::run(&args, session),
         Verb::Revoke(args) => verbs::revoke::run(&args, session),
         Verb::Up(_) | Verb::Node(_) | Verb::Shim(_) | Verb::Load(_) | Verb::AgentHost(_) => {
             unreachable!("these are no clients of the API")

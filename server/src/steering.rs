@@ -16,6 +16,7 @@ use actix::Addr;
 use async_trait::async_trait;
 use branchline_node::supervise::ChildAddr;
 use branchline_protocol::{
+    document::Settings,
     id::{Epoch, JobId, NodeId, Role, TenantId},
     refusal::Refusal,
     time::Millis,
@@ -122,6 +123,14 @@ impl Control for Steering {
 
     async fn site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal> {
         self.office.add_site(tenant, who, name).await
+    }
+
+    async fn settings(&self, tenant: &TenantId) -> Result<Settings, Refusal> {
+        self.office.settings(tenant)
+    }
+
+    async fn set_settings(&self, tenant: &TenantId, who: &str, settings: Settings) -> Result<Settings, Refusal> {
+        self.office.set_settings(tenant, who, settings).await
     }
 
     async fn gateway_address(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal> {

@@ -19,12 +19,20 @@ use branchline_protocol::{
     time::{Mono, Now},
     wire::Greeting,
 };
+use jiff::tz::TimeZone;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// The mailbox bound for those who wait for an answer; notices of the store and of children pass over it, and are
 /// bounded by the store's queue and by what the core asked for.
 const MAILBOX: usize = 64;
+
+/// How often the wall clock and its zone are looked at: timers run on the monotonic clock, which stands still while the
+/// machine sleeps and knows nothing of a clock that is set.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// A wall clock that moved against the monotonic one by more than this was set.
+const MOVED_MS: u64 = 1_000;
 
 /// Something happened to a job or to a collection.
 #[derive(Message)]
@@ -55,6 +63,8 @@ pub(crate) struct Keeper {
     collector: Option<Addr<Collector>>,
     timer: Option<(Mono, SpawnHandle)>,
     low_space: bool,
+    /// The zone, and wall minus monotonic time, as the core last heard.
+    surroundings: (TimeZone, i64),
 }
 
 impl Keeper {
@@ -70,6 +80,21 @@ impl Keeper {
             collector: None,
             timer: None,
             low_space: false,
+            surroundings: (TimeZone::UTC, 0),
+        }
+    }
+
+    fn tell_surroundings(&mut self, ctx: &mut Context<Self>) {
+        let (zone, now) = (self.parts.time.zone(), self.parts.time.now());
+        self.surroundings = (zone.clone(), now.wall.0 - now.mono.0 as i64);
+        self.event(Event::Surroundings { zone, boot: self.parts.boot.clone() }, ctx);
+    }
+
+    fn look_at_clock(&mut self, ctx: &mut Context<Self>) {
+        let (zone, now) = (self.parts.time.zone(), self.parts.time.now());
+        let moved = (now.wall.0 - now.mono.0 as i64).abs_diff(self.surroundings.1) > MOVED_MS;
+        if moved || zone != self.surroundings.0 {
+            self.tell_surroundings(ctx);
         }
     }
 
@@ -78,6 +103,7 @@ impl Keeper {
         // From the store's thread, which must not wait; the store's queue bounds how many there are.
         let notify: Notify = Arc::new(move |done| to.do_send(Answered(done)));
         self.driver = Some(Driver::new(core, self.parts.store.clone(), notify));
+        self.tell_surroundings(ctx);
         self.event(Event::Start, ctx);
     }
 
@@ -250,6 +276,7 @@ impl Actor for Keeper {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(LOOK_EVERY, |actor, ctx| actor.look_at_clock(ctx));
         if let Some(core) = self.parts.take_first_core() {
             return self.begin(core, ctx);
         }

@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub dialler: Dialler,
     pub store: StoreHandle,
     pub incarnation: u64,
+    /// The life of the machine in which this process runs.
+    pub boot: String,
     pub time: NodeTime,
     pub ambient: Ambient,
     pub metrics: Metrics,

@@ -6,6 +6,7 @@ use super::{
     event::{Counted, Effect, Event, JobStart, Me, Note},
     inventory::{Inventory, Request},
     journal::Journal,
+    schedule::Scheduler,
 };
 use branchline_node::{
     driver::{Core, Token},
@@ -71,6 +72,8 @@ pub(super) struct Link {
     pub(super) done: bool,
     /// Whether the parent asked to finish what is under way and begin nothing new.
     pub(super) closing: bool,
+    /// Since when it is up.
+    pub(super) since: Mono,
 }
 
 /// What an agent shows of itself.
@@ -96,6 +99,7 @@ pub struct AgentCore {
     pub(super) spool: Spool,
     pub(super) journal: Journal,
     pub(super) inventory: Inventory,
+    pub(super) schedule: Scheduler,
     pub(super) documents: Documents,
     pub(super) attachment: Attachment,
     pub(super) link: Option<Link>,
@@ -115,11 +119,13 @@ pub struct AgentCore {
 
 impl AgentCore {
     pub(super) fn of(me: Me, spool: Spool, documents: Documents) -> Self {
+        let schedule = Scheduler::new(spool.incarnation());
         AgentCore {
             me,
             spool,
             journal: Journal::default(),
             inventory: Inventory::default(),
+            schedule,
             documents,
             attachment: 0,
             link: None,
@@ -157,7 +163,8 @@ impl AgentCore {
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
-        self.journal.next_deadline(now, !self.documents.suspends_me())
+        let journal = self.journal.next_deadline(now, !self.documents.suspends_me());
+        journal.into_iter().chain(self.schedule.next_deadline()).min()
     }
 
     /// A record of our own, durable with this turn.
@@ -271,7 +278,9 @@ impl AgentCore {
             }
         }
         if self.collector && !self.documents.suspends_me() && self.inventory.begin().is_some() {
-            let sections = self.documents.settings().map(|s| s.collect.clone()).unwrap_or_default();
+            let settings = self.documents.settings();
+            self.schedule.begins(settings.map_or(0, |s| s.version));
+            let sections = settings.map(|s| s.collect.clone()).unwrap_or_default();
             out.push(Effect::Collect(sections));
         }
         let closing = self.link.as_ref().is_some_and(|link| link.closing);
@@ -301,10 +310,33 @@ impl AgentCore {
         for (order, open) in begun.into_iter().filter(|(_, open)| !open.needs_slot()) {
             self.carry_out(now, order, open, turn);
         }
-        if self.inventory.is_new() {
-            self.inventory.request(Request { order: None, full: true });
-        }
+        self.schedule.start(now, self.documents.settings(), self.inventory.is_new(), &mut turn.batch);
+        self.release_held(now, true, turn);
+        self.ask_scheduled(turn);
         self.begin_ready(now, turn);
+    }
+
+    /// The schedule, by the clock as it is now. A revoked device begins nothing.
+    pub(super) fn look_at_schedule(&mut self, now: Now, turn: &mut Turn) {
+        self.release_held(now, false, turn);
+        if self.documents.revokes_me() {
+            return self.schedule.rest();
+        }
+        self.schedule.look(now, self.documents.settings(), &mut turn.batch);
+        self.ask_scheduled(turn);
+    }
+
+    pub(super) fn ask_scheduled(&mut self, turn: &mut Turn) {
+        if self.schedule.asks() {
+            turn.then.push(Then::Request(Request { order: None, full: self.inventory.is_new() }));
+        }
+    }
+
+    /// A report that was held goes into the spool, before any later one.
+    pub(super) fn release_held(&mut self, now: Now, at_once: bool, turn: &mut Turn) {
+        if let Some(report) = self.schedule.release(now, at_once, &mut turn.batch) {
+            self.append(now, Lane::Inventory, class::INVENTORY, None, report, turn);
+        }
     }
 
     /// A fresh executor knows of nothing: whatever it does not get from `starts` was started before.
@@ -334,9 +366,10 @@ impl AgentCore {
     }
 
     /// The next link: what waited for an older one is not sent on it.
-    pub(super) fn link_up(&mut self, poll: bool) {
+    pub(super) fn link_up(&mut self, now: Now, poll: bool) {
         self.links += 1;
-        self.link = Some(Link { number: self.links, poll, done: false, closing: false });
+        let (number, since) = (self.links, now.mono);
+        self.link = Some(Link { number, poll, done: false, closing: false, since });
     }
 
     pub(super) fn link_down(&mut self) {
@@ -364,6 +397,10 @@ impl Core for AgentCore {
         let mut turn = Turn::default();
         match event {
             Event::Committed(token) => self.committed(token, now, out),
+            Event::Surroundings { zone, boot } => {
+                self.schedule.surroundings(zone, boot);
+                self.look_at_schedule(now, &mut turn);
+            }
             Event::Start => self.start(now, &mut turn, out),
             Event::ExecutorUp => self.executor_up(now, out),
             Event::CollectorUp => {
@@ -371,7 +408,7 @@ impl Core for AgentCore {
                 self.inventory.interrupted();
             }
             Event::Dialling { dial } => self.dialling(dial, &mut turn),
-            Event::Up(welcome) => self.up(&welcome),
+            Event::Up(welcome) => self.up(now, &welcome),
             Event::Received(received) => self.received(now, received, &mut turn, out),
             Event::Lease(lease) => self.leased(lease),
             Event::Continue => self.bounded(),

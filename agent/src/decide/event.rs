@@ -12,6 +12,7 @@ use branchline_protocol::{
     time::Millis,
     wire::{Contact, Goodbye, Greeting, Lease, Message, Welcome},
 };
+use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 
 /// Who this agent is: fixed for the life of its core.
@@ -44,6 +45,14 @@ pub struct Me {
 pub enum Event {
     /// This batch and every one before it are durable.
     Committed(Token),
+    /// Where the machine is and in which of its lives: before [`Event::Start`], and whenever the zone or the wall clock
+    /// was changed.
+    Surroundings {
+        /// What the schedule's hours mean.
+        zone: TimeZone,
+        /// The same as long as the machine is not started again.
+        boot: String,
+    },
     /// The core was recovered: what was open goes on.
     Start,
     /// An executor is there, perhaps a fresh one: it is told what runs.

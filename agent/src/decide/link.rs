@@ -50,9 +50,9 @@ impl AgentCore {
         }
     }
 
-    pub(super) fn up(&mut self, welcome: &Welcome) {
+    pub(super) fn up(&mut self, now: Now, welcome: &Welcome) {
         self.lease = welcome.lease;
-        self.link_up(welcome.lease.is_some());
+        self.link_up(now, welcome.lease.is_some());
         self.spool.link_up(welcome.parent, welcome.store);
     }
 
@@ -112,7 +112,8 @@ impl AgentCore {
             }
             // Their word is unsigned: only the server's signed orders end anything here.
             Ok(Message::Ended(_) | Message::Ancestors(_)) => at_once(out),
-            Ok(Message::Records(_) | Message::Taken(_) | Message::Presence { .. }) | Err(MessageFault::Unknown(_)) => {
+            Ok(Message::Records(_) | Message::Taken(_) | Message::Presence { .. } | Message::Versions(_))
+            | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);
                 at_once(out);
             }
@@ -161,7 +162,15 @@ impl AgentCore {
             }
             Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),
             Kind::Revocations => self.begin_ready(now, turn),
-            Kind::Settings => {}
+            Kind::Settings => {
+                let versions = self.documents.versions();
+                turn.then.push(self.send(Lane::Control, Message::Versions(versions)));
+                let link_ms = self.link.as_ref().map_or(0, |link| now.mono.since(link.since));
+                if let Some(settings) = self.documents.settings().filter(|_| !self.documents.revokes_me()) {
+                    self.schedule.adopt(now, settings, link_ms, &mut turn.batch);
+                    self.ask_scheduled(turn);
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   link ──► orders ──► journal ──► Start, Collect, result ─┐
 //!        ──► documents ─► LearnTime, Reconfigure            ├─► one batch ─► Commit ─► Committed ─► Send, Release, Start …
+//!   schedule ─► Collect                                     │
 //!   jobs, collections ─► result, report ─► spool ───────────┘
 //! ```
 //!
@@ -16,6 +17,7 @@ mod journal;
 mod link;
 mod orders;
 mod recover;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -26,3 +28,4 @@ pub use inventory::{Inventory, Request as InventoryRequest};
 pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key};
 pub use orders::OUTPUT_CAP_MAX;
 pub use recover::{RecoverFault, Rows};
+pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;

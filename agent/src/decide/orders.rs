@@ -323,11 +323,18 @@ impl AgentCore {
     /// Report, new base and result in one batch.
     pub(super) fn collected(&mut self, now: Now, found: Snapshot, turn: &mut Turn) {
         let Some(request) = self.inventory.finished() else { return };
-        let settings_version = self.documents.settings().map_or(0, |s| s.version);
+        let (settings_version, wait) = self.schedule.made(&mut turn.batch);
+        let wait = wait && request.order.is_none() && !request.full;
         let open = request.order.and_then(|order| self.journal.begun(order).cloned());
         let (trace, begun_at) = (open.as_ref().map(|o| o.trace), open.as_ref().and_then(|o| o.begun_at));
         let verdict = match self.inventory.report(request, found, now.node, settings_version, &mut turn.batch) {
+            Ok(body) if wait => {
+                self.release_held(now, true, turn);
+                self.schedule.hold(now, body, &mut turn.batch);
+                Verdict { end: End::Succeeded, reason: None }
+            }
             Ok(body) => {
+                self.release_held(now, true, turn);
                 self.append(now, Lane::Inventory, class::INVENTORY, trace, body, turn);
                 Verdict { end: End::Succeeded, reason: None }
             }
@@ -340,6 +347,7 @@ impl AgentCore {
             }
             None => {}
         }
+        self.look_at_schedule(now, turn);
     }
 
     /// Progress of what runs long, and orders whose time has come.
@@ -349,6 +357,7 @@ impl AgentCore {
             let body = rmp_serde::to_vec_named(&progress).expect("progress is plain data");
             self.append(now, lane_of(open.class), class::PROGRESS, Some(open.trace), body.into(), turn);
         }
+        self.look_at_schedule(now, turn);
         self.begin_ready(now, turn);
     }
 

@@ -4,7 +4,7 @@ use super::{
     core::{ATTACHMENT, AgentCore},
     documents::Documents,
     event::Me,
-    inventory, journal,
+    inventory, journal, schedule,
 };
 use branchline_node::{
     store::{Batch, StoreError, StoreHandle, Table},
@@ -40,6 +40,9 @@ pub enum RecoverFault {
     /// A section.
     #[error("recover the inventory: {0}")]
     Inventory(#[from] inventory::Unreadable),
+    /// What the schedule remembers.
+    #[error("recover the schedule: {0}")]
+    Schedule(#[from] schedule::Unreadable),
     /// The count of links.
     #[error("recover the attachment number: it is no number")]
     Attachment,
@@ -81,6 +84,9 @@ impl AgentCore {
         }
         let documents = Documents::new(me.clone(), trust, upstreams);
         let mut core = AgentCore::of(me, spool, documents);
+        for (key, value) in rows.of(Table::Meta) {
+            core.schedule.recover(key, value)?;
+        }
         for (key, value) in rows.of(Table::Journal) {
             core.journal.recover(key, value)?;
         }

@@ -98,6 +98,10 @@ impl Platform for LinuxPlatform {
         }
     }
 
+    fn boot(&self) -> Option<String> {
+        self.line("proc/sys/kernel/random/boot_id")
+    }
+
     fn collect(&self, sections: &[String]) -> Snapshot {
         Snapshot { sections: wanted(sections).map(|name| (name.to_string(), self.section(name))).collect() }
     }

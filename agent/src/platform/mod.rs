@@ -8,13 +8,11 @@ pub mod linux;
 pub mod other;
 pub mod virtual_device;
 
+pub use branchline_protocol::inventory::SECTIONS;
 use branchline_protocol::inventory::Snapshot;
 pub use job::{Ended, JobHandle, JobLeft, JobSpec, SpawnFault, StartFault, Status};
 use std::{path::Path, sync::Arc};
 pub use virtual_device::VirtualPlatform;
-
-/// The sections this build collects; settings that name another are refused by the server (INV-8).
-pub const SECTIONS: [&str; 6] = ["disks", "hardware", "network", "os", "software", "users"];
 
 /// What a device says of itself at enrolment and greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +35,11 @@ pub trait Platform: Send + Sync {
 
     /// Who the machine says it is.
     fn facts(&self) -> HostFacts;
+
+    /// A text that stays the same until the machine is started again; `None` where nothing tells (INV-2).
+    fn boot(&self) -> Option<String> {
+        None
+    }
 
     /// Collects these sections, all of [`SECTIONS`] when none is named; names it does not know are left out. What the
     /// platform cannot tell is `not_available` (INV-12). An idle machine gives the same answer each time (INV-4).

@@ -36,5 +36,9 @@ fn device_text(device: &Value) -> String {
     for (key, value) in device["inventory"].as_object().into_iter().flatten() {
         lines.push((key, cell(value)));
     }
+    let settings = &device["settings"];
+    let pending = if settings["pending"].as_bool() == Some(true) { " (pending)" } else { "" };
+    let versions = format!("{} of {}{pending}", cell(&settings["acknowledged"]), cell(&settings["wanted"]));
+    lines.push(("settings", versions));
     lines.iter().map(|(key, value)| format!("{:<14}{value}\n", key.replace('_', " "))).collect()
 }

@@ -14,6 +14,7 @@ pub mod node;
 pub mod reissue;
 pub mod revoke;
 pub mod run;
+pub mod settings;
 pub mod shim;
 pub mod suspend;
 mod text;

@@ -210,7 +210,10 @@ impl Exchange {
         let core = self.driver.core();
         let revocations =
             BTreeMap::from([(self.parts.uplink_config.tenant.clone(), core.shelf().revocations().clone())]);
-        let facts = Facts { ancestors: core.chain(), revocations, children: core.links(), open: true };
+        let settings = core.shelf().settings().and_then(|settings| settings.poll_interval_ms());
+        let poll_interval_ms = settings.map(|ms| (self.parts.uplink_config.tenant.clone(), ms)).into_iter().collect();
+        let (ancestors, children) = (core.chain(), core.links());
+        let facts = Facts { ancestors, revocations, children, open: true, poll_interval_ms };
         self.parts.facts.send_replace(facts);
     }
 

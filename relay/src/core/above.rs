@@ -217,7 +217,9 @@ impl RelayCore {
                         effects.push(Effect::FactsChanged);
                     }
                     Kind::Upstreams | Kind::Trust => effects.push(Effect::Reconfigure),
-                    Kind::Settings | Kind::Time => {}
+                    // The intervals that children are told.
+                    Kind::Settings => effects.push(Effect::FactsChanged),
+                    Kind::Time => {}
                 }
             }
             tracing::debug!(?kind, version = ?self.shelf.get(kind).map(|(v, _)| *v), "document taken");

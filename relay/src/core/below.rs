@@ -44,6 +44,7 @@ impl RelayCore {
             out.push(Effect::RefuseChild(child.node, child.session, refusal));
             return;
         }
+        self.directory.holds(child.node, &child.greeting.documents);
         let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
         self.links.insert(child.node, link);
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
@@ -127,6 +128,7 @@ impl RelayCore {
                     after.look.insert(node);
                 }
             }
+            Message::Versions(documents) => self.directory.holds(child.node, &documents),
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
             }

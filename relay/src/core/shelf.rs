@@ -16,6 +16,7 @@ pub struct Shelf {
     trust: TrustDocument,
     revocations: Arc<Revocations>,
     upstreams: Option<UpstreamList>,
+    settings: Option<Settings>,
     time: Option<TimeStatement>,
     envelopes: BTreeMap<Kind, ((u32, u64), Envelope)>,
 }
@@ -31,6 +32,7 @@ impl Shelf {
             trust,
             revocations: Arc::new(revocations),
             upstreams: None,
+            settings: None,
             time: None,
             envelopes: BTreeMap::new(),
         }
@@ -70,10 +72,12 @@ impl Shelf {
                 version
             }
             Kind::Settings => {
-                let version = document::open::<Settings>(envelope, &self.tenant, &keys)?.version();
+                let found: Settings = document::open(envelope, &self.tenant, &keys)?;
+                let version = found.version();
                 if !newer(version) {
                     return Ok(false);
                 }
+                self.settings = Some(found);
                 version
             }
             Kind::Time => {
@@ -103,6 +107,11 @@ impl Shelf {
     /// The list of this relay's site.
     pub fn upstreams(&self) -> Option<&UpstreamList> {
         self.upstreams.as_ref()
+    }
+
+    /// How nodes of the tenant behave.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
     }
 
     /// The newest statement.

@@ -338,6 +338,7 @@ impl RelayCore {
             next_contact: None,
             capabilities: Vec::new(),
             figures: Some(figures),
+            settings: (0, 0),
         }
     }
 

@@ -200,7 +200,10 @@ impl Dispatcher {
         let revocations = tenants.iter().filter_map(|t| Some((t.clone(), office.revocations(t)?))).collect();
         let ancestors = vec![(office.server_id(), office.server_name())];
         let children = self.core.links();
-        self.parts.facts.send_replace(reception::Facts { ancestors, revocations, children, open: true });
+        let interval = |tenant: &TenantId| Some((tenant.clone(), office.settings(tenant).ok()?.poll_interval_ms()?));
+        let poll_interval_ms = office.tenants().iter().filter_map(interval).collect();
+        let facts = reception::Facts { ancestors, revocations, children, open: true, poll_interval_ms };
+        self.parts.facts.send_replace(facts);
     }
 
     fn state_time(&mut self, ctx: &mut Context<Self>) {

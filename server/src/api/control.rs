@@ -3,6 +3,7 @@
 use crate::store::JobRow;
 use async_trait::async_trait;
 use branchline_protocol::{
+    document::Settings,
     id::{Epoch, JobId, NodeId, Role, TenantId},
     job::Class,
     refusal::Refusal,
@@ -52,6 +53,8 @@ pub struct Standing {
     pub unreachable_since: Option<Millis>,
     /// A relay's gauge and queues as JSON (`slots`, `queues`), and the server's own.
     pub figures: Option<serde_json::Value>,
+    /// (term, version) of the settings it has on disk, as it last said; (0, 0) when it has said nothing (ADM-14).
+    pub settings: (u32, u64),
 }
 
 /// A device or relay with what the server knows of it now.
@@ -109,6 +112,11 @@ pub trait Control: Send + Sync + 'static {
     async fn tenant(&self, who: &str, name: TenantId, sites: Vec<String>) -> Result<String, Refusal>;
     /// Adds a site.
     async fn site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal>;
+    /// The tenant's settings in force.
+    async fn settings(&self, tenant: &TenantId) -> Result<Settings, Refusal>;
+    /// Puts settings in force, one version newer than those they were made from, whose version they bear; answers them
+    /// as they are then. Equal ones change nothing. 409 `conflict` when newer ones are in force.
+    async fn set_settings(&self, tenant: &TenantId, who: &str, settings: Settings) -> Result<Settings, Refusal>;
     /// Registers a gateway's public address, handed to children in bundles and upstream lists.
     async fn gateway_address(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal>;
 }

@@ -17,6 +17,7 @@ use utoipa::{
         routes::jobs::cancel, routes::jobs::reissue,
         routes::tokens::enrol_token, routes::tokens::bundle,
         routes::nodes::revoke, routes::nodes::gateways, routes::nodes::gateway_address,
+        routes::settings::show, routes::settings::change,
         routes::sites::list, routes::sites::add,
         routes::tenants::list, routes::tenants::add,
         routes::status::openapi, routes::status::getstatus, routes::status::metrics

@@ -42,6 +42,18 @@ pub struct DeviceView {
     kind: String,
     /// When it is due again.
     next_contact: Option<String>,
+    settings: AcknowledgedView,
+}
+
+/// How far the settings have come (ADM-14).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AcknowledgedView {
+    /// The version in force at the server.
+    wanted: u64,
+    /// The version the device has on disk, as it last said; absent when it has said nothing since the server's start.
+    acknowledged: Option<u64>,
+    /// Whether it is short of the wanted one.
+    pending: bool,
 }
 
 /// What a device shows of its inventory.
@@ -53,11 +65,20 @@ pub struct SummaryView {
     cpu: String,
     memory_bytes: Option<u64>,
     packages: u64,
+    /// The settings it was collected under.
+    settings_version: u64,
+    /// Whether newer settings are in force by now, so that it does not compare with others (INV-10).
+    differs: bool,
+    /// Whether it was dated more than 24 h ahead of the server when it came (INV-13).
+    clock_skew: bool,
 }
 
-/// A device's view.
-pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummary>) -> DeviceView {
+/// A device's view. `wanted`: the version of the settings in force.
+pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummary>, wanted: u64) -> DeviceView {
     let NodeView { node, standing } = view;
+    // Whoever collected under a version has it on disk.
+    let told = (standing.settings.1 > 0).then_some(standing.settings.1);
+    let acknowledged = told.max(inventory.map(|i| i.settings_version).filter(|version| *version > 0));
     DeviceView {
         id: node.id.to_string(),
         name: node.name.clone(),
@@ -81,9 +102,17 @@ pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummar
             cpu: i.cpu.clone(),
             memory_bytes: i.memory_bytes,
             packages: i.packages,
+            settings_version: i.settings_version,
+            differs: i.settings_version < wanted,
+            clock_skew: i.clock_skew,
         }),
         kind: node.kind.clone(),
         next_contact: standing.next_contact.map(time),
+        settings: AcknowledgedView {
+            wanted: wanted,
+            acknowledged,
+            pending: acknowledged.is_none_or(|version| version < wanted),
+        },
     }
 }
 
@@ -107,6 +136,10 @@ pub struct InventoryView {
     pub digest: String,
     /// The settings it was collected under.
     pub settings_version: u64,
+    /// Whether newer settings are in force by now, so that it does not compare with others (INV-10).
+    pub differs: bool,
+    /// Whether it was dated more than 24 h ahead of the server when it came (INV-13).
+    pub clock_skew: bool,
     /// Items by section and key.
     #[schema(value_type = BTreeMap<String, BTreeMap<String, Value>>)]
     pub sections: BTreeMap<String, Items>,

@@ -280,6 +280,7 @@ impl Core {
             ));
             return;
         }
+        state.directory.holds(child.node, &child.greeting.documents);
         state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), done: false });
         send_documents(state, &child, out);
         match child.gateway {
@@ -423,6 +424,7 @@ impl Core {
                     }
                 }
             }
+            Message::Versions(documents) => state.directory.holds(child.node, &documents),
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down");
             }

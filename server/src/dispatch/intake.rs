@@ -4,14 +4,19 @@ use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, 
 use crate::store::{AuditRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{
-    id::{NodeId, Role},
-    inventory::{ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, Snapshot},
+    hash::Hash,
+    id::{NodeId, OrderNumber, Role},
+    inventory::{ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
     record::{Alert, Fact, Facts, JobResult, Lane, Progress, Record, Run, class},
     time::{Millis, Now},
     wire::Message,
 };
+use serde::{Deserialize, de::IgnoredAny};
 use std::collections::BTreeMap;
+
+/// A collection dated further ahead of the server than this is kept and marked (INV-13).
+pub const SKEW_MS: i64 = 24 * 3_600_000;
 
 /// Inventories as the store holds them: sections, collection time.
 pub type Preloaded = BTreeMap<NodeId, (Snapshot, Millis)>;
@@ -74,7 +79,8 @@ pub fn run(
         }
         position = Some((record.number, record.hash(&stream)));
         if let Err(code) = apply(state, now, child, stream.node, &record, preloaded, token, &mut taken, work) {
-            refuse(child, now, &format!("record {} of {}: {code}", record.number, stream.node), work);
+            let field = wrong_field(&record).map(|field| format!(" in {field}")).unwrap_or_default();
+            refuse(child, now, &format!("record {} of {}: {code}{field}", record.number, stream.node), work);
             taken.refused.push((record.number, code.into()));
         }
     }
@@ -85,6 +91,39 @@ pub fn run(
         work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto, hash }));
     }
     taken
+}
+
+/// The first field of an inventory report that is not what it should be, for whoever reads the audit (INV-13).
+fn wrong_field(record: &Record) -> Option<&'static str> {
+    type Any = IgnoredAny;
+    fn fits<'a, T: Deserialize<'a>>(body: &'a [u8]) -> bool {
+        rmp_serde::from_slice::<T>(body).is_ok()
+    }
+    let body = &record.body[..];
+    if record.class != class::INVENTORY || body.len() > INVENTORY_BYTES_MAX || fits::<Report>(body) {
+        return None;
+    }
+    let fields = [
+        ("kind", fits::<Fields<ReportKind, Any, Any, Any, Any, Any>>(body)),
+        ("collected_at", fits::<Fields<Any, Millis, Any, Any, Any, Any>>(body)),
+        ("settings_version", fits::<Fields<Any, Any, u64, Any, Any, Any>>(body)),
+        ("order", fits::<Fields<Any, Any, Any, Option<OrderNumber>, Any, Any>>(body)),
+        ("changes", fits::<Fields<Any, Any, Any, Any, Vec<SectionChange>, Any>>(body)),
+        ("digest", fits::<Fields<Any, Any, Any, Any, Any, Hash>>(body)),
+    ];
+    fields.into_iter().find_map(|(field, fits)| (!fits).then_some(field))
+}
+
+/// A [`Report`] of which only some fields matter.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read to see whether they can be")]
+struct Fields<K, A, S, O, C, D> {
+    kind: K,
+    collected_at: A,
+    settings_version: S,
+    order: O,
+    changes: C,
+    digest: D,
 }
 
 fn refuse(child: &Child, now: Now, detail: &str, work: &mut Work) {
@@ -168,7 +207,7 @@ fn apply(
                 return Err("too_large");
             }
             let report: Report = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
-            inventory(state, child, device, report, record, preloaded, token, taken, work)?;
+            inventory(state, now, child, device, report, record, preloaded, token, taken, work)?;
         }
         class::ALERT => {
             let alert: Alert = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
@@ -189,6 +228,7 @@ fn apply(
 #[allow(clippy::too_many_arguments, reason = "one report in its context")]
 fn inventory(
     state: &mut TenantState,
+    now: Now,
     child: &Child,
     device: NodeId,
     report: Report,
@@ -211,7 +251,9 @@ fn inventory(
         collected_at: report.collected_at,
         report: record.body.clone(),
     };
-    if report.collected_at < collected_before {
+    let ahead = |at: Millis| at.0 > now.node.0.saturating_add(SKEW_MS);
+    // One from a clock that was wrong must not shut out what comes after it.
+    if report.collected_at < collected_before && !ahead(collected_before) {
         // Older than what is shown: kept, but it overwrites nothing (INV-13).
         work.ops.push(history());
         return Ok(());
@@ -234,7 +276,7 @@ fn inventory(
             return Err("malformed");
         }
     }
-    let unchanged = after == before && collected_before != Millis(0);
+    let unchanged = after == before && collected_before != Millis(0) && !ahead(collected_before);
     let collected_at = if unchanged { collected_before } else { report.collected_at };
     let put = after.sections.iter().filter(|(name, items)| before.sections.get(*name) != Some(items));
     let put = put.map(|(name, items)| (name.clone(), items.clone())).collect();
@@ -249,6 +291,7 @@ fn inventory(
         collected_at,
         settings_version: report.settings_version,
         need_full: false,
+        clock_skew: ahead(collected_at),
     });
     state.pending_inventory.insert(device, (token, after, collected_at));
     taken.inventories.push(device);

@@ -22,6 +22,7 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         next_contact: entry.and_then(|e| e.next_contact),
         unreachable_since: None,
         figures,
+        settings: entry.map_or((0, 0), |e| e.settings),
     };
     if row.revoked_at.is_some() {
         (view.state, view.reason) = ("offline", Some("revoked".into()));

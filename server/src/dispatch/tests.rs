@@ -1,5 +1,6 @@
 //! The core by hand: children that are nothing but messages, commits that are carried out when the test says so.
 
+mod inventory;
 mod presence;
 
 use super::*;
@@ -290,6 +291,7 @@ fn below(n: u128, attachment: u64) -> PresenceEntry {
         next_contact: None,
         capabilities: vec![],
         figures: None,
+        settings: (0, 0),
     }
 }
 

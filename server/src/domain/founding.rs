@@ -6,7 +6,7 @@ use super::{
     files,
     names::{Host, check_site_name, host_of},
     office::{CHANGES_KEPT, Draft, Inner, Office, SiteState, State, TenantState, WAYS, audit, parents_key},
-    tenant_keys::{TenantKeys, first_revocations, first_settings, loopback, seal},
+    tenant_keys::{TenantKeys, first_revocations, loopback, seal},
     tokens::{SECRET_BYTES, new_secret, secret_hash},
     upstreams::{Changed, Parents, RelayWays, relist},
 };
@@ -256,7 +256,7 @@ impl Office {
         let damaged = |e: document::DocumentFault| OfficeFault::Damaged { tenant: tenant.clone(), what: e.to_string() };
         let trust = verify_trust(&keys.trust, tenant, keys.root).map_err(damaged)?;
         let revocations = first_revocations(tenant, term);
-        let settings = first_settings(tenant, term);
+        let settings = Settings::first(tenant.clone(), term);
         let (link, enrol) = listeners(&keys, &trust, &self.0.time)?;
         let parents = Parents::default();
         let held = TenantState {

@@ -9,6 +9,7 @@ mod founding;
 pub mod names;
 mod office;
 pub mod reception;
+mod settings;
 mod tenant_keys;
 pub mod tokens;
 pub mod upstreams;

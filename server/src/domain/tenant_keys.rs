@@ -18,7 +18,7 @@ use branchline_node::{
     random::Random,
 };
 use branchline_protocol::{
-    document::{Document, Revocations, Settings},
+    document::{Document, Revocations},
     hash::Hash,
     id::{NodeId, Role, TenantId},
     order::{Envelope, PublicKey, Signer},
@@ -144,19 +144,6 @@ impl TenantKeys {
         identity.save(folder)?;
         self.identity = identity;
         Ok(())
-    }
-}
-
-/// The first settings of a tenant: ADM-8 to ADM-10's intervals, everything collected.
-pub fn first_settings(tenant: &TenantId, term: u32) -> Settings {
-    Settings {
-        tenant: tenant.clone(),
-        term,
-        version: 1,
-        poll_normal_s: 3600,
-        poll_urgent_s: 600,
-        poll_erase_s: 900,
-        collect: Vec::new(),
     }
 }
 

@@ -181,6 +181,8 @@ pub struct InventoryRow {
     pub settings_version: u64,
     /// Whether the server lacks sections and has asked for them (INV-6).
     pub need_full: bool,
+    /// Whether `collected_at` was more than 24 h ahead of the server when the record came (INV-13).
+    pub clock_skew: bool,
 }
 
 /// An API token: only its hash is kept.
@@ -324,6 +326,8 @@ pub enum Op {
         settings_version: u64,
         /// See [`InventoryRow`].
         need_full: bool,
+        /// See [`InventoryRow`].
+        clock_skew: bool,
     },
     /// A report kept as history: what could not be applied, or was older (INV-13). The newest
     /// [`INVENTORY_HISTORY_MAX`] of a device are kept.
@@ -459,4 +463,8 @@ pub struct InventorySummary {
     pub memory_bytes: Option<u64>,
     /// Number of packages.
     pub packages: u64,
+    /// See [`InventoryRow`].
+    pub settings_version: u64,
+    /// See [`InventoryRow`].
+    pub clock_skew: bool,
 }

@@ -250,7 +250,8 @@ pub async fn streams(readers: &SqlitePool) -> Read<Vec<(TenantId, StreamRow)>> {
 
 pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) -> Read<Option<InventoryRow>> {
     let sql = query(
-        "SELECT i.digest, i.collected_at, i.settings_version, w.device IS NOT NULL, s.section, s.items FROM inventory i \
+        "SELECT i.digest, i.collected_at, i.settings_version, w.device IS NOT NULL, s.section, s.items, i.clock_skew \
+         FROM inventory i \
          LEFT JOIN inventory_wanted w ON w.tenant = i.tenant AND w.device = i.device \
          LEFT JOIN inventory_section s ON s.tenant = i.tenant AND s.device = i.device \
          WHERE i.tenant = ? AND i.device = ?",
@@ -262,6 +263,7 @@ pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) 
             collected_at: at(row, 1)?,
             settings_version: unsigned(row, 2)?,
             need_full: column::<i64>(row, 3)? != 0,
+            clock_skew: column::<i64>(row, 6)? != 0,
         };
         let section: Option<String> = column(row, 4)?;
         let section: Option<(String, Items)> = section.map(|name| Ok((name, json(row, 5)?))).transpose()?;
@@ -276,8 +278,10 @@ pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) 
 }
 
 pub async fn inventory_summaries(readers: &SqlitePool, tenant: &TenantId) -> Read<BTreeMap<NodeId, InventorySummary>> {
-    let sql =
-        query("SELECT device, collected_at, digest, os, cpu, memory_bytes, packages FROM inventory WHERE tenant = ?");
+    let sql = query(
+        "SELECT device, collected_at, digest, os, cpu, memory_bytes, packages, settings_version, clock_skew \
+         FROM inventory WHERE tenant = ?",
+    );
     let rows = all(readers, sql.bind(tenant.as_str().to_owned()), |row| {
         let summary = InventorySummary {
             collected_at: at(row, 1)?,
@@ -286,6 +290,8 @@ pub async fn inventory_summaries(readers: &SqlitePool, tenant: &TenantId) -> Rea
             cpu: column(row, 4)?,
             memory_bytes: column::<Option<i64>>(row, 5)?.and_then(|n| u64::try_from(n).ok()),
             packages: unsigned(row, 6)?,
+            settings_version: unsigned(row, 7)?,
+            clock_skew: column::<i64>(row, 8)? != 0,
         };
         Ok((NodeId(uuid(row, 0)?), summary))
     });

@@ -34,9 +34,10 @@ use tokio::{
 };
 
 /// Every format there has been: (number, what it brought, its statements).
-const FORMATS: [(u32, &str, &str); 2] = [
+const FORMATS: [(u32, &str, &str); 3] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "way down", include_str!("../../migrations/0002_way_down.sql")),
+    (4, "clock skew", include_str!("../../migrations/0004_clock_skew.sql")),
 ];
 
 /// Readers at once; more wait. Reads are short, and each holds a thread.

@@ -274,8 +274,8 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
             .await?;
         }
         Op::Job(row, devices) => job(connection, *row, devices).await?,
-        Op::Inventory { tenant, device, put, gone, digest, collected_at, settings_version, need_full } => {
-            let facts = (digest, collected_at, settings_version);
+        Op::Inventory { tenant, device, put, gone, digest, collected_at, settings_version, need_full, clock_skew } => {
+            let facts = (digest, collected_at, settings_version, clock_skew);
             inventory(connection, &tenant, device, &put, &gone, facts).await?;
             wanted(connection, &tenant, device, need_full).await?;
         }

@@ -1,8 +1,9 @@
 //! The node's clock: the one home of ambient time. Everything else is handed [`Now`].
 
 use branchline_protocol::time::{Millis, Mono, Now};
+use jiff::tz::TimeZone;
 use std::sync::{
-    Arc,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicI64, Ordering},
 };
 
@@ -12,6 +13,10 @@ pub trait Clock: Send + Sync + 'static {
     fn mono(&self) -> Mono;
     /// The machine's clock.
     fn wall(&self) -> Millis;
+    /// The zone the machine's user lives in: what a schedule's hours mean (INV-2).
+    fn zone(&self) -> TimeZone {
+        TimeZone::UTC
+    }
 }
 
 /// The machine's clocks. The monotonic one is tokio's, so that it stands still while a test has paused time.
@@ -38,6 +43,11 @@ impl Clock for SystemClock {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Millis(since.map(|d| d.as_millis() as i64).unwrap_or(0))
     }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the one home of ambient time")]
+    fn zone(&self) -> TimeZone {
+        TimeZone::system()
+    }
 }
 
 /// The instant by the clock of tokio's timers, for a deadline that moves: reading it is cheaper than setting a timer anew.
@@ -47,16 +57,17 @@ pub(crate) fn timer_now() -> tokio::time::Instant {
 }
 
 /// A clock that a test sets. Monotonic time and wall time move together unless the wall is set apart.
-#[derive(Default)]
 pub struct TestClock {
     mono: AtomicI64,
     wall: AtomicI64,
+    zone: RwLock<TimeZone>,
 }
 
 impl TestClock {
     /// Starts at this wall time.
     pub fn at(wall: Millis) -> Arc<TestClock> {
-        Arc::new(TestClock { mono: AtomicI64::new(0), wall: AtomicI64::new(wall.0) })
+        let zone = RwLock::new(TimeZone::UTC);
+        Arc::new(TestClock { mono: AtomicI64::new(0), wall: AtomicI64::new(wall.0), zone })
     }
 
     /// Moves both clocks.
@@ -69,6 +80,11 @@ impl TestClock {
     pub fn set_wall(&self, wall: Millis) {
         self.wall.store(wall.0, Ordering::SeqCst);
     }
+
+    /// Moves the machine to another zone.
+    pub fn set_zone(&self, zone: TimeZone) {
+        *self.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
+    }
 }
 
 impl Clock for TestClock {
@@ -77,6 +93,9 @@ impl Clock for TestClock {
     }
     fn wall(&self) -> Millis {
         Millis(self.wall.load(Ordering::SeqCst))
+    }
+    fn zone(&self) -> TimeZone {
+        self.zone.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -101,6 +120,11 @@ impl NodeTime {
         let offset = self.offset.load(Ordering::SeqCst);
         let node = if offset == i64::MIN { wall } else { Millis(offset.saturating_add(mono.0 as i64)) };
         Now { mono, wall, node }
+    }
+
+    /// The zone the machine's user lives in.
+    pub fn zone(&self) -> TimeZone {
+        self.clock.zone()
     }
 
     /// Takes the time of a verified statement. An older one than node time already is changes nothing.

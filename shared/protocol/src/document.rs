@@ -2,10 +2,20 @@
 
 use crate::{
     id::{Epoch, NodeId, Role, TenantId},
+    inventory::SECTIONS,
     order::{Envelope, PublicKey, Signer},
+    refusal::Refusal,
+    schedule::Schedule,
     time::Millis,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::ops::RangeInclusive;
+
+/// Seconds that settings may let pass between two polls: 60 s to 7 days (ADM-14).
+pub const POLL_S: RangeInclusive<u64> = 60..=7 * 86_400;
+
+/// Device-local hour of the daily collection unless settings say otherwise (INV-2).
+pub const INVENTORY_HOUR: u8 = 9;
 
 /// Which document an envelope holds. In the order in which they are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,6 +146,76 @@ pub struct Settings {
     pub poll_erase_s: u64,
     /// Inventory sections to collect; empty means all.
     pub collect: Vec<String>,
+    /// When a device collects by itself (INV-8).
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Device-local hour of [`Schedule::Daily`], 0 to 23 (INV-2).
+    #[serde(default = "inventory_hour")]
+    pub inventory_hour: u8,
+    /// Whether a collection missed while the device was off is made at its next start (INV-3).
+    #[serde(default)]
+    pub catch_up_missed: bool,
+    /// Whether a device collects once more when newer settings reach it (INV-10).
+    #[serde(default)]
+    pub collect_on_return: bool,
+}
+
+fn inventory_hour() -> u8 {
+    INVENTORY_HOUR
+}
+
+impl Settings {
+    /// What a tenant is founded with: ADM-8 to ADM-10's intervals, everything collected by the 09:00 rule.
+    pub fn first(tenant: TenantId, term: u32) -> Settings {
+        Settings {
+            tenant,
+            term,
+            version: 1,
+            poll_normal_s: 3_600,
+            poll_urgent_s: 600,
+            poll_erase_s: 900,
+            collect: Vec::new(),
+            schedule: Schedule::default(),
+            inventory_hour: INVENTORY_HOUR,
+            catch_up_missed: false,
+            collect_on_return: false,
+        }
+    }
+
+    /// Milliseconds between polls, once an administrator has said so; before that, in the first settings, a parent's own
+    /// configuration holds.
+    pub fn poll_interval_ms(&self) -> Option<u64> {
+        (self.version > 1).then_some(self.poll_normal_s * 1_000)
+    }
+
+    /// Whether every value is one that may be set. The schedule was checked when it was read.
+    ///
+    /// # Errors
+    /// 422 `out_of_range` or `unknown_item`, with the field.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let polls = [
+            ("poll_normal_s", self.poll_normal_s),
+            ("poll_urgent_s", self.poll_urgent_s),
+            ("poll_erase_s", self.poll_erase_s),
+        ];
+        for (field, seconds) in polls.into_iter().filter(|(_, seconds)| !POLL_S.contains(seconds)) {
+            let message = format!("{field} is {} to {} s, not {seconds}", POLL_S.start(), POLL_S.end());
+            return Err(Refusal::new(422, "out_of_range", message).field(field));
+        }
+        if self.inventory_hour > 23 {
+            let message = format!("inventory_hour is 0 to 23, not {}", self.inventory_hour);
+            return Err(Refusal::new(422, "out_of_range", message).field("inventory_hour"));
+        }
+        let mut items = self.collect.iter().enumerate();
+        match items.find(|(at, item)| !SECTIONS.contains(&item.as_str()) || self.collect[..*at].contains(item)) {
+            Some((_, item)) => {
+                let item: String = item.chars().take(40).collect();
+                let message = format!("{item:?} is none of {}, or is named twice", SECTIONS.join(", "));
+                Err(Refusal::new(422, "unknown_item", message).field("collect"))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// A parent's address as a child may use it.
@@ -210,6 +290,71 @@ document!(TimeStatement, Kind::Time);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn adm_14_poll_intervals_at_their_bounds_and_one_past_them() {
+        let with = |normal, urgent, erase| {
+            let first = Settings::first("acme".parse().unwrap(), 1);
+            Settings { poll_normal_s: normal, poll_urgent_s: urgent, poll_erase_s: erase, ..first }.check()
+        };
+        assert_eq!(with(60, 604_800, 60), Ok(()));
+        for (normal, urgent, erase, field) in [
+            (59, 60, 60, "poll_normal_s"),
+            (604_801, 60, 60, "poll_normal_s"),
+            (60, 59, 60, "poll_urgent_s"),
+            (60, 60, u64::MAX, "poll_erase_s"),
+            (0, 60, 60, "poll_normal_s"),
+        ] {
+            let refusal = with(normal, urgent, erase).unwrap_err();
+            assert_eq!((refusal.status, refusal.code.as_str()), (422, "out_of_range"));
+            assert_eq!(refusal.field.as_deref(), Some(field));
+        }
+    }
+
+    #[test]
+    fn inv_8_unknown_items_and_hours_are_refused() {
+        let first = Settings::first("acme".parse().unwrap(), 1);
+        let collecting = |items: &[&str]| {
+            Settings { collect: items.iter().map(|i| i.to_string()).collect(), ..first.clone() }.check()
+        };
+        assert_eq!(collecting(&SECTIONS), Ok(()));
+        for bad in [&["os", "printers"][..], &["os", "os"], &[""], &["OS"]] {
+            let refusal = collecting(bad).unwrap_err();
+            assert_eq!(
+                (refusal.status, &*refusal.code, refusal.field.as_deref()),
+                (422, "unknown_item", Some("collect"))
+            );
+        }
+        assert_eq!(Settings { inventory_hour: 23, ..first.clone() }.check(), Ok(()));
+        let refusal = Settings { inventory_hour: 24, ..first }.check().unwrap_err();
+        assert_eq!((refusal.status, refusal.field.as_deref()), (422, Some("inventory_hour")));
+    }
+
+    /// Settings of a build that knew no schedules are settings still.
+    #[test]
+    fn settings_without_the_newer_fields_have_their_defaults() {
+        #[derive(Serialize)]
+        struct Older {
+            tenant: &'static str,
+            term: u32,
+            version: u64,
+            poll_normal_s: u64,
+            poll_urgent_s: u64,
+            poll_erase_s: u64,
+            collect: Vec<String>,
+        }
+        let older = Older {
+            tenant: "acme",
+            term: 1,
+            version: 1,
+            poll_normal_s: 3_600,
+            poll_urgent_s: 600,
+            poll_erase_s: 900,
+            collect: vec![],
+        };
+        let read: Settings = rmp_serde::from_slice(&rmp_serde::to_vec_named(&older).unwrap()).unwrap();
+        assert_eq!(read, Settings::first("acme".parse().unwrap(), 1));
+    }
 
     #[test]
     fn a_document_is_never_taken_for_another_kind_or_tenant() {

@@ -14,6 +14,10 @@ pub const NOT_AVAILABLE: &str = "not_available";
 /// The largest inventory in bytes; more is 413 (INV-13).
 pub const INVENTORY_BYTES_MAX: usize = 16 * 1_048_576;
 
+/// The sections this build knows; settings that name another are refused (INV-8). What a device sends beside them is
+/// kept as it is (INV-13).
+pub const SECTIONS: [&str; 6] = ["disks", "hardware", "network", "os", "software", "users"];
+
 /// Items of one section by key, e.g. a package's name and architecture.
 pub type Items = BTreeMap<String, Value>;
 

@@ -9,6 +9,7 @@ pub mod job;
 pub mod order;
 pub mod record;
 pub mod refusal;
+pub mod schedule;
 pub mod selector;
 pub mod time;
 pub mod trust;

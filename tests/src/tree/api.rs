@@ -78,15 +78,20 @@ impl Api {
 
     /// GET of a path.
     pub async fn get(&self, path: impl Into<String>) -> Answer {
-        self.call(path.into(), None).await
+        self.call("GET", path.into(), None).await
     }
 
     /// POST of a body; `Null` sends none.
     pub async fn post(&self, path: impl Into<String>, body: Value) -> Answer {
-        self.call(path.into(), Some(body)).await
+        self.call("POST", path.into(), Some(body)).await
     }
 
-    async fn call(&self, path: String, body: Option<Value>) -> Answer {
+    /// PUT of a body.
+    pub async fn put(&self, path: impl Into<String>, body: Value) -> Answer {
+        self.call("PUT", path.into(), Some(body)).await
+    }
+
+    async fn call(&self, method: &'static str, path: String, body: Option<Value>) -> Answer {
         let (this, url) = (self.clone(), format!("{}{path}", self.base));
         let call = move || {
             let bearer = this.token.map(|token| format!("Bearer {token}"));
@@ -96,7 +101,7 @@ impl Api {
                     bearer.iter().fold(request, |r, b| r.header("authorization", b)).call()
                 }
                 Some(body) => {
-                    let request = this.agent.post(&url);
+                    let request = if method == "PUT" { this.agent.put(&url) } else { this.agent.post(&url) };
                     let request = bearer.iter().fold(request, |r, b| r.header("authorization", b));
                     if body.is_null() { request.send_empty() } else { request.send_json(&body) }
                 }

@@ -136,15 +136,7 @@ fn inv_13_an_inventory_over_the_bound_is_not_sent_and_the_order_says_so() {
 #[test]
 fn inv_8_settings_say_what_is_collected_and_a_report_names_them() {
     let mut bench = Bench::running();
-    let settings = Settings {
-        tenant: tenant(),
-        term: 1,
-        version: 8,
-        poll_normal_s: 3_600,
-        poll_urgent_s: 600,
-        poll_erase_s: 900,
-        collect: vec!["os".into()],
-    };
+    let settings = Settings { version: 8, collect: vec!["os".into()], ..Settings::first(tenant(), 1) };
     bench.settle(document(&settings, &server()));
     let effects = bench.settle(message(Lane::Work, Message::Orders(vec![order(1, REFRESH_INVENTORY, refresh(false))])));
     assert!(effects.contains(&Effect::Collect(vec!["os".into()])));

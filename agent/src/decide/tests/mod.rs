@@ -5,6 +5,7 @@ mod inventory;
 mod link;
 mod orders;
 mod random;
+mod schedule;
 mod steering;
 
 use super::{AgentCore, Effect, Event, JobStart, Me, Rows};

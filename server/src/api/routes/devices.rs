@@ -33,7 +33,8 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
         .filter(|view| on.matches(&Target { view, names: &names }))
         .collect();
     chosen.sort_by(|a, b| (&a.node.name, a.node.id).cmp(&(&b.node.name, b.node.id)));
-    let devices = chosen.into_iter().map(|view| views::device(view, &names, inventories.get(&view.node.id)));
+    let wanted = shared.control.settings(&caller.tenant).await?.version;
+    let devices = chosen.into_iter().map(|view| views::device(view, &names, inventories.get(&view.node.id), wanted));
     Ok(HttpResponse::Ok().json(DevicesView { devices: devices.collect() }))
 }
 
@@ -48,7 +49,8 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
     let nodes = shared.control.nodes(&caller.tenant, None).await?;
     let view = find_device(&nodes, &segment(&request, "device"))?;
     let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
-    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id))))
+    let wanted = shared.control.settings(&caller.tenant).await?.version;
+    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id), wanted)))
 }
 
 /// A device's whole inventory.
@@ -69,6 +71,8 @@ pub async fn inventory(caller: Caller, shared: Shared, request: HttpRequest) -> 
         last_contact: view.standing.last_contact.map(views::time),
         digest: held.digest.to_string(),
         settings_version: held.settings_version,
+        differs: held.settings_version < shared.control.settings(&caller.tenant).await?.version,
+        clock_skew: held.clock_skew,
         sections: held.sections,
     }))
 }

@@ -3,6 +3,7 @@
 pub mod devices;
 pub mod jobs;
 pub mod nodes;
+pub mod settings;
 pub mod sites;
 pub mod status;
 pub mod tenants;
@@ -55,6 +56,8 @@ routes! {
     post "/api/v1/nodes/{node}/revoke" => nodes::revoke;
     get "/api/v1/gateways" => nodes::gateways;
     post "/api/v1/gateways" => nodes::gateway_address;
+    get "/api/v1/settings" => settings::show;
+    put "/api/v1/settings" => settings::change;
     get "/api/v1/sites" => sites::list;
     post "/api/v1/sites" => sites::add;
     get "/api/v1/tenants" => tenants::list;

@@ -21,6 +21,7 @@ async fn with_inventory() -> World {
         collected_at: NOW,
         settings_version: 4,
         need_full: false,
+        clock_skew: false,
     };
     world.store.commit(vec![inventory]).await.unwrap();
     world
@@ -43,9 +44,11 @@ async fn a_device_is_shown_whole_and_the_same_in_lists() {
         "link": "persistent", "state": "online", "state_reason": null, "last_contact": "2026-11-01T09:30:00.250Z",
         "inventory": {
             "collected_at": "2026-11-01T09:30:00.250Z", "digest": Hash::of(b"d").to_string(), "os": "Debian 13",
-            "cpu": "EPYC", "memory_bytes": 1024, "packages": 1
+            "cpu": "EPYC", "memory_bytes": 1024, "packages": 1, "settings_version": 4, "differs": false,
+            "clock_skew": false
         },
-        "kind": "lan", "next_contact": null
+        "kind": "lan", "next_contact": null,
+        "settings": {"wanted": 1, "acknowledged": 4, "pending": false}
     });
     for words in [id(1).to_string(), "PC-1".into(), "pc-1".into()] {
         assert_eq!(world.get("a", &format!("/devices/{words}")).await, (200, expected.clone()));
@@ -107,7 +110,7 @@ async fn an_inventory_is_shown_whole_once_there_is_one() {
     let expected = json!({
         "device": id(1).to_string(), "collected_at": "2026-11-01T09:30:00.250Z",
         "last_contact": "2026-11-01T09:30:00.250Z", "digest": Hash::of(b"d").to_string(), "settings_version": 4,
-        "sections": {
+        "differs": false, "clock_skew": false, "sections": {
             "hardware": {"cpu_model": "EPYC", "memory_bytes": 1024}, "os": {"pretty_name": "Debian 13"},
             "software": {"bash:amd64": {"version": "5"}}
         }

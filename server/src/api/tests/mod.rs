@@ -7,6 +7,7 @@ mod jobs;
 mod jobs_again;
 mod routing;
 mod serving;
+mod settings;
 mod suspending;
 mod tenants;
 
@@ -30,6 +31,7 @@ use branchline_node::{
     time::{Clock, TestClock},
 };
 use branchline_protocol::{
+    document::Settings,
     hash::Hash,
     id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
     job::State,
@@ -122,6 +124,11 @@ impl World {
         (status, body)
     }
 
+    async fn put(&self, of: &str, path: &str, body: Value) -> (u16, Value) {
+        let (status, _, body) = self.send(request(of, Method::PUT, path).set_payload(body.to_string())).await;
+        (status, body)
+    }
+
     /// A request is refused with this status, code and field, and leaves no trace at the server.
     async fn refused(&self, of: &str, path: &str, body: Value, expected: (u16, &str, Option<&str>)) {
         let before = self.control.said();
@@ -173,6 +180,7 @@ fn world_nodes() -> Vec<NodeView> {
         next_contact: None,
         unreachable_since: None,
         figures: None,
+        settings: (0, 0),
     };
     let offline = Standing {
         gateway: None,
@@ -188,7 +196,7 @@ fn world_nodes() -> Vec<NodeView> {
         "links": 1, "restarts": 0
     });
     let relay = Standing { figures: Some(figures), ..online.clone() };
-    let below = Standing { route: vec![id(50)], ..online.clone() };
+    let below = Standing { route: vec![id(50)], settings: (1, 1), ..online.clone() };
     let mut tagged = node("a", 2, Role::Agent, "hq", "PC-2", "wan");
     tagged.tags = vec!["desk".into()];
     let mut revoked = node("a", 3, Role::Agent, "hq", "PC-3", "lan");
@@ -211,11 +219,14 @@ struct FakeControl {
     jobs: Mutex<Vec<NewJob>>,
     /// Answered to whatever is ordered, if set.
     refusal: Mutex<Option<Refusal>>,
+    settings: Mutex<Settings>,
 }
 
 impl FakeControl {
     fn new(store: Arc<SqliteStore>) -> FakeControl {
-        FakeControl { store, nodes: vec![], said: Mutex::default(), jobs: Mutex::default(), refusal: Mutex::default() }
+        let settings = Mutex::new(Settings::first(tenant("a"), 1));
+        let (said, jobs, refusal) = (Mutex::default(), Mutex::default(), Mutex::default());
+        FakeControl { store, nodes: vec![], said, jobs, refusal, settings }
     }
 
     /// Everything it was told to do, in order.
@@ -394,6 +405,17 @@ impl Control for FakeControl {
 
     async fn site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal> {
         self.hear(format!("site {tenant} {who} {name}"))
+    }
+
+    async fn settings(&self, _: &TenantId) -> Result<Settings, Refusal> {
+        Ok(self.settings.lock().unwrap().clone())
+    }
+
+    async fn set_settings(&self, tenant: &TenantId, who: &str, wanted: Settings) -> Result<Settings, Refusal> {
+        self.hear(format!("settings {tenant} {who} {wanted:?}"))?;
+        let mut held = self.settings.lock().unwrap();
+        *held = Settings { version: wanted.version + 1, ..wanted };
+        Ok(held.clone())
     }
 
     async fn gateway_address(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal> {

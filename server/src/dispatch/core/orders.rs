@@ -34,6 +34,7 @@ pub(in crate::dispatch) fn remember(state: &mut TenantState, row: &NodeRow) {
         next_contact: None,
         capabilities: row.capabilities.clone(),
         figures: None,
+        settings: (0, 0),
     };
     state.directory.remember(row.id, entry);
 }

@@ -6,7 +6,7 @@ use branchline_protocol::document::{self, Document, Revocations, Settings, TimeS
 
 impl World {
     /// A document as a node of the site opens it.
-    fn opened<D: Document>(&self, site: &str) -> D {
+    pub fn opened<D: Document>(&self, site: &str) -> D {
         let trust = self.office.tenant_tls(&acme()).unwrap().trust;
         let documents = self.office.documents(&acme(), site);
         let (_, envelope) = documents.iter().find(|(kind, _)| *kind == D::KIND).unwrap();

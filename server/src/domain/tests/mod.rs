@@ -6,6 +6,7 @@ mod enrolling;
 mod faulty_store;
 mod founding;
 mod secrets;
+mod settings;
 
 use super::{InitWish, Office, OfficeFault, reception::Outcome};
 use crate::{

@@ -136,5 +136,6 @@ pub fn inventory(of: &str, device: u128, put: BTreeMap<String, Items>, gone: &[&
         collected_at: Millis(50),
         settings_version: 3,
         need_full,
+        clock_skew: device == 2,
     }
 }

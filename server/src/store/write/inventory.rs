@@ -20,7 +20,7 @@ pub(super) async fn inventory(
     device: NodeId,
     put: &BTreeMap<String, Items>,
     gone: &[String],
-    (digest, collected_at, settings_version): (Hash, Millis, u64),
+    (digest, collected_at, settings_version, clock_skew): (Hash, Millis, u64, bool),
 ) -> Done {
     for section in gone {
         query("DELETE FROM inventory_section WHERE tenant = ? AND device = ? AND section = ?")
@@ -46,10 +46,10 @@ pub(super) async fn inventory(
     let touched = |section: &str| put.contains_key(section) || gone.iter().any(|g| g == section);
     let shown = summary(put);
     query(
-        "INSERT INTO inventory (tenant, device, digest, collected_at, settings_version, os, cpu, memory_bytes, packages) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO UPDATE SET digest = excluded.digest, \
+        "INSERT INTO inventory (tenant, device, digest, collected_at, settings_version, os, cpu, memory_bytes, packages, \
+         clock_skew) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?13) ON CONFLICT DO UPDATE SET digest = excluded.digest, \
          collected_at = excluded.collected_at, settings_version = excluded.settings_version, \
-         os = iif(?10, excluded.os, os), cpu = iif(?11, excluded.cpu, cpu), \
+         clock_skew = excluded.clock_skew, os = iif(?10, excluded.os, os), cpu = iif(?11, excluded.cpu, cpu), \
          memory_bytes = iif(?11, excluded.memory_bytes, memory_bytes), packages = iif(?12, excluded.packages, packages)",
     )
     .bind(tenant.as_str())
@@ -64,6 +64,7 @@ pub(super) async fn inventory(
     .bind(touched("os"))
     .bind(touched("hardware"))
     .bind(touched("software"))
+    .bind(clock_skew)
     .execute(connection)
     .await?;
     Ok(())

@@ -64,6 +64,7 @@ struct Held {
     place: Place,
     priority: u8,
     wakeable: bool,
+    poll_interval_ms: Option<u64>,
     /// Order of arrival in the place; a newer link of the same child inherits it.
     arrival: u64,
 }
@@ -98,7 +99,7 @@ impl Admission {
             config,
             held: BTreeMap::new(),
             bulk: BTreeMap::new(),
-            line: Line::new(patience_ms),
+            line: Line::new(patience_ms, SILENT_INTERVALS),
             slots: 0,
             relays: 0,
             polls: 0,
@@ -152,7 +153,9 @@ impl Admission {
 
     /// When `node` polls while it holds no slot, with its number in line.
     pub fn lease(&self, node: NodeId) -> Lease {
-        Lease::new(node, self.config.poll_interval_ms, self.line.number(node))
+        let held = self.held.get(&node).and_then(|held| held.poll_interval_ms);
+        let interval_ms = held.or_else(|| self.line.get(node)?.poll_interval_ms);
+        Lease::new(node, interval_ms.unwrap_or(self.config.poll_interval_ms), self.line.number(node))
     }
 
     /// The link that holds this node's slot or, for a relay, its place in the reserved pool.
@@ -186,6 +189,7 @@ impl Admission {
         }
         if let Some(held) = self.held.get_mut(&ask.node).filter(|h| h.place == place) {
             (held.key, held.session, held.priority, held.wakeable) = (ask.key, session, ask.priority, ask.wakeable);
+            held.poll_interval_ms = ask.poll_interval_ms;
             out.push(if same_link { Effect::Already { session } } else { granted(entry, session) });
         } else if place == Place::Slot {
             self.ask_slot(now, entry, ask, out);
@@ -286,9 +290,10 @@ impl Admission {
         let displaced: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
         for node in displaced {
             let Some(held) = self.release(node) else { continue };
-            let (key, session, priority, wakeable) = (held.key, held.session, held.priority, held.wakeable);
-            let want = Want::Persistent;
-            self.line.hear_or_join(now, &Ask { node, role: Role::Agent, key, session, want, priority, wakeable });
+            let Held { key, session, priority, wakeable, poll_interval_ms, .. } = held;
+            let (role, want) = (Role::Agent, Want::Persistent);
+            let ask = Ask { node, role, key, session, want, priority, wakeable, poll_interval_ms };
+            self.line.hear_or_join(now, &ask);
             out.push(Effect::Displace { session, lease: self.lease(node) });
         }
     }
@@ -331,6 +336,7 @@ impl Admission {
             place,
             priority: ask.priority,
             wakeable: ask.wakeable,
+            poll_interval_ms: ask.poll_interval_ms,
             arrival: self.arrivals,
         };
         self.held.insert(ask.node, held);

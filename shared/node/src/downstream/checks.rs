@@ -20,6 +20,8 @@ pub struct Facts {
     pub children: u64,
     /// Whether children are taken at all.
     pub open: bool,
+    /// Milliseconds between polls, for tenants whose settings say so (ADM-14).
+    pub poll_interval_ms: BTreeMap<TenantId, u64>,
 }
 
 /// The preface is a hint that bought a place in the relays' part of the rate.

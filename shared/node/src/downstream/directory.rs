@@ -2,6 +2,7 @@
 //! snapshots of child relays, never from disk (DESIGN 5 "Presence").
 
 use branchline_protocol::{
+    document::Kind,
     id::{AttachmentKey, NodeId, Role},
     time::Millis,
     wire::{PresenceEntry, Reach},
@@ -33,6 +34,8 @@ pub struct Entry {
     pub capabilities: Vec<String>,
     /// A relay's own figures, JSON.
     pub figures: Option<String>,
+    /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
+    pub settings: (u32, u64),
 }
 
 /// A child that greeted this node.
@@ -75,7 +78,8 @@ impl Directory {
         if self.nodes.get(&child.node).is_some_and(|known| known.key > child.key) {
             return false;
         }
-        let figures = self.nodes.get(&child.node).and_then(|e| e.figures.clone());
+        let known = self.nodes.get(&child.node);
+        let (figures, settings) = known.map_or((None, (0, 0)), |e| (e.figures.clone(), e.settings));
         let entry = Entry {
             role: child.role,
             key: child.key,
@@ -85,6 +89,7 @@ impl Directory {
             next_contact: child.next_contact,
             capabilities: child.capabilities,
             figures,
+            settings,
         };
         self.put(child.node, entry);
         self.live.insert(child.node, child.session);
@@ -156,6 +161,18 @@ impl Directory {
         }
     }
 
+    /// A child says which documents it has on disk, in [`Kind::ALL`] order.
+    pub fn holds(&mut self, node: NodeId, documents: &[(u32, u64)]) {
+        let settings = Kind::ALL.iter().position(|kind| *kind == Kind::Settings).and_then(|at| documents.get(at));
+        if let Some(entry) = self.nodes.get_mut(&node)
+            && let Some(settings) = settings
+            && entry.settings != *settings
+        {
+            entry.settings = *settings;
+            self.changed.insert(node);
+        }
+    }
+
     /// The lease of a child changed.
     pub fn lease(&mut self, node: NodeId, reach: Reach, next_contact: Option<Millis>) {
         if let Some(entry) = self.nodes.get(&node) {
@@ -200,6 +217,7 @@ impl Directory {
                 next_contact: entry.next_contact,
                 capabilities: entry.capabilities,
                 figures: entry.figures,
+                settings: entry.settings,
             };
             if self.nodes.get(&entry.node) != Some(&new) {
                 self.put(entry.node, new);
@@ -314,6 +332,7 @@ fn entry_of(node: NodeId, e: &Entry) -> PresenceEntry {
         next_contact: e.next_contact,
         capabilities: e.capabilities.clone(),
         figures: e.figures.clone(),
+        settings: e.settings,
     }
 }
 
@@ -354,7 +373,28 @@ mod tests {
             next_contact: None,
             capabilities: vec![],
             figures: None,
+            settings: (0, 0),
         }
+    }
+
+    #[test]
+    fn adm_14_settings_on_disk_are_told_upward_and_a_new_attachment_keeps_what_is_known() {
+        let mut d = Directory::default();
+        d.attach(attach(7, Role::Agent, 1, 10));
+        d.changes();
+        let documents = [(1, 9), (1, 9), (1, 9), (1, 2), (0, 0)];
+        d.holds(node(7), &documents);
+        assert_eq!(d.changes()[0].settings, (1, 2));
+        d.holds(node(7), &documents);
+        d.holds(node(7), &[]);
+        d.holds(node(8), &documents);
+        assert!(d.changes().is_empty(), "nothing new, nothing known, nobody here");
+        d.attach(attach(7, Role::Agent, 2, 11));
+        assert_eq!(d.get(node(7)).unwrap().settings, (1, 2));
+        let mut above = Directory::default();
+        above.attach(attach(1, Role::Relay, 1, 20));
+        above.presence(node(1), true, d.snapshot());
+        assert_eq!(above.get(node(7)).unwrap().settings, (1, 2));
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl Reception {
             want: if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll },
             priority: 0,
             wakeable: greeting.wake_port != 0,
+            poll_interval_ms: facts.poll_interval_ms.get(&peer.tenant).copied(),
         };
         let gatekeeper = self.gatekeeper.living().await;
         // Whatever happens from here on, also when this task is cut at its limit, the session is reported gone.

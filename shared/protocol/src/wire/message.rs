@@ -11,6 +11,7 @@
 //! | 7 | Sections | down | control: inventory sections the server lacks (INV-6) |
 //! | 8 | Ended | down | control: these orders are over on these devices, forget them |
 //! | 9 | Ancestors | down | control: the chain above changed |
+//! | 12 | Versions | up | control: documents the sender now has on disk (ADM-14) |
 //!
 //! Other kinds are counted and passed over.
 
@@ -81,6 +82,9 @@ pub struct PresenceEntry {
     /// A relay's figures for `tree`; JSON of its gauge and queues.
     #[serde(default)]
     pub figures: Option<String>,
+    /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
+    #[serde(default)]
+    pub settings: (u32, u64),
 }
 
 /// One message.
@@ -109,6 +113,8 @@ pub enum Message {
     Ended(Vec<(OrderNumber, Vec<NodeId>)>),
     /// The sender's ancestors and itself, nearest the server first.
     Ancestors(Vec<(NodeId, String)>),
+    /// (term, version) of each document the sender has on disk, in [`Kind::ALL`] order as in its greeting.
+    Versions(Vec<(u32, u64)>),
 }
 
 /// Why bytes are no message.
@@ -144,6 +150,7 @@ impl Message {
             Message::Sections(node, sections) => put(7, &(node, sections), &mut out),
             Message::Ended(v) => put(8, v, &mut out),
             Message::Ancestors(v) => put(9, v, &mut out),
+            Message::Versions(v) => put(12, v, &mut out),
         }
         out.freeze()
     }
@@ -170,6 +177,7 @@ impl Message {
             }
             8 => Message::Ended(get(kind, body)?),
             9 => Message::Ancestors(get(kind, body)?),
+            12 => Message::Versions(get(kind, body)?),
             other => return Err(MessageFault::Unknown(other)),
         })
     }
@@ -212,6 +220,7 @@ mod tests {
             Message::Taken(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
             Message::Sections(NodeId(Uuid::from_u128(1)), vec!["os".into()]),
             Message::Presence { snapshot: true, entries: vec![] },
+            Message::Versions(vec![(1, 2), (0, 0)]),
         ] {
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
         }
@@ -221,7 +230,7 @@ mod tests {
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in 1..=9u8 {
+        for kind in (1..=9u8).chain([12]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }

@@ -131,6 +131,7 @@ fn inv_6_a_difference_whose_base_the_server_lacks_is_not_applied_and_the_whole_i
             collected_at: older.collected_at,
             settings_version: older.settings_version,
             need_full: false,
+            clock_skew: false,
         }];
         store.commit(batch).await.unwrap();
         assert!(!office.held().await["sections"].as_object().unwrap().contains_key("software"));

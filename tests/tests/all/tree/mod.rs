@@ -6,6 +6,7 @@ mod inventory;
 mod jobs;
 mod nodes;
 mod separation;
+mod settings;
 mod slots;
 mod supervision;
 

@@ -34,6 +34,8 @@ pub struct Ask {
     pub priority: u8,
     /// Whether a wake packet can cause the child to call.
     pub wakeable: bool,
+    /// Milliseconds between polls as its tenant's settings say; the node's own configuration without them (ADM-14).
+    pub poll_interval_ms: Option<u64>,
 }
 
 /// Something that happened.

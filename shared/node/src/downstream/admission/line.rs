@@ -15,6 +15,10 @@ pub(super) struct Waiter {
     pub key: AttachmentKey,
     /// The link it asked on, while that lives.
     pub session: Option<u64>,
+    /// As its settings say, if they do.
+    pub poll_interval_ms: Option<u64>,
+    /// Not heard of for so long it leaves the line.
+    patience_ms: u64,
     priority: u8,
     /// Order of waiting within the priority: lower came earlier.
     ticket: u64,
@@ -35,12 +39,14 @@ pub(super) struct Line {
     deadlines: BTreeSet<(Mono, NodeId)>,
     waiting: u32,
     next_ticket: u64,
-    /// A waiter not heard of for so long leaves the line.
+    /// Patience with a waiter whose settings say nothing.
     patience_ms: u64,
+    /// Polls that a waiter whose settings say something may miss.
+    silent_intervals: u64,
 }
 
 impl Line {
-    pub fn new(patience_ms: u64) -> Self {
+    pub fn new(patience_ms: u64, silent_intervals: u64) -> Self {
         Line {
             waiters: BTreeMap::new(),
             classes: BTreeMap::new(),
@@ -48,6 +54,7 @@ impl Line {
             waiting: 0,
             next_ticket: 0,
             patience_ms,
+            silent_intervals,
         }
     }
 
@@ -88,6 +95,8 @@ impl Line {
         let waiter = Waiter {
             key: ask.key,
             session: Some(ask.session),
+            poll_interval_ms: ask.poll_interval_ms,
+            patience_ms: ask.poll_interval_ms.map_or(self.patience_ms, |ms| ms.saturating_mul(self.silent_intervals)),
             priority: ask.priority,
             ticket,
             wakeable: ask.wakeable,
@@ -100,11 +109,10 @@ impl Line {
 
     /// A waiter was in contact without asking for a slot.
     pub fn touch(&mut self, now: Mono, node: NodeId) {
-        let patience_ms = self.patience_ms;
         if let Some(waiter) = self.waiters.get_mut(&node) {
-            self.deadlines.remove(&(waiter.due(patience_ms), node));
+            self.deadlines.remove(&(waiter.due(), node));
             waiter.heard_at = now;
-            self.deadlines.insert((waiter.due(patience_ms), node));
+            self.deadlines.insert((waiter.due(), node));
         }
     }
 
@@ -118,7 +126,7 @@ impl Line {
     /// Takes a waiter out, with or without a reservation.
     pub fn remove(&mut self, node: NodeId) -> Option<Waiter> {
         let waiter = self.waiters.remove(&node)?;
-        self.deadlines.remove(&(waiter.due(self.patience_ms), node));
+        self.deadlines.remove(&(waiter.due(), node));
         if waiter.reserved_until.is_none() {
             self.leave_order(waiter.priority, waiter.ticket);
         }
@@ -164,7 +172,7 @@ impl Line {
             && due <= now
         {
             let Some(waiter) = self.remove(node) else { break };
-            if waiter.heard_at.plus(self.patience_ms) > now {
+            if waiter.heard_at.plus(waiter.patience_ms) > now {
                 lapsed.push((waiter.ticket, node, waiter));
             }
         }
@@ -179,7 +187,7 @@ impl Line {
     }
 
     fn insert(&mut self, node: NodeId, waiter: Waiter) {
-        self.deadlines.insert((waiter.due(self.patience_ms), node));
+        self.deadlines.insert((waiter.due(), node));
         if waiter.reserved_until.is_none() {
             let class = self.classes.entry(Reverse(waiter.priority)).or_default();
             let at = class.partition_point(|(ticket, _)| *ticket < waiter.ticket);
@@ -210,8 +218,8 @@ impl Waiter {
         self.wakeable && !self.unreachable
     }
 
-    fn due(&self, patience_ms: u64) -> Mono {
-        let leaves_at = self.heard_at.plus(patience_ms);
+    fn due(&self) -> Mono {
+        let leaves_at = self.heard_at.plus(self.patience_ms);
         self.reserved_until.map_or(leaves_at, |until| until.min(leaves_at))
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn now(at: u64) -> Now {
 /// Device `n` on a link that is its own session and attachment number.
 pub(super) fn ask(n: u64, session: u64, want: Want) -> Ask {
     let key = AttachmentKey { epoch: 1, attachment: session };
-    Ask { node: node(n), role: Role::Agent, key, session, want, priority: 0, wakeable: false }
+    Ask { node: node(n), role: Role::Agent, key, session, want, priority: 0, wakeable: false, poll_interval_ms: None }
 }
 
 impl Rig {
@@ -104,6 +104,32 @@ fn busy(effects: &[Effect]) -> u64 {
         [Effect::Busy { retry_after_ms, .. }] => *retry_after_ms,
         other => panic!("not busy: {other:?}"),
     }
+}
+
+/// ADM-14: settings govern each device's lease and how long it is waited for, whatever the node's own configuration says.
+#[test]
+fn adm_14_the_settings_interval_is_in_the_lease_and_in_the_patience() {
+    let mut rig = Rig::new(1);
+    rig.event(Event::Ask(ask(1, 1, Persistent)));
+    let hours = |n: u64| Some(n * 3_600_000);
+    let lease = |effects: &[Effect]| match effects {
+        [Effect::Deferred { lease, .. }] => *lease,
+        other => panic!("{other:?}"),
+    };
+    let own = lease(&rig.event(Event::Ask(Ask { poll_interval_ms: hours(5), ..ask(2, 2, Persistent) })));
+    assert_eq!((own.interval_ms, own.waiter), (5 * 3_600_000, 1));
+    assert!(own.phase_ms < own.interval_ms);
+    let configured = lease(&rig.event(Event::Ask(ask(3, 3, Persistent))));
+    assert_eq!(configured.interval_ms, 3_600_000);
+    // Three of its own intervals, not of the configuration's.
+    rig.at += 3 * 5 * 3_600_000 - 1;
+    rig.event(Event::Tick);
+    assert_eq!(rig.core.gauge().waiting, 1);
+    rig.at += 1;
+    rig.event(Event::Tick);
+    assert_eq!(rig.core.gauge().waiting, 0);
+    rig.event(Event::Ask(Ask { poll_interval_ms: hours(2), ..ask(4, 4, Poll) }));
+    assert_eq!(rig.core.lease(node(4)).interval_ms, 2 * 3_600_000);
 }
 
 #[test]
