@@ -100,6 +100,8 @@ pub struct AgentCore {
     pub(super) journal: Journal,
     pub(super) inventory: Inventory,
     pub(super) schedule: Scheduler,
+    /// The settings that a parent was told of in a way that reaches it.
+    pub(super) told_settings: (u32, u64),
     pub(super) documents: Documents,
     pub(super) attachment: Attachment,
     pub(super) link: Option<Link>,
@@ -126,6 +128,7 @@ impl AgentCore {
             journal: Journal::default(),
             inventory: Inventory::default(),
             schedule,
+            told_settings: (0, 0),
             documents,
             attachment: 0,
             link: None,

@@ -7,7 +7,7 @@ use super::{
 };
 use branchline_node::{link::lanes::Received, uplink::Poke};
 use branchline_protocol::{
-    document::Kind,
+    document::{Document, Kind},
     id::Role,
     order::Envelope,
     record::Lane,
@@ -19,6 +19,7 @@ impl AgentCore {
     /// The attachment number is durable before any parent hears it (DESIGN 5).
     pub(super) fn dialling(&mut self, dial: u64, turn: &mut Turn) {
         self.put_attachment(turn);
+        self.told_settings = self.settings_version();
         let greeting = self.greeting();
         turn.then(Effect::Greet(dial, Box::new(greeting)));
     }
@@ -79,7 +80,8 @@ impl AgentCore {
     pub(super) fn down(&mut self, out: &mut Vec<Effect>) {
         self.link_down();
         // What was sent and not stored counts too: it may have crossed with the parent's goodbye.
-        if !self.spool.is_drained() {
+        // The same with settings that came when we had said that we are done: the next greeting acknowledges them.
+        if !self.spool.is_drained() || self.told_settings != self.settings_version() {
             out.push(Effect::Poke(self.poke()));
         }
     }
@@ -136,6 +138,10 @@ impl AgentCore {
         self.link_down();
     }
 
+    fn settings_version(&self) -> (u32, u64) {
+        self.documents.settings().map_or((0, 0), |settings| settings.version())
+    }
+
     pub(super) fn document(
         &mut self,
         now: Now,
@@ -165,6 +171,9 @@ impl AgentCore {
             Kind::Settings => {
                 let versions = self.documents.versions();
                 turn.then.push(self.send(Lane::Control, Message::Versions(versions)));
+                if self.link.as_ref().is_some_and(|link| !link.done) {
+                    self.told_settings = self.settings_version();
+                }
                 let link_ms = self.link.as_ref().map_or(0, |link| now.mono.since(link.since));
                 if let Some(settings) = self.documents.settings().filter(|_| !self.documents.revokes_me()) {
                     self.schedule.adopt(now, settings, link_ms, &mut turn.batch);

@@ -112,6 +112,7 @@ impl Storm {
             want: Want::Persistent,
             priority: 0,
             wakeable: false,
+            poll_interval_ms: None,
         };
         let mut effects = Vec::new();
         admission.handle(at(now), Event::Ask(ask), &mut effects);

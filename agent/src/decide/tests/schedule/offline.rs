@@ -126,3 +126,20 @@ fn adm_8_hourly_contact_alone_collects_nothing_and_a_refresh_does() {
     pc.happens(asked);
     assert_eq!(pc.news(), diffs(&["11-23 14:00:00"]));
 }
+
+#[test]
+fn adm_14_settings_that_came_after_a_poll_was_done_are_acknowledged_by_another_at_once() {
+    let mut pc = Pc::new("2026-11-23T09:30:00");
+    pc.happens(Event::Down);
+    let lease = Lease { interval_ms: 3_600_000, phase_ms: 0, waiter: 0 };
+    let pokes = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Poke(..)));
+    pc.bench.settle(Event::Dialling { dial: 1 });
+    pc.bench.connect(Some(lease));
+    let settings = Settings { version: 7, ..Settings::first(tenant(), 1) };
+    pc.bench.settle(document(&settings, &server()));
+    assert!(pokes(&pc.bench.settle(Event::Down)), "it had said that it is done");
+    let greeting = pc.bench.settle(Event::Dialling { dial: 2 });
+    assert!(matches!(&greeting[..], [Effect::Greet(2, g)] if g.documents[3] == (1, 7)), "{greeting:?}");
+    pc.bench.connect(Some(lease));
+    assert!(!pokes(&pc.bench.settle(Event::Down)), "once");
+}
