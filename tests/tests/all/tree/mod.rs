@@ -5,6 +5,7 @@ mod fanout;
 mod inventory;
 mod jobs;
 mod nodes;
+mod polls;
 mod separation;
 mod settings;
 mod slots;
