@@ -244,6 +244,7 @@ impl Relay {
                 accepts: accepts.clone().into_iter().collect(),
                 link_tls_failures: tls_failures.clone(),
                 sessions: Arc::clone(&numbers),
+                partials: Arc::default(),
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
                 enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE)),
             });

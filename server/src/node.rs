@@ -315,6 +315,7 @@ impl ReceptionMaker {
             accepts: accepts.into_iter().collect(),
             link_tls_failures: m.counter("branchline_link_tls_failures_total", &[]),
             sessions: self.sessions.clone(),
+            partials: Arc::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE * 8)),
         }))

@@ -14,6 +14,7 @@ pub mod door;
 pub mod gatekeeper;
 pub mod ledger;
 pub mod listener;
+pub mod partials;
 pub mod rate;
 pub mod reception;
 pub mod session;

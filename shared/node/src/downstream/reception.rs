@@ -11,6 +11,7 @@ use super::{
     child::{Child, FromChild},
     door::Door,
     gatekeeper::{Admitted, AskAdmission, Gatekeeper, Registered, SessionGone},
+    partials::Partials,
     session::Session,
 };
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
         BoxStream, LinkHandle,
         codec::FrameCodec,
         engine::{LinkCounters, Side},
+        lanes::{Lanes, Partial},
     },
     supervise::{AdoptError, ChildAddr, SuperviseError, Supervision, run},
     time::{NodeTime, timer_now},
@@ -37,7 +39,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -93,6 +95,8 @@ pub struct Reception {
     pub sessions: Arc<AtomicU64>,
     /// Bounds handshakes.
     pub handshakes: Arc<Semaphore>,
+    /// What lost links cut off.
+    pub partials: Arc<Mutex<Partials>>,
     /// Bounds enrolments passed on.
     pub enrolments: Arc<Semaphore>,
 }
@@ -237,7 +241,15 @@ impl Reception {
             lease,
             reconnect_spread_ms: reconnect_spread_ms(peer.role, facts.children),
         };
-        if let Err(e) = framed.send(Frame::Welcome(Box::new(welcome))).await {
+        let held = self.partials.lock().unwrap_or_else(PoisonError::into_inner).take(node);
+        let mut lanes = Lanes::default();
+        let welcomed = async {
+            if !held.is_empty() {
+                framed.feed(Frame::Resume(held.iter().map(Partial::resume).collect())).await?;
+            }
+            framed.send(Frame::Welcome(Box::new(welcome))).await
+        };
+        if let Err(e) = welcomed.await {
             tracing::debug!(%node, error = %e, "lost before the welcome");
             return;
         }
@@ -255,17 +267,19 @@ impl Reception {
             source,
             gateway,
         });
+        lanes.hold(held);
         let (link, commands) = LinkHandle::new();
         let statement = self.host.statement(&child.tenant);
         if gatekeeper.send(Registered { node, session, link: link.weak() }).await.is_err() {
             return;
         }
         let side = Side::Parent { statement, spread: self.spread(peer.role), poll: lease.is_some() };
-        let (owner, counters) = (self.owner.clone(), self.counters.clone());
+        let (owner, counters, partials) = (self.owner.clone(), self.counters.clone(), self.partials.clone());
         // The session reports its own end.
         admittance.0 = None;
         run(guard, move |_, guard| {
-            Session::new(guard, child, framed, link, commands, side, owner, gatekeeper.recipient(), counters)
+            let gatekeeper = gatekeeper.recipient();
+            Session::new(guard, child, framed, link, commands, side, owner, gatekeeper, counters, lanes, partials)
         });
     }
 

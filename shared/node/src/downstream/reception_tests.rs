@@ -15,7 +15,13 @@ use crate::{
     supervise::{ChildSpec, Limit, PastIntensity, Supervisor, WorkerLimits, WorkerSpec},
     time::SystemClock,
 };
-use branchline_protocol::{time::Millis, wire::Greeting};
+use branchline_protocol::{
+    hash::Hash,
+    record::Lane,
+    time::Millis,
+    wire::{Greeting, Resume},
+};
+use bytes::Bytes;
 use std::sync::Mutex;
 use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_rustls::{TlsConnector, client};
@@ -63,6 +69,9 @@ impl Handler<FromChild> for Owner {
             FromChild::Gone { child, end: LinkEnd::Closed(why) } => format!("gone {} {why:?}", child.session),
             FromChild::Gone { child, .. } => format!("gone {}", child.session),
             FromChild::Event { event: LinkEvent::Heard, .. } => return,
+            FromChild::Event { child, event: LinkEvent::Message(m) } => {
+                format!("{} message of {}: {}", child.session, m.bytes.len(), Hash::of(&m.bytes))
+            }
             FromChild::Event { child, event } => format!("{} {event:?}", child.session),
             FromChild::Displaced { session, .. } => format!("displaced {session}"),
         };
@@ -133,6 +142,7 @@ impl World {
             link_tls_failures: Counter::noop(),
             sessions: Arc::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
+            partials: Arc::default(),
             enrolments: Arc::new(Semaphore::new(1)),
         });
         World { tenant, authority, time, reception, gauge, told: heard, supervision, metrics }
@@ -320,6 +330,37 @@ async fn adm_2_after_a_rebuilt_gatekeeper_there_are_never_more_than_the_slots() 
     assert_eq!(world.used(), 2);
     let snapshot = world.supervision.snapshot().await.unwrap();
     assert_eq!(snapshot.child("gatekeeper").unwrap().restarts, 1);
+}
+
+#[actix_rt::test]
+async fn a_message_that_a_lost_link_cut_off_is_gone_on_with_on_the_next_link_of_its_child_alone() {
+    let mut world = World::new(300, LinkRate::default()).await;
+    let message = Bytes::from((0..200_000u32).map(|n| (n * n) as u8).collect::<Vec<_>>());
+    let piece = |offset: usize, upto: usize| {
+        let (total, bytes) = (message.len() as u32, message.slice(offset..upto));
+        Frame::Data { lane: Lane::Inventory, message: 1, offset: offset as u32, total, bytes }
+    };
+    let (_, mut first) = world.link(7, 1).await;
+    first.send(piece(0, 60_000)).await.unwrap();
+    first.send(piece(60_000, 120_000)).await.unwrap();
+    first.send(Frame::Heartbeat).await.unwrap();
+    while !matches!(first.next().await, Some(Ok(Some(Frame::Alive(_))))) {}
+    drop(first);
+    world.hears("up 1").await;
+    world.hears("gone 1").await;
+
+    let mut other = world.greet(8, 1, 1 << 16).await;
+    assert!(matches!(other.next().await, Some(Ok(Some(Frame::Welcome(_))))), "nothing is held of another child");
+    world.hears("up 2").await;
+    let mut second = world.greet(7, 2, 1 << 16).await;
+    let Some(Ok(Some(Frame::Resume(told)))) = second.next().await else { panic!("what is held") };
+    let hash = Hash::of(&message[..120_000]);
+    assert_eq!(told, [Resume { lane: Lane::Inventory, total: 200_000, held: 120_000, hash }]);
+    assert!(matches!(second.next().await, Some(Ok(Some(Frame::Welcome(_))))));
+    world.hears("up 3").await;
+    second.send(piece(120_000, 180_000)).await.unwrap();
+    second.send(piece(180_000, 200_000)).await.unwrap();
+    world.hears(&format!("3 message of 200000: {}", Hash::of(&message))).await;
 }
 
 /// Makes the gatekeeper panic.

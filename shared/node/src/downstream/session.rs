@@ -4,18 +4,20 @@
 use super::{
     child::{Child, FromChild},
     gatekeeper::SessionGone,
+    partials::Partials,
 };
 use crate::{
     link::{
         BoxStream, LinkHandle, WeakLink,
         codec::FrameCodec,
         engine::{self, LinkCommand, LinkCounters, LinkEnd, LinkEvent, LinkSink, Side},
+        lanes::Lanes,
     },
     supervise::{Drain, Exit, ExitGuard},
 };
 use actix::prelude::*;
 use branchline_protocol::wire::Goodbye;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_util::codec::Framed;
@@ -38,6 +40,8 @@ struct Work {
     commands: mpsc::Receiver<LinkCommand>,
     side: Side,
     counters: LinkCounters,
+    lanes: Lanes,
+    partials: Arc<Mutex<Partials>>,
 }
 
 impl Session {
@@ -53,8 +57,10 @@ impl Session {
         owner: Recipient<FromChild>,
         gatekeeper: Recipient<SessionGone>,
         counters: LinkCounters,
+        lanes: Lanes,
+        partials: Arc<Mutex<Partials>>,
     ) -> Self {
-        let work = Some(Work { framed, commands, side, counters });
+        let work = Some(Work { framed, commands, side, counters, lanes, partials });
         let end = LinkEnd::Lost("the session failed".into());
         let (weak, handle) = (link.weak(), Some(link));
         Session { guard, child, handle, link: weak, work, owner, gatekeeper, end }
@@ -79,13 +85,19 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Self::Context) {
         let (Some(work), Some(link)) = (self.work.take(), self.handle.take()) else { return };
         let (owner, child) = (self.owner.clone(), self.child.clone());
+        let node = child.node;
         let links = async move {
             let up = FromChild::Up { child: child.clone(), link };
             if owner.send(up).await.is_err() {
                 return LinkEnd::Orphaned;
             }
             let mut sink = ToOwner { owner, child };
-            engine::run(work.framed, work.commands, work.side, work.counters, &mut sink).await
+            let Work { framed, commands, side, counters, mut lanes, partials } = work;
+            let end = engine::run_on(&mut lanes, framed, commands, side, counters, &mut sink).await;
+            // Ignores poison: it is consistent between any two calls.
+            let mut partials = partials.lock().unwrap_or_else(PoisonError::into_inner);
+            partials.keep(node, lanes.into_partials());
+            end
         };
         ctx.spawn(links.into_actor(self).map(|end, actor, ctx| {
             actor.end = end;

@@ -115,13 +115,24 @@ const POLL_GRACE_S: u64 = 540;
 
 /// Runs a greeted link to its end.
 pub async fn run<S: super::Stream>(
+    framed: Framed<S, FrameCodec>,
+    commands: mpsc::Receiver<LinkCommand>,
+    side: Side,
+    counters: LinkCounters,
+    sink: &mut impl LinkSink,
+) -> LinkEnd {
+    run_on(&mut Lanes::default(), framed, commands, side, counters, sink).await
+}
+
+/// The same on lanes that know of an earlier link; afterwards they hold what this one cut off.
+pub async fn run_on<S: super::Stream>(
+    lanes: &mut Lanes,
     mut framed: Framed<S, FrameCodec>,
     mut commands: mpsc::Receiver<LinkCommand>,
     side: Side,
     counters: LinkCounters,
     sink: &mut impl LinkSink,
 ) -> LinkEnd {
-    let mut lanes = Lanes::default();
     let mut frames: std::collections::VecDeque<Frame> = Default::default();
     let mut ending: Option<LinkEnd> = None;
     let mut unflushed = false;
@@ -298,7 +309,9 @@ pub async fn run<S: super::Stream>(
                     Some(Frame::Goodbye(goodbye)) => return LinkEnd::Goodbye(goodbye),
                     Some(Frame::Refused(refusal)) if is_child => return LinkEnd::Refused(refusal),
                     Some(Frame::Refused(refusal)) => sink.deliver(LinkEvent::Refused(refusal)).await,
-                    Some(Frame::Greeting(_) | Frame::Welcome(_) | Frame::Lease(_) | Frame::Spread(_)) => {
+                    Some(
+                        Frame::Greeting(_) | Frame::Welcome(_) | Frame::Lease(_) | Frame::Spread(_) | Frame::Resume(_),
+                    ) => {
                         counters.protocol_errors.increment(1);
                         return LinkEnd::Protocol("a greeting on a greeted link".into());
                     }

@@ -2,11 +2,13 @@
 //!
 //! Each direction of each lane has a credit window in bytes. The receiver grants bytes anew only when its store has
 //! committed them, so a slow store slows its children and drops nothing. A message larger than the window is granted
-//! on as its fragments arrive, except for its last window's worth.
+//! on as its fragments arrive, except for its last window's worth. What a lost link cut off may be gone on with on the
+//! next one, if it is the same message.
 
 use branchline_protocol::{
+    hash::Hash,
     record::Lane,
-    wire::{CREDIT_START, Frame, MESSAGE_BYTES_MAX},
+    wire::{CREDIT_START, Frame, MESSAGE_BYTES_MAX, Resume},
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -46,13 +48,36 @@ pub struct Received {
     pub credit: u32,
 }
 
+/// The received beginning of a message that a lost link cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its whole length.
+    pub total: u32,
+    /// What is here of it.
+    pub bytes: Bytes,
+}
+
+impl Partial {
+    /// What its sender is told.
+    pub fn resume(&self) -> Resume {
+        let (lane, total) = (self.lane, self.total);
+        Resume { lane, total, held: self.bytes.len() as u32, hash: Hash::of(&self.bytes) }
+    }
+}
+
 #[derive(Default)]
 struct Out {
     queue: VecDeque<Bytes>,
     message: u64,
+    /// Whether a frame of the first message was taken.
+    begun: bool,
     offset: usize,
     credit: u32,
     bytes: usize,
+    /// A message that the peer holds the beginning of.
+    resume: Option<Resume>,
 }
 
 #[derive(Default)]
@@ -64,6 +89,8 @@ struct In {
     owed: u32,
     /// What the peer may still send.
     granted: u32,
+    /// The beginning of a message, from an earlier link.
+    held: Option<Partial>,
 }
 
 /// Both directions of all lanes of one link.
@@ -101,11 +128,40 @@ impl Lanes {
         self.out.iter().map(|o| o.bytes).sum()
     }
 
+    /// Beginnings from an earlier link: their messages may be gone on with.
+    pub fn hold(&mut self, partials: Vec<Partial>) {
+        for partial in partials {
+            let lane = partial.lane as usize;
+            self.inn[lane].held = Some(partial);
+        }
+    }
+
+    /// The peer holds these beginnings.
+    pub fn resume(&mut self, list: Vec<Resume>) {
+        for resume in list {
+            self.out[resume.lane as usize].resume = Some(resume);
+        }
+    }
+
+    /// What the link's end cut off.
+    pub fn into_partials(self) -> Vec<Partial> {
+        let cut = |(lane, inn): (Lane, In)| match inn.partial.is_empty() {
+            true => inn.held,
+            false => Some(Partial { lane, total: inn.total as u32, bytes: inn.partial.freeze() }),
+        };
+        Lane::ALL.into_iter().zip(self.inn).filter_map(cut).collect()
+    }
+
     /// The next frame to write: of the most pressing lane that has something and credit for it.
     pub fn next_frame(&mut self) -> Option<Frame> {
         for lane in Lane::ALL {
             let out = &mut self.out[lane as usize];
             let Some(head) = out.queue.front() else { continue };
+            let begins = !out.begun;
+            if begins && let Some(resume) = out.resume.take_if(|r| is_beginning_of(r, head)) {
+                out.offset = resume.held as usize;
+                out.bytes -= resume.held as usize;
+            }
             let left = head.len() - out.offset;
             let take = left.min(Frame::DATA_MAX).min(out.credit as usize);
             if take == 0 && left > 0 {
@@ -113,8 +169,9 @@ impl Lanes {
             }
             let (total, offset) = (head.len() as u32, out.offset as u32);
             let bytes = head.slice(out.offset..out.offset + take);
-            if out.offset == 0 {
+            if begins {
                 out.message += 1;
+                out.begun = true;
             }
             out.credit -= take as u32;
             out.bytes -= take;
@@ -122,6 +179,7 @@ impl Lanes {
             if out.offset == head.len() {
                 out.queue.pop_front();
                 out.offset = 0;
+                out.begun = false;
             }
             return Some(Frame::Data { lane, message: out.message, offset, total, bytes });
         }
@@ -153,6 +211,13 @@ impl Lanes {
         inn.granted -= length;
         if total as usize > MESSAGE_BYTES_MAX {
             return Err(LaneFault::TooLarge(total as usize));
+        }
+        let begins_anew = offset > 0 && inn.partial.is_empty() && message == inn.message + 1;
+        let fits = |held: &mut Partial| held.total == total && held.bytes.len() == offset as usize;
+        if begins_anew && let Some(held) = inn.held.take_if(fits) {
+            inn.message = message;
+            inn.total = total as usize;
+            inn.partial = BytesMut::from(held.bytes);
         }
         if offset == 0 {
             if !inn.partial.is_empty() || message != inn.message + 1 {
@@ -190,6 +255,11 @@ impl Lanes {
         inn.granted += bytes;
         (bytes > 0).then_some(Frame::Credit { lane, bytes })
     }
+}
+
+fn is_beginning_of(resume: &Resume, message: &Bytes) -> bool {
+    let same_length = resume.total as usize == message.len() && resume.held < resume.total;
+    same_length && Hash::of(&message[..resume.held as usize]) == resume.hash
 }
 
 #[cfg(test)]
@@ -261,6 +331,101 @@ mod tests {
         let past = MESSAGE_BYTES_MAX as u32 + 1;
         let fault = lanes.receive(Lane::Logs, 1, 0, past, Bytes::from_static(b"x")).unwrap_err();
         assert_eq!(fault, LaneFault::TooLarge(MESSAGE_BYTES_MAX + 1));
+    }
+
+    /// Sends frames of `message` until more than `bytes` of it have arrived; answers what the receiver is left with.
+    fn cut_off(message: &Bytes, bytes: usize) -> Vec<Partial> {
+        let (mut a, mut b) = (Lanes::default(), Lanes::default());
+        a.queue(Lane::Inventory, message.clone()).unwrap();
+        let mut sent = 0;
+        while sent < bytes {
+            let Some(Frame::Data { lane, message, offset, total, bytes }) = a.next_frame() else { panic!("credit") };
+            sent += bytes.len();
+            let (whole, grant) = b.receive(lane, message, offset, total, bytes).unwrap();
+            assert_eq!(whole, None);
+            a.credited(lane, grant).unwrap();
+        }
+        b.into_partials()
+    }
+
+    /// The next link: what arrives, and in how many payload bytes.
+    fn next_link(partials: Vec<Partial>, messages: &[Bytes]) -> (Vec<Bytes>, usize) {
+        let (mut a, mut b) = (Lanes::default(), Lanes::default());
+        a.resume(partials.iter().map(Partial::resume).collect());
+        b.hold(partials);
+        messages.iter().for_each(|m| a.queue(Lane::Inventory, m.clone()).unwrap());
+        let (mut got, mut carried) = (Vec::new(), 0);
+        while let Some(Frame::Data { lane, message, offset, total, bytes }) = a.next_frame() {
+            carried += bytes.len();
+            let (whole, grant) = b.receive(lane, message, offset, total, bytes).unwrap();
+            a.credited(lane, grant).unwrap();
+            if let Some(whole) = whole {
+                if let Some(Frame::Credit { lane, bytes }) = b.release(lane, whole.credit) {
+                    a.credited(lane, bytes).unwrap();
+                }
+                got.push(whole.bytes);
+            }
+        }
+        assert_eq!(a.queued(), 0);
+        (got, carried)
+    }
+
+    fn noise(length: usize, seed: u64) -> Bytes {
+        (0..length as u64).map(|n| (n * n + seed) as u8 ^ (n >> 8) as u8).collect::<Vec<_>>().into()
+    }
+
+    #[test]
+    fn a_message_that_a_lost_link_cut_off_is_gone_on_with_on_the_next() {
+        let (small, large) = (noise(1_000, 1), noise(5 << 20, 2));
+        let partials = cut_off(&large, 3 << 20);
+        assert!(partials[0].bytes.len() >= 3 << 20);
+        let missing = large.len() - partials[0].bytes.len();
+        let (got, carried) = next_link(partials.clone(), &[large.clone()]);
+        assert_eq!((got.as_slice(), carried), (&[large.clone()][..], missing));
+        // Another one may come first.
+        let (got, carried) = next_link(partials, &[small.clone(), large.clone(), small.clone()]);
+        assert_eq!(got, [small.clone(), large, small]);
+        assert_eq!(carried, missing + 2_000);
+    }
+
+    #[test]
+    fn another_message_of_the_same_length_is_sent_whole() {
+        let (one, other) = (noise(1 << 20, 1), noise(1 << 20, 2));
+        let (got, carried) = next_link(cut_off(&one, 500_000), &[other.clone()]);
+        assert_eq!((got, carried), (vec![other.clone()], other.len()));
+    }
+
+    #[test]
+    fn a_message_cut_off_twice_is_gone_on_with_from_the_second_cut() {
+        let large = noise(5 << 20, 3);
+        let first = cut_off(&large, 1 << 20);
+        let (mut a, mut b) = (Lanes::default(), Lanes::default());
+        a.resume(first.iter().map(Partial::resume).collect());
+        b.hold(first.clone());
+        assert_eq!(b.into_partials(), first, "a link on which it was not touched");
+        let mut b = Lanes::default();
+        b.hold(first.clone());
+        a.queue(Lane::Inventory, large.clone()).unwrap();
+        let Some(Frame::Data { lane, message, offset, total, bytes }) = a.next_frame() else { panic!("a frame") };
+        assert_eq!(offset as usize, first[0].bytes.len());
+        b.receive(lane, message, offset, total, bytes).unwrap();
+        let second = b.into_partials();
+        assert_eq!(second[0].bytes.len(), first[0].bytes.len() + Frame::DATA_MAX);
+        assert_eq!(next_link(second, &[large.clone()]).0, [large]);
+    }
+
+    #[test]
+    fn nobody_goes_on_with_what_is_not_held() {
+        let held = || Partial { lane: Lane::Work, total: 10, bytes: Bytes::from_static(b"abcd") };
+        let told = |offset, total| {
+            let mut lanes = Lanes::default();
+            lanes.hold(vec![held()]);
+            lanes.receive(Lane::Work, 1, offset, total, Bytes::from_static(b"x")).map(|(whole, _)| whole)
+        };
+        assert_eq!(told(4, 10), Ok(None));
+        for (offset, total) in [(3, 10), (5, 10), (4, 11), (4, 5)] {
+            assert_eq!(told(offset, total), Err(LaneFault::OutOfOrder(Lane::Work)), "{offset} of {total}");
+        }
     }
 
     #[test]

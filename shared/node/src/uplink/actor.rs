@@ -10,6 +10,7 @@ use crate::{
         codec::FrameCodec,
         dial::{DialFault, Dialler, Route, parent_name},
         engine::{self, LinkCommand, LinkCounters, LinkEnd, LinkEvent, LinkSink, Side},
+        lanes::Lanes,
     },
     node::Ambient,
     supervise::{Drain, ExitGuard},
@@ -21,7 +22,7 @@ use branchline_protocol::{
     id::{NodeId, Role, TenantId},
     refusal::Refusal,
     time::{Mono, Now},
-    wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, Preface, Welcome},
+    wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, Preface, Resume, Welcome},
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustls::ClientConfig;
@@ -292,7 +293,7 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
     let mut faults = Vec::new();
     for (parent, role, route) in routes(&config.upstreams, config.reach) {
         match greet(parts, config, parent, role, &route).await {
-            Ok((framed, welcome)) => {
+            Ok((framed, welcome, resume)) => {
                 rhythm.welcomed(welcome.reconnect_spread_ms);
                 let (link, commands) = LinkHandle::new();
                 // Weak, so that the owner's dropping of its handle still ends the link.
@@ -308,7 +309,9 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
                     std::future::pending::<()>().await
                 };
                 let mut sink = ToOwner { owner: parts.owner.clone(), lease: None, more: false, spread_ms: None };
-                let link = engine::run(framed, commands, Side::Child, parts.counters.clone(), &mut sink);
+                let mut lanes = Lanes::default();
+                lanes.resume(resume);
+                let link = engine::run_on(&mut lanes, framed, commands, Side::Child, parts.counters.clone(), &mut sink);
                 let end = tokio::select! {
                     end = link => end,
                     () = goodbye => LinkEnd::Orphaned,
@@ -342,7 +345,7 @@ async fn greet(
     parent: NodeId,
     role: Role,
     route: &Route,
-) -> Result<(Link, Welcome), Greeted> {
+) -> Result<(Link, Welcome, Vec<Resume>), Greeted> {
     let fault = |e: String| Greeted::Fault(format!("{route:?}: {e}"));
     let name = parent_name(parent, &config.tenant);
     let stream = match config.dialler.secure(route, config.preface, &config.tls, name).await {
@@ -366,15 +369,19 @@ async fn greet(
     let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
     let talk = async {
         framed.send(Frame::Greeting(Box::new(greeting))).await.map_err(|e| fault(e.to_string()))?;
-        match framed.next().await {
-            Some(Ok(Some(Frame::Welcome(welcome)))) => Ok(*welcome),
+        let (mut answer, mut resume) = (framed.next().await, Vec::new());
+        if let Some(Ok(Some(Frame::Resume(list)))) = answer {
+            (answer, resume) = (framed.next().await, list);
+        }
+        match answer {
+            Some(Ok(Some(Frame::Welcome(welcome)))) => Ok((*welcome, resume)),
             Some(Ok(Some(Frame::Refused(refusal)))) => Err(Greeted::Refused(refusal)),
             Some(Ok(other)) => Err(fault(format!("instead of a welcome: {other:?}"))),
             Some(Err(e)) => Err(fault(e.to_string())),
             None => Err(fault("the parent closed the stream".into())),
         }
     };
-    let welcome =
+    let (welcome, resume) =
         timeout(Duration::from_secs(HANDSHAKE_S), talk).await.map_err(|_| fault("no welcome in time".into()))??;
-    Ok((framed, welcome))
+    Ok((framed, welcome, resume))
 }

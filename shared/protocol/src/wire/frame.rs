@@ -12,10 +12,12 @@
 //! | 8 | Goodbye | both | orderly end |
 //! | 9 | Lease | down | a link is turned to polling, or its poll ends |
 //! | 10 | Spread | down | the spread of reconnects has changed since the welcome |
+//! | 11 | Resume | down | before the welcome: what the parent holds of messages the last link cut off |
 //!
 //! Other kinds are counted and passed over.
 
 use crate::{
+    hash::Hash,
     id::{Attachment, Epoch, NodeId, Role, TenantId},
     order::Envelope,
     record::Lane,
@@ -113,6 +115,20 @@ pub struct Lease {
     pub waiter: u32,
 }
 
+/// The beginning of a message that a lost link cut off: whoever has a message of this length with this beginning sends
+/// it from here on (DESIGN 3, resumable fragments).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its whole length in bytes.
+    pub total: u32,
+    /// Bytes that are held of it.
+    pub held: u32,
+    /// Of these bytes.
+    pub hash: Hash,
+}
+
 /// Why an end says goodbye.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,6 +185,8 @@ pub enum Frame {
     Lease(Lease),
     /// From here on children spread their first reconnect over so many milliseconds.
     Spread(u64),
+    /// Messages that need not be sent from their beginning.
+    Resume(Vec<Resume>),
 }
 
 /// Why bytes are no frame. Closes the link and counts as a protocol error.
@@ -222,6 +240,7 @@ impl Frame {
             Frame::Goodbye(g) => named(8, g, out),
             Frame::Lease(l) => named(9, l, out),
             Frame::Spread(ms) => named(10, ms, out),
+            Frame::Resume(list) => named(11, list, out),
         }
     }
 
@@ -255,6 +274,7 @@ impl Frame {
             8 => Frame::Goodbye(unnamed(kind, body)?),
             9 => Frame::Lease(unnamed(kind, body)?),
             10 => Frame::Spread(unnamed(kind, body)?),
+            11 => Frame::Resume(unnamed(kind, body)?),
             _ => return Ok(None),
         }))
     }
@@ -296,6 +316,8 @@ mod tests {
         there_and_back(Frame::Goodbye(Goodbye::Continue));
         there_and_back(Frame::Lease(Lease { interval_ms: 1, phase_ms: 2, waiter: 3 }));
         there_and_back(Frame::Spread(45_000));
+        let hash = Hash::of(b"its beginning");
+        there_and_back(Frame::Resume(vec![Resume { lane: Lane::Inventory, total: 9_000_000, held: 13, hash }]));
     }
 
     #[test]
@@ -314,7 +336,7 @@ mod tests {
     fn malformed_bytes_are_faults_and_unknown_kinds_are_passed_over() {
         assert_eq!(Frame::decode(Bytes::new()), Err(FrameFault::Empty));
         assert_eq!(Frame::decode(Bytes::from_static(&[200, 1, 2])), Ok(None));
-        for kind in [1u8, 2, 3, 4, 5, 7, 8, 9, 10] {
+        for kind in [1u8, 2, 3, 4, 5, 7, 8, 9, 10, 11] {
             assert!(matches!(Frame::decode(Bytes::from(vec![kind])), Err(FrameFault::Malformed { .. })), "{kind}");
         }
         assert!(Frame::decode(Bytes::from_static(&[5, 99, 0, 0, 0, 1])).is_err(), "no lane 99");

@@ -29,7 +29,9 @@ async fn stand(tree: &Tree, names: &[&str], state: &str, reason: &str) {
 
 async fn branch() -> Tree {
     let mut tree = Tree::start(SHIM, &[MAIN]).await;
-    tree.relay(MAIN, RELAY, "server", RelayWish::default()).await;
+    // Behind a gateway, so that its devices, which may dial directly only, have no other way to the server.
+    tree.gateway("dmz").await;
+    tree.relay(MAIN, RELAY, "gateway", RelayWish::default()).await;
     for (n, name) in (1..).zip(DEVICES) {
         tree.agent(MAIN, name, RELAY, platform::scripted(n)).await;
     }
