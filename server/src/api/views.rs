@@ -109,7 +109,7 @@ pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummar
         kind: node.kind.clone(),
         next_contact: standing.next_contact.map(time),
         settings: AcknowledgedView {
-            wanted: wanted,
+            wanted,
             acknowledged,
             pending: acknowledged.is_none_or(|version| version < wanted),
         },

@@ -198,7 +198,7 @@ impl Settings {
             ("poll_urgent_s", self.poll_urgent_s),
             ("poll_erase_s", self.poll_erase_s),
         ];
-        for (field, seconds) in polls.into_iter().filter(|(_, seconds)| !POLL_S.contains(seconds)) {
+        if let Some((field, seconds)) = polls.into_iter().find(|(_, seconds)| !POLL_S.contains(seconds)) {
             let message = format!("{field} is {} to {} s, not {seconds}", POLL_S.start(), POLL_S.end());
             return Err(Refusal::new(422, "out_of_range", message).field(field));
         }

@@ -80,6 +80,7 @@ impl Bench {
             next_contact: None,
             capabilities: vec![],
             figures: None,
+            settings: (0, 0),
         };
         self.feed(child_says(relay, Message::Presence { snapshot: false, entries: vec![entry] }))
     }

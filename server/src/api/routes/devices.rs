@@ -141,7 +141,8 @@ async fn suspended(
     let nodes = shared.control.nodes(&caller.tenant, None).await?;
     let view = find_device(&nodes, &id.to_string())?;
     let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
-    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id))))
+    let wanted = shared.control.settings(&caller.tenant).await?.version;
+    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id), wanted)))
 }
 
 /// Reads a selector.

@@ -380,7 +380,7 @@ mod tests {
         let partials = cut_off(&large, 3 << 20);
         assert!(partials[0].bytes.len() >= 3 << 20);
         let missing = large.len() - partials[0].bytes.len();
-        let (got, carried) = next_link(partials.clone(), &[large.clone()]);
+        let (got, carried) = next_link(partials.clone(), std::slice::from_ref(&large));
         assert_eq!((got.as_slice(), carried), (&[large.clone()][..], missing));
         // Another one may come first.
         let (got, carried) = next_link(partials, &[small.clone(), large.clone(), small.clone()]);
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn another_message_of_the_same_length_is_sent_whole() {
         let (one, other) = (noise(1 << 20, 1), noise(1 << 20, 2));
-        let (got, carried) = next_link(cut_off(&one, 500_000), &[other.clone()]);
+        let (got, carried) = next_link(cut_off(&one, 500_000), std::slice::from_ref(&other));
         assert_eq!((got, carried), (vec![other.clone()], other.len()));
     }
 
@@ -411,7 +411,7 @@ mod tests {
         b.receive(lane, message, offset, total, bytes).unwrap();
         let second = b.into_partials();
         assert_eq!(second[0].bytes.len(), first[0].bytes.len() + Frame::DATA_MAX);
-        assert_eq!(next_link(second, &[large.clone()]).0, [large]);
+        assert_eq!(next_link(second, std::slice::from_ref(&large)).0, [large]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn adm_14_a_version_is_acknowledged_once_it_is_on_disk() {
 #[test]
 fn s_12_a_revoked_device_collects_no_more() {
     let mut pc = Pc::new("2026-11-23T08:30:00");
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(ME, 2)] };
+    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(ME, 2)], suspended: vec![] };
     pc.happens(document(&list, &server()));
     pc.news();
     pc.set(|s| s.collect_on_return = true);
