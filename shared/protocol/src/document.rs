@@ -183,9 +183,9 @@ impl Settings {
     }
 
     /// Milliseconds between polls, once an administrator has said so; before that, in the first settings, a parent's own
-    /// configuration holds.
+    /// configuration holds. Within [`POLL_S`] whatever a document says.
     pub fn poll_interval_ms(&self) -> Option<u64> {
-        (self.version > 1).then_some(self.poll_normal_s * 1_000)
+        (self.version > 1).then_some(self.poll_normal_s.clamp(*POLL_S.start(), *POLL_S.end()) * 1_000)
     }
 
     /// Whether every value is one that may be set. The schedule was checked when it was read.
