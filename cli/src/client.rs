@@ -57,7 +57,7 @@ impl Client {
     /// PUT of a JSON body to `/api/v1{path}`.
     pub fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let mut request = self.agent.put(format!("{}/api/v1{path}", self.api)).header("authorization", self.bearer());
-        for (key, value) in self.tenant() {
+        if let Some((key, value)) = self.tenant() {
             request = request.query(key, value);
         }
         self.answer(path, request.send_json(body))

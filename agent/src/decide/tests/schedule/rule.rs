@@ -197,7 +197,7 @@ fn inv_2_all_devices_send_their_09_00_within_five_minutes_and_not_together() {
         assert_eq!(pc.collected.last().unwrap(), "11-24 09:00:00");
         pc.run_until("2026-11-24T10:00:00");
         let times = pc.times();
-        assert!(times.len() == 1 && times[0].1 <= "11-24 09:05:00".to_string(), "{times:?}");
+        assert!(times.len() == 1 && times[0].1.as_str() <= "11-24 09:05:00", "{times:?}");
         moments.insert(times[0].1.clone());
     }
     assert!(moments.len() > 30, "{moments:?}");
