@@ -12,7 +12,7 @@ use branchline_node::{
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
-        reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
+        reception::{Facts, HANDSHAKES_AT_ONCE, Reception, STRANGERS_AT_ONCE},
     },
     enrol::{EnrolFault, Enrolled, SPLICES_AT_ONCE, enrol_or_load},
     identity::{Bundle, child_config, https_config, outer_client_config, parent_config},
@@ -245,6 +245,7 @@ impl Relay {
                 link_tls_failures: tls_failures.clone(),
                 sessions: Arc::clone(&numbers),
                 partials: Arc::default(),
+                strangers: Arc::new(Semaphore::new(STRANGERS_AT_ONCE)),
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
                 enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE)),
             });

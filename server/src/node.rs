@@ -18,7 +18,7 @@ use branchline_node::{
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
-        reception::{Facts, HANDSHAKES_AT_ONCE, Reception},
+        reception::{Facts, HANDSHAKES_AT_ONCE, Reception, STRANGERS_AT_ONCE},
     },
     enrol::SPLICES_AT_ONCE,
     identity::{https_config, parent_config},
@@ -316,6 +316,7 @@ impl ReceptionMaker {
             link_tls_failures: m.counter("branchline_link_tls_failures_total", &[]),
             sessions: self.sessions.clone(),
             partials: Arc::default(),
+            strangers: Arc::new(Semaphore::new(STRANGERS_AT_ONCE)),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE * 8)),
         }))

@@ -6,7 +6,7 @@ use crate::{config::LinkRate, metrics::Metrics, time::NodeTime};
 use branchline_protocol::wire::Preface;
 use metrics::Counter;
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -39,26 +39,48 @@ impl Door {
     /// # Errors
     /// Milliseconds after which to come again; they fit the answer's four bytes.
     pub fn knock(&self, preface: Preface) -> Result<(), u32> {
-        let caller = match preface {
-            Preface::Link => Caller::Device,
-            Preface::Uplink => Caller::Relay,
-            Preface::Bulk | Preface::Enrol | Preface::Trunk => return Ok(()),
-        };
+        let Some(caller) = caller(preface) else { return Ok(()) };
         let answer = if self.0.stopping.load(Ordering::SeqCst) {
             Err(STOPPING_MS)
         } else {
             let now = self.0.time.now().mono;
-            self.0.rate.lock().unwrap_or_else(PoisonError::into_inner).knock(now, caller)
+            self.rate().knock(now, caller)
         };
-        answer.map_err(|ms| {
-            self.0.turned_away.increment(1);
-            u32::try_from(ms).unwrap_or(u32::MAX)
-        })
+        answer.map_err(|ms| self.turned_away(ms))
+    }
+
+    /// The same when there is no room for a handshake, whatever the rate says. Streams that are not counted are turned
+    /// away, too.
+    ///
+    /// # Errors
+    /// Always: the milliseconds after which to come again.
+    pub fn turn_away(&self, preface: Preface) -> Result<(), u32> {
+        let now = self.0.time.now().mono;
+        let ms = self.rate().turn_away(now, caller(preface).unwrap_or(Caller::Device));
+        Err(self.turned_away(ms))
+    }
+
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.0.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turned_away(&self, ms: u64) -> u32 {
+        self.0.turned_away.increment(1);
+        u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
     /// The node stops: nobody is let in from here on.
     pub fn close(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Whose part of the rate a stream is taken from; none for those with bounds of their own.
+fn caller(preface: Preface) -> Option<Caller> {
+    match preface {
+        Preface::Link => Some(Caller::Device),
+        Preface::Uplink => Some(Caller::Relay),
+        Preface::Bulk | Preface::Enrol | Preface::Trunk => None,
     }
 }
 

@@ -47,9 +47,17 @@ impl Rate {
     pub fn knock(&mut self, now: Mono, caller: Caller) -> Result<(), u64> {
         match caller {
             Caller::Device if self.devices.take(now) => Ok(()),
-            Caller::Device => Err(self.devices.promise(now)),
+            Caller::Device => Err(self.turn_away(now, caller)),
             Caller::Relay if self.relays.take(now) || self.devices.take(now) => Ok(()),
-            Caller::Relay => Err(self.relays.promise(now)),
+            Caller::Relay => Err(self.turn_away(now, caller)),
+        }
+    }
+
+    /// Gives an instant without looking for a token.
+    pub fn turn_away(&mut self, now: Mono, caller: Caller) -> u64 {
+        match caller {
+            Caller::Device => self.devices.promise(now),
+            Caller::Relay => self.relays.promise(now),
         }
     }
 }

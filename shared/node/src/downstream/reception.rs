@@ -52,8 +52,11 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::codec::Framed;
 
-/// Accepts under way at once; more wait in the listener's backlog.
+/// Handshakes under way at once on the link port; one more is turned away like one above the rate.
 pub const HANDSHAKES_AT_ONCE: usize = 512;
+/// Connections at once that have not yet said what they are; one more is closed. They cost a socket and a timer each,
+/// and hold up nobody else.
+pub const STRANGERS_AT_ONCE: usize = 4_096;
 
 /// What a node's role adds to the reception.
 pub trait Host: Send + Sync + 'static {
@@ -93,6 +96,8 @@ pub struct Reception {
     pub link_tls_failures: Counter,
     /// Numbers sessions.
     pub sessions: Arc<AtomicU64>,
+    /// Bounds connections that have said nothing yet.
+    pub strangers: Arc<Semaphore>,
     /// Bounds handshakes.
     pub handshakes: Arc<Semaphore>,
     /// What lost links cut off.
@@ -106,15 +111,25 @@ type Link = Framed<TlsStream<BoxStream>, FrameCodec>;
 impl Reception {
     /// Serves one opened stream to the point where its session runs or it is closed.
     pub async fn serve(self: Arc<Self>, mut stream: BoxStream, source: Option<SocketAddr>, gateway: Option<NodeId>) {
-        let Ok(_permit) = self.handshakes.clone().acquire_owned().await else { return };
+        let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+            tracing::info!(?source, "closed: too many that say nothing");
+            return;
+        };
         let until = timer_now() + Duration::from_secs(HANDSHAKE_S);
         let preface = async {
             let byte = stream.read_u8().await?;
             let preface = Preface::from_byte(byte).ok_or_else(|| std::io::Error::other("no preface"))?;
-            answer_preface(&mut stream, self.door.knock(preface)).await.map(|let_in| let_in.then_some(preface))
+            let (permit, answer) = match self.handshakes.clone().try_acquire_owned() {
+                Ok(permit) => (Some(permit), self.door.knock(preface)),
+                Err(_) => (None, self.door.turn_away(preface)),
+            };
+            let let_in = answer_preface(&mut stream, answer).await?;
+            Ok::<_, std::io::Error>(let_in.then_some((preface, permit)))
         };
-        match timeout_at(until, preface).await {
-            Ok(Ok(Some(preface))) => self.opened(preface, stream, source, gateway, until).await,
+        let told = timeout_at(until, preface).await;
+        drop(stranger);
+        match told {
+            Ok(Ok(Some((preface, _permit)))) => self.opened(preface, stream, source, gateway, until).await,
             Ok(Ok(None)) => tracing::debug!(?source, "turned away: above the rate"),
             Ok(Err(e)) => tracing::debug!(?source, error = %e, "a stream without preface"),
             Err(_) => {}

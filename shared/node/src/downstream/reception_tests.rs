@@ -29,6 +29,9 @@ use uuid::Uuid;
 
 const NOW: Millis = Millis(1_790_000_000_000);
 const PARENT: u128 = 100;
+/// Handshakes and strangers at once.
+const HANDSHAKES: usize = 3;
+const STRANGERS: usize = 8;
 
 struct TestHost(Arc<ServerConfig>);
 
@@ -141,7 +144,8 @@ impl World {
             accepts: BTreeMap::new(),
             link_tls_failures: Counter::noop(),
             sessions: Arc::default(),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             partials: Arc::default(),
             enrolments: Arc::new(Semaphore::new(1)),
         });
@@ -361,6 +365,47 @@ async fn a_message_that_a_lost_link_cut_off_is_gone_on_with_on_the_next_link_of_
     second.send(piece(120_000, 180_000)).await.unwrap();
     second.send(piece(180_000, 200_000)).await.unwrap();
     world.hears(&format!("3 message of 200000: {}", Hash::of(&message))).await;
+}
+
+#[actix_rt::test]
+async fn adm_5_strangers_that_say_nothing_keep_nobody_out_up_to_their_bound() {
+    let world = World::new(300, LinkRate::default()).await;
+    let silent: Vec<_> = (1..STRANGERS).map(|_| world.connect(1 << 16)).collect();
+    let (answer, _link) = world.link(7, 1).await;
+    assert_eq!(answer, "welcome", "the last place is enough");
+    let mut last = world.connect(1 << 16);
+    actix_rt::task::yield_now().await;
+    let mut past = world.connect(1 << 16);
+    assert!(past.read_u8().await.is_err(), "one past the bound is closed");
+    last.write_u8(Preface::Link.byte()).await.unwrap();
+    assert_eq!(last.read_u8().await.unwrap(), PREFACE_ACCEPTED);
+    drop(silent);
+}
+
+#[actix_rt::test]
+async fn adm_5_with_all_handshakes_under_way_the_next_child_gets_a_clear_answer() {
+    let world = World::new(300, LinkRate::default()).await;
+    let knock = async || {
+        let mut stream = world.connect(1 << 16);
+        stream.write_u8(Preface::Link.byte()).await.unwrap();
+        let answer = stream.read_u8().await.unwrap();
+        (answer, stream)
+    };
+    let mut under_way = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let (answer, stream) = knock().await;
+        assert_eq!(answer, PREFACE_ACCEPTED);
+        under_way.push(stream);
+    }
+    let (answer, mut stream) = knock().await;
+    assert_eq!((answer, stream.read_u32().await.unwrap()), (PREFACE_BUSY, 1_000));
+    under_way.pop();
+    let again = async {
+        while knock().await.0 != PREFACE_ACCEPTED {
+            actix_rt::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), again).await.expect("a place that fell free is there for the next");
 }
 
 /// Makes the gatekeeper panic.
