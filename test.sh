@@ -1,7 +1,17 @@
 #!/usr/bin/env bash
 # Everything that must hold, from a fresh machine with cargo: formatting, lints, licences, tests. Run from anywhere.
+# With --long the runs under faults are ten times as long.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+case "${1:-}" in
+  '') ;;
+  --long) export BRANCHLINE_LONG=1 ;;
+  *)
+    printf 'usage: %s [--long]\n' "$0" >&2
+    exit 2
+    ;;
+esac
 
 names=()
 seconds=()
@@ -67,4 +77,6 @@ stage 'rustfmt and clippy' components
 stage 'cargo fmt' cargo fmt --all --check
 stage 'cargo clippy' cargo clippy --release --workspace --all-targets --locked -- -D warnings
 stage 'cargo deny' licences
-stage 'cargo test' cargo test --release --workspace --locked
+# The same packages in every stage: a choice of fewer would have other features, and be built again.
+stage 'cargo test' cargo test --release --workspace --locked -- --skip chaos::
+stage 'chaos' cargo test --release --workspace --locked --lib --test all -- chaos:: --nocapture --test-threads=1

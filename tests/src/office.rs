@@ -3,7 +3,7 @@
 //! Failures of the set-up panic with what `up` said and the ends of all logs: a scenario that fails on another machine
 //! must tell why.
 
-mod command;
+pub(crate) mod command;
 mod web;
 
 pub use command::Ran;
@@ -64,7 +64,7 @@ impl Office {
         command.arg("up").arg(topology).args(["--json", "--state"]).arg(folder.path().join("state"));
         command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(&said).expect("a file for stderr"));
-        let mut up = command::spawn_mortal(command).expect("the command starts");
+        let mut up = command::spawn_mortal(command, libc::SIGTERM).expect("the command starts");
         let stdout = up.stdout.take().expect("a pipe");
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
@@ -82,6 +82,13 @@ impl Office {
         let code = office.ended().or_else(|| office.end());
         let stderr = std::fs::read_to_string(&said).unwrap_or_default() + &office.logs();
         Err(NotUp { code, report: office.report.take(), stderr })
+    }
+
+    /// Ends every node and keeps the folder with all they know; what `up` printed.
+    pub fn stop(mut self) -> (tempfile::TempDir, Value) {
+        self.end();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        (folder, self.report.take())
     }
 
     /// What `up` printed when everything was online and the job done.

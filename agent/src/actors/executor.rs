@@ -98,6 +98,7 @@ impl Executor {
         let work = async move { handle.wait().await };
         ctx.spawn(work.into_actor(self).map(move |left, actor, ctx| {
             actor.running.remove(&order);
+            tracing::debug!(%order, "job over");
             actor.tell(order, Event::JobEnded { order, left }, ctx);
         }));
     }
@@ -149,8 +150,12 @@ fn start(tools: &Tools, folder: &Path, start: JobStart) -> Begun {
     let JobStart { order, args, env, .. } = start;
     let mut spec = JobSpec::of(folder.to_owned(), tools.shim.clone(), tools.shim_args.clone(), args);
     spec.env = env;
+    tracing::debug!(%order, "job starts");
     match tools.platform.start_job(spec) {
-        Ok(handle) => Begun::Runs(handle),
+        Ok(handle) => {
+            tracing::debug!(%order, "job started");
+            Begun::Runs(handle)
+        }
         Err(fault) => {
             let (end, reason) = fault.verdict();
             tracing::warn!(%order, fault = %fault, "a job was not started");

@@ -141,6 +141,7 @@ impl Keeper {
             Effect::Commit(..) => {}
             Effect::Greet(dial, greeting) => {
                 if let Some((_, reply)) = self.reply.take_if(|(of, _)| *of == dial) {
+                    tracing::debug!(node = %self.parts.me.node, "greets");
                     // The dial may have been given up meanwhile.
                     let _ = reply.send(*greeting);
                 }

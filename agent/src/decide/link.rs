@@ -125,6 +125,7 @@ impl AgentCore {
 
     fn acks(&mut self, acks: &[Ack], turn: &mut Turn, out: &mut Vec<Effect>) -> Result<(), String> {
         for ack in acks {
+            tracing::debug!(node = %self.me.node, stored = ack.stored, settled = ack.settled, "acknowledged");
             self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
             ack.refused.iter().for_each(|_| count(Counted::RecordRefused, out));
         }

@@ -50,6 +50,7 @@ impl RelayCore {
                 let mut batch = Batch::new();
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
                 for ack in acks {
+                    tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     if let Err(fault) = self.spool.acked(&ack, &mut batch) {
                         tracing::warn!(%fault, "acknowledgement refused");
                         out.push(Effect::CloseParent("acknowledgement beyond what was sent"));

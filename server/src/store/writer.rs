@@ -125,7 +125,10 @@ impl Writer {
             let full = ops >= GROUP_OPS_MAX || (&mut age).now_or_never().is_some();
             next = if full { None } else { queue.try_recv().ok() };
         }
-        self.execute("COMMIT", "committing").await
+        tracing::debug!("commit begins");
+        self.execute("COMMIT", "committing").await?;
+        tracing::debug!("commit durable");
+        Ok(())
     }
 
     /// One batch inside the transaction: the inner result is its caller's, the outer error everyone's.

@@ -48,12 +48,12 @@ static STARTER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
     jobs
 });
 
-/// Starts a process that is asked to end when the tests' process ends, in whatever way.
-pub fn spawn_mortal(mut command: Command) -> std::io::Result<Child> {
+/// Starts a process that gets a signal when the tests' process ends, in whatever way.
+pub fn spawn_mortal(mut command: Command, at_our_end: libc::c_int) -> std::io::Result<Child> {
     #[allow(unsafe_code)]
     // SAFETY: between fork and exec only prctl is called, which is async-signal-safe; nothing is allocated.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) {
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, at_our_end as libc::c_ulong) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });

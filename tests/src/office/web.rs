@@ -13,6 +13,11 @@ pub struct Web(Agent);
 impl Web {
     /// Trusts the certificates of a PEM file.
     pub fn new(ca_file: &Path) -> Web {
+        Web::patient(ca_file, Duration::from_secs(30))
+    }
+
+    /// The same with so much patience for each answer.
+    pub fn patient(ca_file: &Path, patience: Duration) -> Web {
         let pem = std::fs::read(ca_file).expect("the CA file is there");
         let roots = branchline_node::identity::pem_to_certificates(&pem).expect("certificates");
         let roots: Vec<Certificate<'static>> = roots.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
@@ -26,7 +31,7 @@ impl Web {
             .https_only(true)
             .proxy(None)
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(30)))
+            .timeout_global(Some(patience))
             .build();
         Web(config.new_agent())
     }
@@ -36,6 +41,22 @@ impl Web {
         let call = self.0.get(url).header("authorization", format!("Bearer {token}")).call();
         let mut response = call.unwrap_or_else(|e| panic!("GET {url}: {e}"));
         (response.status().as_u16(), response.body_mut().read_json().unwrap_or_default())
+    }
+
+    /// Status and JSON body of a GET with a bearer token, or why there is no answer: the node may be away.
+    pub fn try_get(&self, url: &str, token: &str) -> Result<(u16, Value), String> {
+        let call = self.0.get(url).header("authorization", format!("Bearer {token}")).call();
+        let mut response = call.map_err(|e| format!("GET {url}: {e}"))?;
+        let body = response.body_mut().read_json().map_err(|e| format!("GET {url}: {e}"))?;
+        Ok((response.status().as_u16(), body))
+    }
+
+    /// The same for a POST.
+    pub fn try_post(&self, url: &str, token: &str, body: &Value) -> Result<(u16, Value), String> {
+        let call = self.0.post(url).header("authorization", format!("Bearer {token}")).send_json(body);
+        let mut response = call.map_err(|e| format!("POST {url}: {e}"))?;
+        let body = response.body_mut().read_json().map_err(|e| format!("POST {url}: {e}"))?;
+        Ok((response.status().as_u16(), body))
     }
 
     /// GET of a text.

@@ -1,5 +1,6 @@
 //! The one test binary of the workspace's scenarios.
 
+mod chaos;
 mod office;
 mod schedule;
 mod structure;

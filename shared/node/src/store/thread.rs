@@ -88,7 +88,9 @@ impl Shared {
             return Ok(());
         }
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        tracing::debug!("commit begins");
         engine.as_ref().ok_or(StoreError::Closed)?.commit(group.iter().map(|job| &job.batch))?;
+        tracing::debug!("commit durable");
         self.commits.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
