@@ -214,10 +214,11 @@ impl Plant {
         });
     }
 
-    /// Ends that nobody ordered: a node that panicked, whose store failed, or that gave up.
+    /// Ends that nobody ordered: a node that panicked, whose store failed, or that gave up. A SIGKILL is always ordered:
+    /// by this process or by the node's own crash point.
     pub fn unordered_ends(&self) -> Vec<String> {
         let of = |(name, kept): (&String, &Kept)| {
-            let ends = kept.history().1.into_iter().filter(|end| !end.ours);
+            let ends = kept.history().1.into_iter().filter(|end| !end.ours && end.signal != Some(libc::SIGKILL));
             ends.map(|end| format!("{name} ended by itself: {end:?}")).collect::<Vec<_>>()
         };
         self.kept.iter().flat_map(of).collect()
@@ -258,12 +259,13 @@ impl Plant {
 
 impl Drop for Plant {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the plant's logs:\n{}", self.logs());
-        }
         self.kept.clear();
         let agents: Vec<String> = self.of("agent").map(|n| n.name.clone()).collect();
         agents.iter().for_each(|agent| self.kill_jobs(agent));
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("the plant's logs end so; all of it stays in {}\n{}", self.folder.path().display(), self.logs());
+        }
     }
 }
 

@@ -26,17 +26,20 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server, a gateway, relays (name, parent) and agents (prefix, count, parent), links accepted from gateways only.
+/// A server, a gateway, relays (name, parent) and agents (prefix, count, parent), links accepted from gateways only. Each
+/// agent's site bears the name of its parent, so that it has no other one.
 fn topology(relays: &[(&str, &str)], agents: &[(&str, usize, &str)]) -> String {
-    let mut text = "[topology]\nname = 'chaos'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-                    [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n"
-        .to_string();
+    let sites: Vec<String> = agents.iter().map(|(_, _, parent)| format!("'{parent}'")).collect();
+    let mut text = format!(
+        "[topology]\nname = 'chaos'\n[[tenant]]\nname = 'main'\nsites = ['relays', {}]\n\
+         [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n",
+        sites.join(", ")
+    );
     for (name, parent) in relays {
-        text += &format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = '{parent}'\n");
+        text += &format!("[[relay]]\nname = '{name}'\nsite = 'relays'\nparent = '{parent}'\n");
     }
     for (prefix, count, parent) in agents {
-        let site = if *parent == "dmz" { "roaming" } else { "branch" };
-        text += &format!("[[agents]]\nprefix = '{prefix}'\ncount = {count}\nsite = '{site}'\nparent = '{parent}'\n");
+        text += &format!("[[agents]]\nprefix = '{prefix}'\ncount = {count}\nsite = '{parent}'\nparent = '{parent}'\n");
     }
     text + "[job]\nargv = ['true']\n"
 }
