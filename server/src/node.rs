@@ -260,13 +260,18 @@ impl Server {
         let text = serde_json::to_vec(&started).map_err(tls_fault)?;
         write_whole(&config.state_dir.join("node.json"), &text).map_err(tls_fault)?;
         let (tx, end) = watch::channel(None);
-        let watched = supervision.clone();
+        let (watched, kept) = (supervision.clone(), store.clone());
         actix_rt::spawn(async move {
-            let fault = watched.must_end().await;
-            tx.send_replace(Some(NodeEnd {
-                exit_code: fault.exit_code,
-                first_fault: format!("{:?}", fault.first_fault),
-            }));
+            let end = tokio::select! {
+                // A store that failed takes the dispatcher with it: the store is the cause.
+                biased;
+                why = kept.stopped() => NodeEnd { exit_code: exit_code::STORE, first_fault: why },
+                fault = watched.must_end() => NodeEnd {
+                    exit_code: fault.exit_code,
+                    first_fault: format!("{:?}", fault.first_fault),
+                },
+            };
+            tx.send_replace(Some(end));
         });
         Ok(RunningServer { started, end, supervision, api: handle, store, door })
     }

@@ -382,6 +382,11 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// Writes the batch durably, all or nothing.
     async fn commit(&self, batch: Vec<Op>) -> Result<(), StoreError>;
+    /// Returns, with the reason, once a write has failed and nothing is taken any more; never otherwise. The process is
+    /// to end then: only a new opening can tell what is durable.
+    async fn stopped(&self) -> String {
+        std::future::pending().await
+    }
     /// How many transactions were synced.
     fn fsyncs(&self) -> u64;
 

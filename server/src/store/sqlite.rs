@@ -92,8 +92,8 @@ impl SqliteStore {
         Ok(Arc::new(SqliteStore { readers, queue: Mutex::new(Some(queue)), writer, state }))
     }
 
-    fn stopped(&self) -> StoreError {
-        StoreError::Stopped(self.state.stopped.get().cloned().unwrap_or_else(|| "it is closed".into()))
+    fn refusal(&self) -> StoreError {
+        StoreError::Stopped(self.state.stopped.borrow().clone().unwrap_or_else(|| "it is closed".into()))
     }
 }
 
@@ -140,10 +140,17 @@ impl Store for SqliteStore {
         }
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (done, answer) = oneshot::channel();
-        let queue = queue.ok_or_else(|| self.stopped())?;
-        queue.send(Waiting { batch, done }).await.map_err(|_| self.stopped())?;
+        let queue = queue.ok_or_else(|| self.refusal())?;
+        queue.send(Waiting { batch, done }).await.map_err(|_| self.refusal())?;
         drop(queue);
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        answer.await.unwrap_or_else(|_| Err(self.refusal()))
+    }
+
+    async fn stopped(&self) -> String {
+        let mut stopped = self.state.stopped.subscribe();
+        let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        // Its sender lives as long as this store.
+        why.unwrap_or_default()
     }
 
     fn fsyncs(&self) -> u64 {

@@ -16,12 +16,12 @@ use sqlx::{Connection, SqliteConnection, raw_sql};
 use std::{
     fs::File,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Batches that may wait. A caller beyond them waits in `commit`, which is how a slow disk slows the links.
 pub const QUEUE_BATCHES_MAX: usize = 256;
@@ -46,8 +46,8 @@ type Member = (oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>);
 pub struct WriterState {
     /// Transactions synced.
     pub fsyncs: AtomicU64,
-    /// Why it stopped, once it has.
-    pub stopped: OnceLock<String>,
+    /// Why it stopped by itself, once it has.
+    pub stopped: watch::Sender<Option<String>>,
 }
 
 /// The writer with its own connection.
@@ -66,7 +66,7 @@ impl Writer {
         while let Some(first) = queue.recv().await {
             if let Err(reason) = self.group(first, &mut queue).await {
                 tracing::error!(%reason, "the store has stopped");
-                self.state.stopped.get_or_init(|| reason.clone());
+                self.state.stopped.send_replace(Some(reason.clone()));
                 queue.close();
                 while let Some(waiting) = queue.recv().await {
                     waiting.done.send(Err(StoreError::Stopped(reason.clone()))).ok();

@@ -41,8 +41,10 @@ pub struct Pair {
     pub reason: Option<String>,
     /// When the job was issued.
     pub issued_at: Millis,
-    /// When the device began and ended, if it said so.
-    pub ran: Option<(Option<Millis>, Millis)>,
+    /// When the server last changed it: with an end, when that was settled.
+    pub changed_at: Millis,
+    /// Whether the device itself told the end.
+    pub told: bool,
     /// The exit code, if there was one.
     pub exit_code: Option<i32>,
     /// Lines that the job left at the device.
@@ -114,7 +116,8 @@ fn pair(key: &str, sort: Sort, job: &JobRow, row: &JobDeviceRow, device: NodeId,
         state: row.state,
         reason: row.reason.clone(),
         issued_at: job.issued_at,
-        ran: result.map(|r| (r.started_at, r.ended_at)),
+        changed_at: row.changed_at,
+        told: result.is_some(),
         exit_code: result.and_then(|r| r.exit_code),
         lines,
     }
@@ -138,7 +141,7 @@ fn judge(pair: &Pair, found: &mut Accounts) {
         (State::Failed, Sort::TooLong) => *lines <= 1,
         (State::Unsupported, Sort::NoInterpreter) => *lines == 0,
         (State::Expired, _) => *lines == 0,
-        (State::Cancelled, _) => *lines == 0 || pair.ran.is_some(),
+        (State::Cancelled, _) => *lines == 0 || pair.told,
         (State::OutcomeUnknown, _) => *sort != Sort::NoInterpreter || *lines == 0,
         _ => false,
     };
@@ -164,7 +167,7 @@ fn journal(state: &Path, name: &str, own: &[&Pair], found: &mut Accounts) {
     if journal.counts().0 != 0 {
         found.lost.push(format!("{name} has {} open orders, and the server has their ends", journal.counts().0));
     }
-    for pair in own.iter().filter(|p| p.ran.is_some()) {
+    for pair in own.iter().filter(|p| p.told) {
         if !journal.knows(pair.order) {
             found.wrong.push(format!("{name} ended it and does not know it: {pair:?}"));
         }
@@ -186,14 +189,13 @@ fn journal(state: &Path, name: &str, own: &[&Pair], found: &mut Accounts) {
 /// Whether a run began is unknown only where the device's own process died on it.
 fn unknown_needs_a_death(plant: &Plant, done: &Done, found: &mut Accounts) {
     for pair in found.pairs.iter().filter(|p| p.state == State::OutcomeUnknown) {
-        let ended = pair.ran.map_or(Millis(i64::MAX), |(_, ended)| ended);
         let died = done.faults.iter().any(|f| {
             let kills = matches!(f.step.what, What::Kill | What::CutPower | What::DieSilently);
             kills
                 && f.hit
                 && plant.node(&f.step.node).id == pair.device.to_string()
                 && pair.issued_at <= f.until
-                && f.at <= ended
+                && f.at <= pair.changed_at
         });
         if !died {
             found.wrong.push(format!("unknown although its agent lived: {pair:?}"));
@@ -248,14 +250,12 @@ impl Accounts {
         (with.len(), without.len())
     }
 
-    /// Whether a fault hit something in flight: a live process or open link, and a job that was issued to a device at
-    /// or below it and that the device had not ended.
+    /// Whether a fault hit something in flight: a live process or open link, and an order, a run or a result of a device
+    /// at or below it that was on its way, issued and not settled. The times are the server's.
     pub fn counts(&self, plant: &Plant, fault: &super::driver::Fault) -> bool {
         let below: BTreeSet<&str> = plant.below(&fault.step.node).into_iter().map(|n| n.id.as_str()).collect();
-        fault.hit
-            && self.pairs.iter().any(|p| {
-                let open = p.issued_at <= fault.until && p.ran.is_some_and(|(_, ended)| fault.at <= ended);
-                open && below.contains(p.device.to_string().as_str())
-            })
+        let in_flight = |p: &&Pair| p.told && p.issued_at <= fault.until && fault.at <= p.changed_at;
+        let mut hit = self.pairs.iter().filter(in_flight);
+        fault.hit && hit.any(|p| below.contains(p.device.to_string().as_str()))
     }
 }

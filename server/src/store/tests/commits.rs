@@ -136,6 +136,7 @@ async fn a_full_disk_stops_the_store_and_what_was_kept_stays_readable() {
     let results = join_all([store.commit(vec![meta("beside")]), store.commit(vec![large])]).await;
     assert!(results.iter().all(|r| matches!(r, Err(StoreError::Database(_)))), "{results:?}");
     assert!(matches!(store.commit(vec![meta("later")]).await, Err(StoreError::Stopped(_))));
+    assert!(store.stopped().await.contains("full"), "whoever runs it is told to end");
     assert!(store.meta("small").await.unwrap().is_some());
     assert!(store.meta("beside").await.unwrap().is_none());
     store.close().await;
