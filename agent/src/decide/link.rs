@@ -164,7 +164,8 @@ impl AgentCore {
                     if taken.written {
                         self.journal.set_floor(term, floor, &mut turn.batch);
                     }
-                    turn.then(Effect::LearnTime(time));
+                    // At once: what comes next on this link is judged by it.
+                    out.push(Effect::LearnTime(time));
                 }
             }
             Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),

@@ -28,6 +28,12 @@ impl RelayCore {
         }
     }
 
+    /// The node time by which orders count as late. Before the first statement node time is this machine's clock, which
+    /// may be anything: nothing is late, the device judges.
+    pub(super) fn stated(&self, now: Now) -> Millis {
+        if self.shelf.time().is_some() { now.node } else { Millis(i64::MIN) }
+    }
+
     /// Whether node time has moved on enough to be written down.
     pub(super) fn is_time_due(&self, now: Now) -> bool {
         self.time_kept.is_none_or(|kept| now.node.0 - kept.0 >= TIME_KEPT_EVERY_MS)
@@ -64,7 +70,7 @@ impl RelayCore {
     /// Whether an order that is not open here for this device can be given back unseen: it is cancelled or late, and no
     /// result of it is on its way through here.
     pub(super) fn is_dead(&self, now: Now, order: OrderNumber, fetch_by: Millis, device: NodeId) -> bool {
-        self.ledger.row(order, device).is_none() && (now.node > fetch_by || self.tombs.contains_key(&(order, device)))
+        self.ledger.row(order, device).is_none() && (self.stated(now) > fetch_by || self.tombs.contains_key(&(order, device)))
     }
 
     /// A result of this order by this device is here and not settled: the device had it, and nothing else is said.
@@ -136,7 +142,7 @@ impl RelayCore {
     pub(super) fn expire(&mut self, now: Now, out: &mut Vec<Effect>) {
         let (mut batch, mut after) = (Batch::new(), After::default());
         let mut back = Vec::new();
-        for row in self.ledger.overdue(now.node) {
+        for row in self.ledger.overdue(self.stated(now)) {
             if row.free {
                 back.push((row.order, row.device));
             } else if !row.silent {
@@ -145,7 +151,8 @@ impl RelayCore {
             self.forget(row.order, row.device, &mut batch);
         }
         self.give_back(now, back, &mut batch, &mut after);
-        let over: Vec<_> = self.tombs.iter().filter(|(_, until)| now.node > **until).map(|(key, _)| *key).collect();
+        let stated = self.stated(now);
+        let over: Vec<_> = self.tombs.iter().filter(|(_, until)| stated > **until).map(|(key, _)| *key).collect();
         for (order, device) in over {
             self.tombs.remove(&(order, device));
             persist::tomb_gone(order, device, &mut batch);

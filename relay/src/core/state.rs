@@ -414,10 +414,11 @@ impl RelayCore {
 
     /// Hands waiting orders to the children that are there; to a child that is no holder yet once it durably is.
     pub(super) fn offer(&mut self, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
+        let stated = self.stated(now);
         let RelayCore { directory, ledger, links, shelf, .. } = self;
         let revocations = shelf.revocations();
         let hop = |device| directory.live_hop(device).filter(|child| links.contains_key(child));
-        let round = ledger.offers(now.node, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
+        let round = ledger.offers(stated, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
         let also = ledger.also_offers(|child| links.contains_key(&child));
         for offer in round.offers.into_iter().chain(also) {
             let Some(link) = links.get(&offer.child) else { continue };

@@ -10,7 +10,7 @@ use branchline_node::{
     uplink::spool::Spool,
 };
 use branchline_protocol::{
-    document::{Document, Kind, Revocations},
+    document::{Document, Kind, Revocations, TimeStatement},
     hash::Hash,
     id::{AttachmentKey, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
     job::{Class, End},
@@ -314,6 +314,28 @@ fn rly_7_what_was_acknowledged_survives_a_crash_and_goes_up_once_the_link_is_bac
     assert_eq!(records_up(&seen), [(node(1), class::RESULT)]);
     let seen = bench.child_up(&child(2, Role::Agent, 2));
     assert_eq!(orders_to(&seen, 2), [1], "handed on after the crash");
+}
+
+#[test]
+fn a_relay_whose_clock_is_wrong_hands_orders_on_until_a_statement_tells_it_the_time() {
+    let mut bench = Bench::new();
+    bench.clock = 5_000_000;
+    bench.child_up(&child(1, Role::Agent, 1));
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(1, &[1], &server_key())])));
+    assert_eq!(orders_to(&seen, 1), [1], "past its last instant by this machine's clock alone");
+    let statement = TimeStatement {
+        tenant: tenant(),
+        time: Millis(5_000_000),
+        term: 1,
+        version: 1,
+        order_floor: 0,
+        trust_version: 1,
+        settings_version: 1,
+        revocations_version: 1,
+    };
+    bench.feed(Event::Alive(statement.seal(&server_key())));
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(2, &[1], &server_key())])));
+    assert_eq!(orders_to(&seen, 1), [] as [usize; 0], "past it by stated time");
 }
 
 #[test]

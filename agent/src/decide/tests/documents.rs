@@ -7,7 +7,7 @@ use branchline_protocol::{
     job::End,
 };
 
-fn statement(version: u64, time: i64, order_floor: u64) -> TimeStatement {
+pub(super) fn statement(version: u64, time: i64, order_floor: u64) -> TimeStatement {
     TimeStatement {
         tenant: tenant(),
         time: Millis(time),
@@ -76,8 +76,13 @@ fn time_is_learnt_from_verified_statements_and_written_down_now_and_then() {
     assert_eq!(effects, [Effect::LearnTime(Millis(START + 60_000))], "and no batch for it");
     let forged = bench.event(alive(&statement(9, i64::MAX, 0), &Signer::from_seed(&[66; 32])));
     assert_eq!(forged, [Effect::Count(Counted::DocumentRefused)]);
-    assert!(bench.event(alive(&statement(3, START + 600_001, 0), &server())).is_empty());
-    assert!(bench.commit_all().contains(&Effect::LearnTime(Millis(START + 600_001))));
+    let effects = bench.event(alive(&statement(3, START + 600_001, 0), &server()));
+    assert_eq!(
+        effects,
+        [Effect::LearnTime(Millis(START + 600_001))],
+        "before its batch: the next order is judged by it"
+    );
+    bench.commit_all();
     bench.crash();
     assert!(bench.event(Event::Start).contains(&Effect::LearnTime(Millis(START + 600_001))));
 }
