@@ -187,8 +187,8 @@ impl Spool {
         let mut mark = Mark::default();
         for record in run.records {
             let state = self.streams.entry(run.stream).or_default();
-            if state.upto == 0 && record.number > 1 {
-                // A stream whose beginning was settled before this store existed.
+            if state.settled == state.upto && record.number > state.upto + 1 {
+                // What is between was settled by another way, or before this store existed.
                 state.upto = record.number - 1;
                 state.head = record.prev;
                 (state.committed, state.sent, state.stored, state.settled) =
@@ -314,9 +314,15 @@ impl Spool {
     pub fn acked(&mut self, ack: &Ack, batch: &mut Batch) -> Result<(), SpoolFault> {
         let newest = self.newest_incarnation(&ack.stream);
         let Some(state) = self.streams.get_mut(&ack.stream) else { return Ok(()) };
-        let most = ack.stored.max(ack.settled);
+        let (mut most, mut settled) = (ack.stored.max(ack.settled), ack.settled);
         if most > state.sent.max(state.stored) {
-            return Err(SpoolFault::BeyondSent { acked: most, sent: state.sent });
+            if (ack.stream.node, ack.stream.incarnation) == (self.node, self.incarnation) {
+                return Err(SpoolFault::BeyondSent { acked: most, sent: state.sent });
+            }
+            // A device that moved brought its stream there by another way too, and a store that was put back to an
+            // older state has forgotten what it sent.
+            (most, settled) = (most.min(state.upto), settled.min(state.upto));
+            state.sent = state.sent.max(most);
         }
         let newly_stored = most.saturating_sub(state.stored);
         if newly_stored > 0 {
@@ -326,15 +332,16 @@ impl Spool {
             self.in_flight[lane] = self.in_flight[lane].saturating_sub(weights.sum());
             state.stored = most;
         }
-        if ack.settled > state.settled {
+        if settled > state.settled {
             let from = state.settled + 1;
-            while state.records.front().is_some_and(|r| r.number <= ack.settled) {
+            while state.records.front().is_some_and(|r| r.number <= settled) {
                 let record = state.records.pop_front().expect("just seen");
                 self.bytes -= record.weight();
                 self.records -= 1;
             }
-            state.settled = ack.settled;
-            batch.delete_range(Table::Spool, record_key(&ack.stream, from), record_key(&ack.stream, ack.settled + 1));
+            state.settled = settled;
+            state.committed = state.committed.max(settled);
+            batch.delete_range(Table::Spool, record_key(&ack.stream, from), record_key(&ack.stream, settled + 1));
             let old = ack.stream.node == self.node && ack.stream.incarnation != self.incarnation
                 || newest != Some(ack.stream.incarnation);
             if state.settled == state.upto && old {

@@ -182,6 +182,38 @@ fn an_acknowledgement_beyond_what_was_sent_is_a_fault_and_changes_nothing() {
 }
 
 #[test]
+fn a_device_that_moved_may_have_brought_its_stream_further_by_another_way() {
+    let stream = StreamId { node: node(2), ..own(9) };
+    let record = |number, prev| Record { number, prev, class: 1, trace: None, at: Millis(0), body: Bytes::new() };
+    let mut relay = Spool::new(node(1), 1, 5);
+    let mut batch = Batch::new();
+    let (mark, _) = relay.carry(Run { stream, records: vec![record(1, Hash::ZERO)] }, &mut batch);
+    relay.committed(&mark);
+    relay.link_up(PARENT, 1);
+    assert!(relay.take().is_some());
+    assert!(relay.acked(&ack(stream, 7, 7), &mut batch).is_ok(), "the server has it from somebody else");
+    assert_eq!(relay.figures().spool_records, 0);
+    assert!(relay.is_drained());
+    // It comes back, and goes on where the server has it.
+    let (mark, fault) = relay.carry(Run { stream, records: vec![record(8, Hash::of(b"7"))] }, &mut batch);
+    assert_eq!(fault, None);
+    relay.committed(&mark);
+    assert_eq!(relay.ack(&stream).stored, 8);
+}
+
+#[test]
+fn a_store_put_back_to_an_older_state_hears_of_what_it_has_forgotten() {
+    let (mut spool, mut disk) = (Spool::new(node(1), 1, 5), Disk::default());
+    let mark = add(&mut spool, &mut disk, "a");
+    spool.committed(&mark);
+    let mut again = disk.reopen(node(1), 6);
+    again.link_up(PARENT, 1);
+    assert_eq!(bodies(&mut again), ["a"]);
+    assert!(again.acked(&ack(own(5), 4, 4), &mut Batch::new()).is_ok(), "of an earlier opening");
+    assert_eq!(again.figures().spool_records, 0);
+}
+
+#[test]
 fn the_flight_is_bounded_and_goes_on_when_the_parent_stores() {
     let (mut spool, mut disk) = (Spool::new(node(1), 1, 5), Disk::default());
     spool.link_up(PARENT, 1);
