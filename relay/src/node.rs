@@ -221,8 +221,9 @@ impl Relay {
 
         let door = Door::new(config.link_rate, time.clone(), &metrics);
         let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
-        // The disk's own lasting number: a store that was wiped has another one.
-        let store_id = store_id(&store, recovered.incarnation)?;
+        // Another number at each opening: a disk that was put back to an older state has forgotten records that it told
+        // its children it stored, and it cannot know. So children offer what is not settled after every start.
+        let store_id = recovered.incarnation;
         let accepts = [Role::Agent, Role::Relay]
             .map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
         let (node, watched, tls_failures) =
@@ -274,20 +275,6 @@ impl Relay {
         });
         Ok(RunningRelay { started, end, supervision, status: handle, store, door })
     }
-}
-
-/// The number of this disk: that of its first opening, so that parent and children see when it was replaced.
-fn store_id(store: &StoreHandle, first: u64) -> Result<u64, StartFault> {
-    use crate::core::DISK;
-    use branchline_node::store::{Batch, Table};
-    if let Some(found) = store.get(Table::Meta, DISK).map_err(store_fault)?.and_then(|b| b[..].try_into().ok()) {
-        return Ok(u64::from_be_bytes(found));
-    }
-    let mut batch = Batch::new();
-    batch.put(Table::Meta, DISK.to_vec(), first.to_be_bytes().to_vec());
-    // Not awaited: until it is on disk, a crash gives the next start another number, and children repeat themselves.
-    let _ = store.commit(batch, Box::new(|_| {}));
-    Ok(first)
 }
 
 async fn enrol_patiently(

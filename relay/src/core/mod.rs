@@ -11,6 +11,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use persist::{DISK, Recovered};
+pub use persist::Recovered;
 pub use shelf::Shelf;
 pub use state::{Effect, Event, Me, RelayCore};

@@ -36,7 +36,7 @@ use uuid::Uuid;
 /// Key of the attachment number.
 pub const ATTACHMENT: &[u8] = b"attachment";
 /// Key of this disk's number: made once, so that parent and children see when it was replaced.
-pub const DISK: &[u8] = b"disk";
+pub(super) const DISK: &[u8] = b"disk";
 /// Key of node time.
 pub const NODE_TIME: &[u8] = b"node_time";
 const CHILD_DISK: &[u8] = b"child/";

@@ -72,7 +72,7 @@ pub trait Host: Send + Sync + 'static {
 pub struct Reception {
     /// This node.
     pub node: NodeId,
-    /// The store's lasting incarnation: another one means a fresh disk.
+    /// Names what this node remembers: with another number it may have forgotten what it stored.
     pub store: u64,
     /// Role-specific parts.
     pub host: Arc<dyn Host>,
