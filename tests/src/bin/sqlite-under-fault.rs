@@ -44,7 +44,7 @@ fn stream() -> StreamId {
 async fn settle(file: &Path, count: u64) -> Result<(), StoreError> {
     let store = SqliteStore::open(file).await?;
     let settled = async {
-        for n in held(&*store).await? + 1..=count {
+        for n in held(&store).await? + 1..=count {
             store.commit(batch(n)).await?;
             println!("settled {n}");
         }
@@ -57,7 +57,7 @@ async fn settle(file: &Path, count: u64) -> Result<(), StoreError> {
         store.close().await;
         return settled;
     }
-    let upto = held(&*store).await?;
+    let upto = held(&store).await?;
     let mut times: BTreeMap<String, u64> = BTreeMap::new();
     for row in store.audit(&tenant(), 100_000).await? {
         *times.entry(row.detail).or_default() += 1;

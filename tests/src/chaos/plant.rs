@@ -162,6 +162,33 @@ impl Plant {
         (&self.proxies[parent], Whom::From(node.ip))
     }
 
+    /// A new device beside another one, with a bundle of its own: it enrols as soon as it runs.
+    pub fn add_agent(&mut self, name: &str, beside: &str) {
+        let parent = self.node(beside).parent.clone().expect("an agent has a parent");
+        let wish = json!({ "role": "agent", "parent": parent, "site": parent, "uses": 1, "life_s": 3_600 });
+        let (status, answer) = self.tell("/bundles", &wish).expect("the server answers");
+        let bundle = answer["bundle"].as_str().unwrap_or_else(|| panic!("{status} {answer}"));
+        std::fs::write(self.state().join("bundles").join(name), bundle).expect("a bundle");
+        let text = std::fs::read_to_string(self.config(beside)).expect("a configuration");
+        std::fs::write(self.config(name), text.replace(beside, name)).expect("a configuration");
+        let node = Node { name: name.into(), id: String::new(), ..self.node(beside).clone() };
+        self.nodes.insert(name.into(), node);
+        self.kept.insert(name.into(), Kept::start(self.program(name), vec![]));
+    }
+
+    /// Waits until a new device is online, and learns its id.
+    pub fn enrolled(&mut self, name: &str, secs: u64) {
+        let id = until(&format!("{name} is online"), secs, || {
+            let devices = self.ask("/devices").unwrap_or_default();
+            let list = devices["devices"].as_array().cloned().unwrap_or_default();
+            let own: Vec<&Value> = list.iter().filter(|d| d["name"] == name).collect();
+            assert!(own.len() <= 1, "{name} is there {} times: {own:?}", own.len());
+            let found = own.first().filter(|d| d["state"] == "online").and_then(|d| d["id"].as_str());
+            found.map(String::from).ok_or_else(|| format!("{own:?}"))
+        });
+        self.nodes.get_mut(name).expect("it was added").id = id;
+    }
+
     /// The power of a device fails: its agent and all that runs for it are gone at once. The agent starts again.
     pub fn cut_power(&self, agent: &str) -> bool {
         let kept = self.process(agent);
@@ -193,11 +220,10 @@ impl Plant {
 
     /// Waits until a job is complete, and returns it.
     pub fn completed(&self, job: &str, secs: u64) -> Value {
-        let done = until(&format!("job {job} is complete"), secs, || {
+        until(&format!("job {job} is complete"), secs, || {
             let job = self.ask(&format!("/jobs/{job}")).unwrap_or(json!("no answer"));
             if job["complete"] == true { Ok(job) } else { Err(job["counts"].to_string()) }
-        });
-        done
+        })
     }
 
     /// Waits until every device is online.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 type Point = (&'static str, &'static str, &'static [&'static str]);
 
 /// One at least on each side of every line of "what is durable when" (ARCHITECTURE).
-const POINTS: [Point; 20] = [
+const POINTS: [Point; 21] = [
     ("job issued, not durable", "server", &["issued", "commit begins"]),
     ("job durable, not answered", "server", &["issued", "commit durable"]),
     ("order to be sent", "server", &["sent"]),
@@ -26,6 +26,7 @@ const POINTS: [Point; 20] = [
     ("result durable at the relay, not stored", "relay", &["result carried", "commit durable"]),
     ("settled at the relay, not durable", "relay", &["acknowledged", "commit begins"]),
     ("settled at the relay, not told below", "relay", &["result carried", "acknowledged", "commit durable"]),
+    ("attachment durable, not greeted", "agent", &["greets"]),
     ("order durable at the agent, not taken", "agent", &["order what=taken"]),
     ("intent durable, nothing started", "agent", &["job starts"]),
     ("started", "agent", &["job started"]),
@@ -88,11 +89,25 @@ fn a_process_that_dies_at_any_durable_step_loses_nothing_and_doubles_nothing() {
             }
         }
     }
+    let enrolled = (0..least).map(|n| enrolment(&mut plant, n)).count();
+    died.insert("enrolled, not answered", enrolled);
     println!("crash points: {died:?}");
     plant.all_online(240);
     let pairs = accounts(&mut plant, &done, &effects, "named crash points").pairs.len();
     println!("crash points: {} deaths over {pairs} pairs: 0 lost, 0 doubled", died.values().sum::<usize>());
     assert!(died.values().all(|n| *n >= least), "{died:?}");
+}
+
+/// The server dies once a new device is enrolled and before it is told so: it is the same device that comes then.
+fn enrolment(plant: &mut Plant, n: usize) {
+    let before = plant.process("hq").history().1.len();
+    let name = format!("new-{n}");
+    let order = steps::order_of(&plant.config("hq"));
+    std::fs::write(order, "enrolment outcome=Enrolled").expect("an order to crash");
+    plant.add_agent(&name, "osaka-01");
+    let end = plant.process("hq").end(before, 120).expect("the server dies at the enrolment");
+    assert_eq!(end.signal, Some(libc::SIGKILL), "{end:?}");
+    plant.enrolled(&name, 240);
 }
 
 /// Waits until every process that was to die has, and everything has come to its end.
