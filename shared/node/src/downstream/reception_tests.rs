@@ -19,7 +19,7 @@ use branchline_protocol::{
     hash::Hash,
     record::Lane,
     time::Millis,
-    wire::{Greeting, Resume},
+    wire::{Goodbye, Greeting, Resume},
 };
 use bytes::Bytes;
 use std::sync::Mutex;
@@ -406,6 +406,47 @@ async fn adm_5_with_all_handshakes_under_way_the_next_child_gets_a_clear_answer(
         }
     };
     timeout(Duration::from_secs(60), again).await.expect("a place that fell free is there for the next");
+}
+
+#[actix_rt::test]
+async fn adm_4_a_silent_childs_slot_is_free_90_s_after_its_last_frame() {
+    let mut world = World::new(300, LinkRate::default()).await;
+    let (_, mut link) = world.link(7, 1).await;
+    world.hears("up 1").await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    link.send(Frame::Heartbeat).await.unwrap();
+    assert!(matches!(link.next().await, Some(Ok(Some(Frame::Alive(_))))));
+    let heard = timer_now();
+    while world.used() == 1 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let silent = timer_now() - heard;
+    assert!((Duration::from_secs(90)..Duration::from_secs(92)).contains(&silent), "{silent:?}");
+    world.hears("gone 1").await;
+}
+
+#[actix_rt::test]
+async fn rly_12_a_stop_tells_every_child_and_waits_for_none_that_does_not_listen() {
+    let mut world = World::new(300, LinkRate::default()).await;
+    let (_, mut good) = world.link(1, 1).await;
+    world.hears("up 1").await;
+    let mut deaf = world.greet(7, 1, 64).await;
+    assert!(matches!(deaf.next().await, Some(Ok(Some(Frame::Welcome(_))))));
+    world.hears("up 2").await;
+    for _ in 0..10 {
+        // The answers fill its pipe, and nobody empties it.
+        deaf.send(Frame::Heartbeat).await.unwrap();
+    }
+    tokio::time::pause();
+    let from = timer_now();
+    world.supervision.stop(Duration::from_secs(10)).await.unwrap();
+    let took = timer_now() - from;
+    assert!(took <= Duration::from_millis(10_100), "{took:?}");
+    assert!(matches!(good.next().await, Some(Ok(Some(Frame::Goodbye(Goodbye::Stopping))))));
+    let mut gone = [world.told.recv().await.unwrap(), world.told.recv().await.unwrap()];
+    gone.sort();
+    assert_eq!(gone, ["gone 1 Stopping", "gone 2"]);
 }
 
 /// Makes the gatekeeper panic.
