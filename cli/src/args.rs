@@ -52,6 +52,8 @@ pub enum Verb {
     Run(verbs::run::Args),
     /// Show one job with its results
     Job(verbs::job::Args),
+    /// Show where a job is on a device, hop by hop, and why it has not ended
+    Explain(verbs::explain::Args),
     /// Cancel a job on every device where it is not at its end
     Cancel(verbs::job::Args),
     /// Issue a job anew for the devices on which it did not succeed

@@ -53,6 +53,7 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::Tree(args) => verbs::tree::run(&args, session),
         Verb::Run(args) => verbs::run::run(&args, session),
         Verb::Job(args) => verbs::job::run(&args, session),
+        Verb::Explain(args) => verbs::explain::run(&args, session),
         Verb::Cancel(args) => verbs::cancel::run(&args, session),
         Verb::Reissue(args) => verbs::reissue::run(&args, session),
         Verb::Jobs(args) => verbs::jobs::run(&args, session),

@@ -3,12 +3,12 @@
 use crate::{
     actors::{
         dispatcher::{
-            CancelOrder, Dispatcher, DocumentsChanged, IssueJob, NodeRevoked, ReissueJob, TenantMade, ViewFigures,
-            ViewNodes, WaitComplete,
+            CancelOrder, Dispatcher, DocumentsChanged, FindOrder, IssueJob, NodeRevoked, ReissueJob, TenantMade,
+            ViewFigures, ViewNodes, WaitComplete,
         },
         trunks::TrunkRegistry,
     },
-    api::control::{Control, NewJob, NodeView, ServerFigures, TokenWish},
+    api::control::{Control, NewJob, NodeView, ServerFigures, TokenWish, Whereabouts},
     domain::Office,
     store::JobRow,
 };
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use branchline_node::supervise::ChildAddr;
 use branchline_protocol::{
     document::Settings,
-    id::{Epoch, JobId, NodeId, Role, TenantId},
+    id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId},
     refusal::Refusal,
     time::Millis,
 };
@@ -62,6 +62,10 @@ impl Control for Steering {
 
     async fn reissue(&self, who: &str, job: JobRow, devices: Vec<NodeId>) -> Result<JobId, Refusal> {
         self.dispatcher().await?.send(ReissueJob { who: who.into(), job, devices }).await.map_err(away)?
+    }
+
+    async fn whereabouts(&self, tenant: &TenantId, order: OrderNumber, device: NodeId) -> Result<Whereabouts, Refusal> {
+        self.dispatcher().await?.send(FindOrder(tenant.clone(), order, device)).await.map_err(away)
     }
 
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal> {

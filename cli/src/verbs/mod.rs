@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod device;
 pub mod devices;
 pub mod enrol_token;
+pub mod explain;
 pub mod inventory;
 pub mod job;
 pub mod jobs;

@@ -126,6 +126,7 @@ fn ops_2_the_version_is_visible() {
         "bundle",
         "revoke",
         "cancel",
+        "explain",
         "suspend",
         "revive",
         "reissue",
@@ -184,6 +185,7 @@ fn each_verb_asks_what_the_api_answers() {
         ("POST", "/api/v1/jobs/j/reissue") => (201, json!({ "id": "k", "reissue_of": "j", "results": [] })),
         ("POST", "/api/v1/devices/pc%2F1/suspend") => (200, json!({ "id": "d", "state": "suspended" })),
         ("POST", "/api/v1/devices/pc%2F1/revive") => (200, json!({ "id": "d", "state": "online" })),
+        ("GET", "/api/v1/jobs/j/devices/pc%2F1/explain") => (200, json!({ "job": "j", "timeline": [] })),
         ("POST", "/api/v1/jobs/over/cancel") => (409, json!({ "code": "job_final", "message": "m" })),
         _ => (404, json!({ "code": "unlisted", "message": "m" })),
     });
@@ -201,6 +203,7 @@ fn each_verb_asks_what_the_api_answers() {
         (&["revoke", "d"], json!({ "revoked": "d", "epoch": 2 })),
         (&["suspend", "pc/1"], json!({ "id": "d", "state": "suspended" })),
         (&["revive", "pc/1"], json!({ "id": "d", "state": "online" })),
+        (&["explain", "j", "pc/1"], json!({ "job": "j", "timeline": [] })),
         (&["cancel", "j"], json!({ "id": "j", "complete": false, "results": [] })),
         (&["reissue", "j"], json!({ "id": "k", "reissue_of": "j", "results": [] })),
     ] {

@@ -126,7 +126,10 @@ impl RelayCore {
                     Fact::GivenBack => {
                         let change = self.ledger.given_back(order, device, by);
                         change.iter().for_each(|change| persist::row(change, batch));
-                        if self.ledger.is_free(order, device) {
+                        // Its own word rests on what it knows itself, so that it holds after a restart too.
+                        let late = self.ledger.payload(order).is_some_and(|payload| now.node > payload.fetch_by);
+                        let dead = late || self.tombs.contains_key(&(order, device));
+                        if dead && self.ledger.is_free(order, device) {
                             self.forget(order, device, batch);
                             back.push((order, device));
                         }

@@ -500,3 +500,4 @@ fn a_child_that_left_without_acknowledging_is_offered_the_order_again() {
 }
 
 mod back;
+mod random;

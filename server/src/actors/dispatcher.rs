@@ -9,7 +9,7 @@ mod views;
 
 pub use again::{CancelOrder, ReissueJob};
 pub use issue::IssueJob;
-pub use views::{ViewFigures, ViewNodes};
+pub use views::{FindOrder, ViewFigures, ViewNodes};
 
 use crate::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},

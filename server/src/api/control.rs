@@ -2,9 +2,10 @@
 
 use crate::store::JobRow;
 use async_trait::async_trait;
+use branchline_node::downstream::ledger::Row;
 use branchline_protocol::{
     document::Settings,
-    id::{Epoch, JobId, NodeId, Role, TenantId},
+    id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId},
     job::Class,
     refusal::Refusal,
     selector::Selector,
@@ -66,6 +67,15 @@ pub struct NodeView {
     pub standing: Standing,
 }
 
+/// What the running server knows of one order on its way to one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Where it stands at the server; `None` once it is over.
+    pub row: Option<Row>,
+    /// The first relay on the device's way that cannot be reached, and since when.
+    pub cut_off: Option<(NodeId, Millis)>,
+}
+
 /// The server's own row of the tree.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ServerFigures {
@@ -94,6 +104,8 @@ pub trait Control: Send + Sync + 'static {
     async fn cancel(&self, tenant: &TenantId, who: &str, job: JobId) -> Result<(), Refusal>;
     /// Issues a job anew for these of its devices (CON-5).
     async fn reissue(&self, who: &str, job: JobRow, devices: Vec<NodeId>) -> Result<JobId, Refusal>;
+    /// Where an order is on its way to a device.
+    async fn whereabouts(&self, tenant: &TenantId, order: OrderNumber, device: NodeId) -> Result<Whereabouts, Refusal>;
     /// Every node of the tenant, by role if one is given, with its standing.
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
     /// The server's own figures.

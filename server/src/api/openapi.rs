@@ -14,7 +14,7 @@ use utoipa::{
         routes::devices::suspend, routes::devices::revive,
         routes::tree::show,
         routes::jobs::list, routes::jobs::issue, routes::jobs::show,
-        routes::jobs::cancel, routes::jobs::reissue,
+        routes::explain::show, routes::jobs::cancel, routes::jobs::reissue,
         routes::tokens::enrol_token, routes::tokens::bundle,
         routes::nodes::revoke, routes::nodes::gateways, routes::nodes::gateway_address,
         routes::settings::show, routes::settings::change,

@@ -489,4 +489,5 @@ fn adm_2_a_poll_ends_when_what_it_was_offered_is_taken() {
     assert_eq!(bench.states(1), [State::Delivered]);
 }
 
+mod random;
 mod steering;

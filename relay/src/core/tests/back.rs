@@ -10,15 +10,15 @@ use branchline_protocol::{
 use std::collections::BTreeSet;
 
 /// Of the orders of these tests.
-const FETCH_BY: u64 = 1_000_000;
+pub const FETCH_BY: u64 = 1_000_000;
 const REPORT_BY: u64 = FETCH_BY + 10 + 86_400_000;
 
-fn number(n: u64) -> OrderNumber {
+pub fn number(n: u64) -> OrderNumber {
     OrderNumber { term: 1, number: n }
 }
 
 /// The order that cancels `target` on these devices.
-fn cancel(n: u64, target: u64, devices: &[u128]) -> OrderMessage {
+pub fn cancel(n: u64, target: u64, devices: &[u128]) -> OrderMessage {
     let mut message = order(n, devices, &server_key());
     let mut payload: Payload = rmp_serde::from_slice(&message.envelope.payload).unwrap();
     message.args = rmp_serde::to_vec_named(&Cancel { target: number(target) }).unwrap().into();
@@ -35,7 +35,7 @@ impl Bench {
     }
 
     /// What this relay wrote down as given back: (order, device).
-    fn back(&self) -> BTreeSet<(u64, u128)> {
+    pub fn back(&self) -> BTreeSet<(u64, u128)> {
         let mut back = BTreeSet::new();
         self.store
             .scan_all(Table::Spool, |key, value| {
@@ -57,8 +57,13 @@ impl Bench {
     }
 
     fn says(&mut self, child: &Arc<Child>, fact: Fact, order: u64, device: u128) -> Vec<Effect> {
+        self.says_by(child, child.node, fact, order, device)
+    }
+
+    /// The same by a node below the child.
+    pub fn says_by(&mut self, child: &Arc<Child>, by: NodeId, fact: Fact, order: u64, device: u128) -> Vec<Effect> {
         self.clock += 1;
-        let mut spool = Spool::new(child.node, 1, self.clock);
+        let mut spool = Spool::new(by, 1, self.clock);
         let facts = Facts { facts: vec![(number(order), fact, vec![node(device)])] };
         let mut batch = Batch::new();
         let body = rmp_serde::to_vec(&facts).unwrap();
@@ -130,6 +135,11 @@ fn job_4_what_a_device_gives_back_this_relay_gives_back_too() {
     bench.child_up(&agent);
     assert_eq!(orders_to(&bench.given(order(1, &[1], &server_key())), 1), [1]);
     bench.says(&agent, Fact::GivenBack, 1, 1);
+    assert!(bench.back().is_empty(), "not before it is late by this relay's own time");
+    let again = child(1, Role::Agent, 2);
+    assert!(orders_to(&bench.child_up(&again), 1).is_empty(), "nor is it handed on again");
+    bench.clock = FETCH_BY;
+    bench.feed(Event::Tick);
     assert_eq!((bench.back(), bench.core.ledger().open_rows()), ([(1, 1)].into(), 0));
 }
 

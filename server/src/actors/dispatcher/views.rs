@@ -2,12 +2,12 @@
 
 use super::Dispatcher;
 use crate::{
-    api::control::{NodeView, ServerFigures, Standing},
+    api::control::{NodeView, ServerFigures, Standing, Whereabouts},
     dispatch::standing,
     store::NodeRow,
 };
 use actix::prelude::*;
-use branchline_protocol::id::{NodeId, Role, TenantId};
+use branchline_protocol::id::{NodeId, OrderNumber, Role, TenantId};
 use std::sync::atomic::Ordering;
 
 /// Every node of a tenant as it stands.
@@ -28,6 +28,22 @@ impl Handler<ViewNodes> for Dispatcher {
             NodeView { node: n.clone(), standing: Standing { gateway, ..standing(state, n, now) } }
         };
         MessageResult(rows.map(view).collect())
+    }
+}
+
+/// Where an order is on its way to a device.
+#[derive(Message)]
+#[rtype(result = "Whereabouts")]
+pub struct FindOrder(pub TenantId, pub OrderNumber, pub NodeId);
+
+impl Handler<FindOrder> for Dispatcher {
+    type Result = MessageResult<FindOrder>;
+    fn handle(&mut self, FindOrder(tenant, order, device): FindOrder, _: &mut Self::Context) -> Self::Result {
+        let found = self.core.tenant(&tenant).map(|state| Whereabouts {
+            row: state.ledger.row(order, device),
+            cut_off: state.directory.cut_off(device),
+        });
+        MessageResult(found.unwrap_or_default())
     }
 }
 

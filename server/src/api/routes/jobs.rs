@@ -157,7 +157,7 @@ pub async fn reissue(caller: Caller, shared: Shared, request: HttpRequest, paylo
 }
 
 /// The job that a path names. Steering orders are nobody's jobs.
-async fn named(shared: &ApiState, tenant: &TenantId, words: &str) -> Result<JobRow, ApiError> {
+pub async fn named(shared: &ApiState, tenant: &TenantId, words: &str) -> Result<JobRow, ApiError> {
     let id: JobId = words.parse().map_err(|_| unknown(words))?;
     let job = shared.store.job(tenant, id).await?.filter(|job| job.verb != CANCEL);
     job.ok_or_else(|| unknown(words))

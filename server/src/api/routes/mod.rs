@@ -1,6 +1,7 @@
 //! The list of routes, one file a noun.
 
 pub mod devices;
+pub mod explain;
 pub mod jobs;
 pub mod nodes;
 pub mod settings;
@@ -49,6 +50,7 @@ routes! {
     get "/api/v1/jobs" => jobs::list;
     post "/api/v1/jobs" => jobs::issue;
     get "/api/v1/jobs/{job}" => jobs::show;
+    get "/api/v1/jobs/{job}/devices/{device}/explain" => explain::show;
     post "/api/v1/jobs/{job}/cancel" => jobs::cancel;
     post "/api/v1/jobs/{job}/reissue" => jobs::reissue;
     post "/api/v1/enrol-tokens" => tokens::enrol_token;

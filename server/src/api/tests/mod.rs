@@ -2,6 +2,7 @@
 
 mod devices;
 mod enrolment;
+mod explaining;
 mod identity;
 mod jobs;
 mod jobs_again;
@@ -13,7 +14,7 @@ mod tenants;
 
 use super::{
     ApiState, Control, configure,
-    control::{NewJob, NodeView, ServerFigures, Standing, TokenWish},
+    control::{NewJob, NodeView, ServerFigures, Standing, TokenWish, Whereabouts},
     select::{Target, names},
 };
 use crate::store::{ApiTokenRow, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, SqliteStore, Store};
@@ -217,6 +218,8 @@ struct FakeControl {
     nodes: Vec<NodeView>,
     said: Mutex<Vec<String>>,
     jobs: Mutex<Vec<NewJob>>,
+    /// Where every order is.
+    whereabouts: Mutex<Whereabouts>,
     /// Answered to whatever is ordered, if set.
     refusal: Mutex<Option<Refusal>>,
     settings: Mutex<Settings>,
@@ -225,8 +228,8 @@ struct FakeControl {
 impl FakeControl {
     fn new(store: Arc<SqliteStore>) -> FakeControl {
         let settings = Mutex::new(Settings::first(tenant("a"), 1));
-        let (said, jobs, refusal) = (Mutex::default(), Mutex::default(), Mutex::default());
-        FakeControl { store, nodes: vec![], said, jobs, refusal, settings }
+        let (said, jobs, whereabouts, refusal) = Default::default();
+        FakeControl { store, nodes: vec![], said, jobs, whereabouts, refusal, settings }
     }
 
     /// Everything it was told to do, in order.
@@ -353,6 +356,10 @@ impl Control for FakeControl {
         let new = JobRow { id, number, origin: Some(job.id), ..job };
         self.store.commit(vec![Op::Job(Box::new(new), rows)]).await.unwrap();
         Ok(id)
+    }
+
+    async fn whereabouts(&self, _: &TenantId, _: OrderNumber, _: NodeId) -> Result<Whereabouts, Refusal> {
+        Ok(self.whereabouts.lock().unwrap().clone())
     }
 
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal> {

@@ -3,7 +3,7 @@
 use super::*;
 use branchline_protocol::job::{CANCEL, Cancel, cancel};
 
-const CANCEL_ORDER: OrderNumber = OrderNumber { term: 1, number: 2 };
+pub const CANCEL_ORDER: OrderNumber = OrderNumber { term: 1, number: 2 };
 const CANCEL_JOB: JobId = JobId(Uuid::from_u128(43));
 const RECEIPT: JobId = JobId(Uuid::from_u128(44));
 /// fetch_by + longest run + 24 h of the order of these tests.
@@ -32,7 +32,7 @@ fn steering(devices: &[u128]) -> Issue {
 
 impl Bench {
     /// Cancels the job as the API does; answers the effects and whom the cancel had to reach.
-    fn cancel(&mut self) -> (Vec<Effect>, Vec<u128>) {
+    pub fn cancel(&mut self) -> (Vec<Effect>, Vec<u128>) {
         let plan = self.core.cancel_plan(&tenant(), JOB).unwrap();
         assert_eq!((plan.target, plan.report_by), (ORDER, Millis(REPORT_BY as i64)));
         let reach: Vec<u128> = plan.steer.iter().map(|(device, _)| device.0.as_u128()).collect();
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// (state, reason) of the newest write of the job's row for a device.
-    fn last(&self, device: u128) -> Option<(State, Option<String>)> {
+    pub fn last(&self, device: u128) -> Option<(State, Option<String>)> {
         let of = |op: &Op| match op {
             Op::JobDevice { device: d, job: JOB, state, reason, .. } if *d == node(device) => {
                 Some((*state, reason.clone()))
@@ -75,7 +75,7 @@ impl Bench {
     }
 
     /// The server starts again from what it made durable.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let mut jobs: BTreeMap<OrderNumber, (JobRow, Vec<JobDeviceRow>)> = BTreeMap::new();
         let mut found = Recovered { tenants: vec![tenant()], ..Recovered::default() };
         found.nodes = (1..=9).chain([100, 101]).map(row).collect();
@@ -118,7 +118,7 @@ impl Bench {
     }
 }
 
-fn cancel_result(word: &str) -> Vec<u8> {
+pub fn cancel_result(word: &str) -> Vec<u8> {
     let mut result: JobResult = rmp_serde::from_slice(&result(End::Succeeded)).unwrap();
     (result.order, result.reason, result.exit_code) = (CANCEL_ORDER, Some(word.into()), None);
     rmp_serde::to_vec(&result).unwrap()
