@@ -70,7 +70,8 @@ impl RelayCore {
     /// Whether an order that is not open here for this device can be given back unseen: it is cancelled or late, and no
     /// result of it is on its way through here.
     pub(super) fn is_dead(&self, now: Now, order: OrderNumber, fetch_by: Millis, device: NodeId) -> bool {
-        self.ledger.row(order, device).is_none() && (self.stated(now) > fetch_by || self.tombs.contains_key(&(order, device)))
+        self.ledger.row(order, device).is_none()
+            && (self.stated(now) > fetch_by || self.tombs.contains_key(&(order, device)))
     }
 
     /// A result of this order by this device is here and not settled: the device had it, and nothing else is said.

@@ -138,6 +138,7 @@ fn presence(device: u128, attachment: u64) -> Message {
         next_contact: None,
         capabilities: vec![],
         figures: None,
+        settings: (0, 0),
     };
     Message::Presence { snapshot: false, entries: vec![entry] }
 }
