@@ -126,6 +126,7 @@ impl Agent {
             first_trust,
             identity,
             reach,
+            quotas: config.quotas,
             dialler,
             store: store.clone(),
             incarnation,

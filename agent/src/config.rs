@@ -1,6 +1,9 @@
 //! An agent's configuration file.
 
-use branchline_node::config::{Mistakes, Reach, Reader, load};
+use branchline_node::{
+    config::{Mistakes, Reach, Reader, load},
+    uplink::spool::Quotas,
+};
 use branchline_protocol::wire::Contact;
 use std::{
     net::IpAddr,
@@ -25,6 +28,8 @@ pub struct AgentConfig {
     pub reach: Reach,
     /// What it asks of its parents.
     pub contact: Contact,
+    /// Bytes it keeps of what goes up (RLY-10, LOG-4).
+    pub quotas: Quotas,
 }
 
 impl AgentConfig {
@@ -42,6 +47,7 @@ impl AgentConfig {
             bind_source: reader.optional("bind_source"),
             reach: reader.word_or("reach", &Reach::WORDS, Reach::default()),
             contact: reader.word_or("contact", &contacts, Contact::Persistent),
+            quotas: Quotas::read(reader, Quotas::AGENT),
         };
         let chars = config.name.chars().count();
         if chars > NAME_CHARS_MAX {
@@ -75,6 +81,7 @@ mod tests {
             bind_source: None,
             reach: Reach::Any,
             contact: Contact::Persistent,
+            quotas: Quotas::AGENT,
         };
         assert_eq!(config, wanted);
     }

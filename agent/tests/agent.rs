@@ -226,6 +226,7 @@ impl World {
             bind_source: None,
             reach: Reach::Any,
             contact: Contact::Persistent,
+            quotas: branchline_node::uplink::spool::Quotas::AGENT,
         }
     }
 

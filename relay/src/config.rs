@@ -1,6 +1,9 @@
 //! The relay's configuration file.
 
-use branchline_node::config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots};
+use branchline_node::{
+    config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots},
+    uplink::spool::Quotas,
+};
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -33,6 +36,8 @@ pub struct Config {
     pub bind_source: Option<IpAddr>,
     /// Which routes it may use.
     pub reach: Reach,
+    /// Bytes it keeps of what goes up (RLY-10).
+    pub quotas: Quotas,
 }
 
 impl Config {
@@ -55,6 +60,7 @@ impl Config {
             bundle: r.required("bundle"),
             bind_source: r.optional("bind_source"),
             reach: r.word_or("reach", &Reach::WORDS, Reach::Any),
+            quotas: Quotas::read(r, Quotas::RELAY),
         }
     }
 }

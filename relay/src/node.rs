@@ -3,7 +3,7 @@
 use crate::{
     actors::exchange::{Exchange, Parts},
     config::Config,
-    core::{Me, RelayCore},
+    core::{Me, Recovered, RelayCore},
     host::{RelayHost, Ways},
 };
 use branchline_node::{
@@ -70,9 +70,20 @@ fn store_fault(e: StoreError) -> StartFault {
         StoreError::InUse { .. } => "state_in_use",
         StoreError::OtherNode { .. } => "other_node",
         StoreError::NewerFormat { .. } => "newer_format",
+        StoreError::Corrupt { .. } | StoreError::Damaged { .. } => "state_unreadable",
         _ => "store",
     };
     StartFault::new(exit_code::STATE, code, e.to_string())
+}
+
+/// A store that opens and holds what it should not.
+fn unreadable(e: Recovered) -> StartFault {
+    let code = match e {
+        Recovered::Store(StoreError::Io { .. } | StoreError::NoSpace { .. }) => "store",
+        _ => "state_unreadable",
+    };
+    let help = "restore the state folder from a backup, or remove it and enrol anew";
+    StartFault::new(exit_code::STATE, code, format!("{e}; {help}"))
 }
 
 impl Relay {
@@ -175,10 +186,21 @@ impl Relay {
         let ends = PastIntensity::EndProcess(exit_code::SUPERVISION);
 
         let (at, root, incarnation) = (exchange.clone(), bundle.root_key, recovered.incarnation);
+        // Once before anything runs, so that a disk that cannot be read is told here and not by a failing actor.
+        let first = RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &store).map_err(unreadable)?;
+        let mut first = Some(first);
         let mut documents = enrolled.documents;
+        let quotas = config.quotas;
         let spec = ChildSpec::new("exchange", move |guard| {
-            let core = RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &parts.store)
-                .map_err(|e| e.to_string())?;
+            let mut core = match first.take() {
+                Some(core) => core,
+                None => {
+                    flush(&parts.store)?;
+                    RelayCore::recover(me.clone(), root, trust.clone(), incarnation, &parts.store)
+                        .map_err(|e| e.to_string())?
+                }
+            };
+            core.set_quotas(quotas);
             let (parts, first) = (parts.clone(), std::mem::take(&mut documents));
             at.renew(run(guard, move |ctx, guard| Exchange::new(guard, ctx, parts, core, first)));
             Ok(())
@@ -221,9 +243,6 @@ impl Relay {
 
         let door = Door::new(config.link_rate, time.clone(), &metrics);
         let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
-        // Another number at each opening: a disk that was put back to an older state has forgotten records that it told
-        // its children it stored, and it cannot know. So children offer what is not settled after every start.
-        let store_id = recovered.incarnation;
         let accepts = [Role::Agent, Role::Relay]
             .map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
         let (node, watched, tls_failures) =
@@ -233,7 +252,9 @@ impl Relay {
         let spec = ChildSpec::new("listener", move |guard| {
             let reception = Arc::new(Reception {
                 node,
-                store: store_id,
+                // Of this opening, not of the disk: a disk that was put back to an older state looks the same, and
+                // children must offer again what it may have forgotten.
+                store: incarnation,
                 host: host.clone(),
                 facts: facts.clone(),
                 time: clock.clone(),
@@ -274,6 +295,19 @@ impl Relay {
             tx.send_replace(Some(ended));
         });
         Ok(RunningRelay { started, end, supervision, status: handle, store, door })
+    }
+}
+
+/// Waits until everything an earlier exchange left in the store's queue is on disk, so that the next one does not start
+/// from less. Blocks for as long as the disk takes.
+fn flush(store: &StoreHandle) -> Result<(), String> {
+    let (done, answer) = std::sync::mpsc::channel();
+    let on_done = Box::new(move |result| drop(done.send(result)));
+    // A full queue gives the callback back, and with it the sender: the exchange is started again later.
+    store.commit(branchline_node::store::Batch::new(), on_done).map_err(|_| "the store's queue is full")?;
+    match answer.recv() {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("the store is gone".into()),
     }
 }
 
@@ -343,4 +377,35 @@ pub fn run_relay(config: &Path) -> i32 {
         }
     };
     branchline_node::process::run_process(move || Relay::start(config, Ambient::system()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use branchline_node::store::Table;
+
+    #[test]
+    fn what_is_wrong_with_a_store_has_a_code_of_its_own() {
+        let corrupt = StoreError::Corrupt { table: Table::Spool, key: vec![0xab] };
+        let told = store_fault(corrupt.clone());
+        assert_eq!((told.exit_code, told.code.as_str()), (exit_code::STATE, "state_unreadable"));
+        let told = unreadable(Recovered::Store(corrupt));
+        assert_eq!((told.exit_code, told.code.as_str()), (exit_code::STATE, "state_unreadable"));
+        assert!(told.message.starts_with("record ab of table spool is damaged; restore"), "{}", told.message);
+        let newer = store_fault(StoreError::NewerFormat { found: STORE_FORMAT + 1, known: STORE_FORMAT });
+        assert_eq!((newer.exit_code, newer.code.as_str()), (exit_code::STATE, "newer_format"));
+        assert_eq!(newer.message, "the store has format 2, this build knows up to 1");
+    }
+
+    #[test]
+    fn a_relay_opens_no_store_of_a_newer_build_and_changes_nothing_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.redb");
+        Store::open(&path, StoreOptions::new(STORE_FORMAT + 1, 1)).unwrap().0.stop().unwrap();
+        let fault = Store::open(&path, StoreOptions::new(STORE_FORMAT, 2)).map_err(store_fault).err().unwrap();
+        assert_eq!(fault.code, "newer_format");
+        let (store, found) = Store::open(&path, StoreOptions::new(STORE_FORMAT + 1, 3)).unwrap();
+        assert_eq!((found.openings, found.previous_incarnation), (2, Some(1)), "the refused opening left no trace");
+        store.stop().unwrap();
+    }
 }

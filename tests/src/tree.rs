@@ -12,9 +12,10 @@ use branchline_gateway::{Gateway, RunningGateway};
 use branchline_node::{
     config::Reach,
     identity::Bundle,
-    node::{Ambient, Started},
+    node::{Ambient, StartFault, Started},
     process::RunningNode,
     supervise::Supervision,
+    uplink::spool::Quotas,
 };
 use branchline_protocol::{
     id::{JobId, NodeId, TenantId},
@@ -209,6 +210,7 @@ impl Tree {
             bundle: self.bundle(tenant, name, body).await,
             bind_source: None,
             reach: reach(parent),
+            quotas: Quotas::RELAY,
         };
         self.relay_configs.insert(name.into(), config);
         self.start_relay(name).await;
@@ -225,6 +227,14 @@ impl Tree {
         let relay = Relay::start(config.clone(), Ambient::system()).await.expect("the relay starts");
         config.link = relay.started().addresses["link"];
         self.relays.insert(name.into(), relay);
+    }
+
+    /// The same for one that may not start; it is not kept.
+    pub async fn try_start_relay(&mut self, name: &str) -> Result<(), StartFault> {
+        let config = self.relay_configs[name].clone();
+        let relay = Relay::start(config, Ambient::system()).await?;
+        relay.stop().await;
+        Ok(())
     }
 
     /// Stops a relay in good order.
@@ -255,7 +265,15 @@ impl Tree {
         let body = json!({ "role": "agent", "site": site, "parent": parent, "uses": 1, "life_s": 3_600 });
         let bundle = self.bundle(tenant, name, body).await;
         let (name, state_dir, reach) = (name.to_string(), self.folder(name), reach(parent));
-        let config = AgentConfig { name: name.clone(), state_dir, bundle, bind_source: None, reach, contact };
+        let config = AgentConfig {
+            name: name.clone(),
+            state_dir,
+            bundle,
+            bind_source: None,
+            reach,
+            contact,
+            quotas: Quotas::AGENT,
+        };
         self.devices.insert(name.clone(), Device { config, platform, running: None });
         self.start_agent(&name).await;
     }
@@ -266,6 +284,15 @@ impl Tree {
         let device = self.devices.get_mut(name).expect("a device of this tree");
         let started = Agent::start(device.config.clone(), Ambient::system(), device.platform.clone(), process).await;
         device.running = Some(started.expect("the agent starts"));
+    }
+
+    /// The same for one that may not start; it is not kept.
+    pub async fn try_start_agent(&mut self, name: &str) -> Result<(), StartFault> {
+        let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
+        let device = &self.devices[name];
+        let agent = Agent::start(device.config.clone(), Ambient::system(), device.platform.clone(), process).await?;
+        agent.stop().await;
+        Ok(())
     }
 
     /// Stops an agent in good order.

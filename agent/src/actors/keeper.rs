@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// A wall clock that moved against the monotonic one by more than this was set.
 const MOVED_MS: u64 = 1_000;
+/// How often a full disk is looked at for room.
+const LOOK_FOR_SPACE: Duration = Duration::from_secs(10);
 
 /// Something happened to a job or to a collection.
 #[derive(Message)]
@@ -278,6 +280,10 @@ impl Actor for Keeper {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.run_interval(LOOK_EVERY, |actor, ctx| actor.look_at_clock(ctx));
+        ctx.run_interval(LOOK_FOR_SPACE, |actor, ctx| {
+            actor.look_at_space(ctx);
+            actor.parts.store.look_for_space();
+        });
         if let Some(core) = self.parts.take_first_core() {
             return self.begin(core, ctx);
         }

@@ -14,7 +14,7 @@ use branchline_node::{
     store::StoreHandle,
     supervise::{ChildAddr, ChildSpec, PastIntensity, SuperviseError, Supervision, Supervisor, run},
     time::NodeTime,
-    uplink::{Uplink, UplinkConfig, rhythm::Reach},
+    uplink::{Uplink, UplinkConfig, rhythm::Reach, spool::Quotas},
 };
 use branchline_protocol::{trust::TrustDocument, wire::Preface};
 use rustls_pki_types::CertificateDer;
@@ -29,6 +29,7 @@ pub(crate) struct Parts {
     pub first_trust: TrustDocument,
     pub identity: Identity,
     pub reach: Reach,
+    pub quotas: Quotas,
     pub dialler: Dialler,
     pub store: StoreHandle,
     pub incarnation: u64,
@@ -50,7 +51,9 @@ pub(crate) struct Parts {
 impl Parts {
     pub(crate) fn recover(&self, rows: &Rows) -> Result<AgentCore, RecoverFault> {
         let (trust, upstreams) = (self.first_trust.clone(), self.bundle.upstreams.clone());
-        AgentCore::recover(self.me.clone(), trust, upstreams, self.incarnation, rows)
+        let mut core = AgentCore::recover(self.me.clone(), trust, upstreams, self.incarnation, rows)?;
+        core.set_quotas(self.quotas);
+        Ok(core)
     }
 
     pub(crate) fn take_first_core(&self) -> Option<AgentCore> {

@@ -11,7 +11,7 @@ use super::{
 use branchline_node::{
     driver::{Core, Token},
     store::{Batch, Table},
-    uplink::spool::{Mark, Spool, SpoolFigures},
+    uplink::spool::{Kind, Mark, Quotas, Spool, SpoolFigures},
 };
 use branchline_protocol::{
     id::{Attachment, OrderNumber, TraceId},
@@ -47,6 +47,8 @@ pub(super) struct Turn {
     pub(super) batch: Batch,
     pub(super) marks: Vec<Mark>,
     pub(super) then: Vec<Then>,
+    /// Orders that are not taken now, and why.
+    pub(super) left: Vec<(OrderNumber, &'static str)>,
 }
 
 impl Turn {
@@ -107,6 +109,8 @@ pub struct AgentCore {
     pub(super) link: Option<Link>,
     pub(super) lease: Option<Lease>,
     pub(super) low_space: bool,
+    /// Whether an administrator was told that this disk was put back to an older state.
+    pub(super) told_rolled_back: bool,
     pub(super) refused_unreported: u64,
     pub(super) alerted: Option<Mono>,
     links: u64,
@@ -134,6 +138,7 @@ impl AgentCore {
             link: None,
             lease: None,
             low_space: false,
+            told_rolled_back: false,
             refused_unreported: 0,
             alerted: None,
             links: 0,
@@ -144,6 +149,11 @@ impl AgentCore {
             starts: BTreeMap::new(),
             revocation_done: false,
         }
+    }
+
+    /// Other quotas than the usual ones.
+    pub fn set_quotas(&mut self, quotas: Quotas) {
+        self.spool.set_quotas(quotas);
     }
 
     /// The documents that count now.
@@ -214,7 +224,7 @@ impl AgentCore {
     }
 
     fn close(&mut self, turn: Turn, now: Now, out: &mut Vec<Effect>) {
-        let Turn { batch, marks, then } = turn;
+        let Turn { batch, marks, then, .. } = turn;
         if batch.is_empty() && (then.is_empty() || self.waiting.is_empty()) {
             return self.perform(self.links, then, now, out);
         }
@@ -280,7 +290,8 @@ impl AgentCore {
                 }
             }
         }
-        if self.collector && !self.documents.suspends_me() && self.inventory.begin().is_some() {
+        let room = self.spool.has_room(Kind::Inventory, 1);
+        if self.collector && room && !self.documents.suspends_me() && self.inventory.begin().is_some() {
             let settings = self.documents.settings();
             self.schedule.begins(settings.map_or(0, |s| s.version));
             let sections = settings.map(|s| s.collect.clone()).unwrap_or_default();
@@ -427,7 +438,12 @@ impl Core for AgentCore {
                 self.job_not_started(now, order, end, reason, &mut turn);
             }
             Event::Collected(snapshot) => self.collected(now, snapshot, &mut turn),
-            Event::LowSpace(low) => self.low_space = low,
+            Event::LowSpace(low) => {
+                self.low_space = low;
+                if low {
+                    self.spool.relieve(&mut turn.batch);
+                }
+            }
             Event::Tick => self.tick(now, &mut turn),
         }
         self.close(turn, now, out);

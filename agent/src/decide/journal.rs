@@ -10,7 +10,7 @@
 use branchline_node::store::{Batch, Table};
 use branchline_protocol::{
     id::{JobId, OrderNumber, TraceId},
-    job::{Class, verb},
+    job::{Class, RunScript, verb},
     order::Payload,
     time::{Millis, Mono, Now},
 };
@@ -51,6 +51,9 @@ pub struct Open {
     /// Whether it was cancelled after it had begun: it is killed, and again by whoever takes it over.
     #[serde(default)]
     pub cancelled: bool,
+    /// Bytes promised to its result.
+    #[serde(default)]
+    pub room: u64,
 }
 
 /// What a cancel finds of its target.
@@ -64,9 +67,18 @@ pub enum Cancelled {
     Ended,
 }
 
+/// Bytes of a result without its output.
+pub const RESULT_BYTES: u64 = 4_096;
+
 impl Open {
     /// As it is taken.
     pub fn of(payload: &Payload, args: Bytes) -> Open {
+        let output = match rmp_serde::from_slice::<RunScript>(&args) {
+            Ok(script) if payload.verb == crate::capabilities::RUN_SCRIPT => {
+                2 * script.output_cap.min(super::orders::OUTPUT_CAP_MAX)
+            }
+            _ => 0,
+        };
         Open {
             job: payload.job,
             trace: payload.trace,
@@ -78,6 +90,7 @@ impl Open {
             begun_at: None,
             progressed: false,
             cancelled: false,
+            room: RESULT_BYTES + output,
         }
     }
 
@@ -157,6 +170,11 @@ impl Journal {
     /// Whether another order may be taken.
     pub fn has_room(&self) -> bool {
         self.open.len() < OPEN_MAX
+    }
+
+    /// Bytes promised to the results of open orders.
+    pub fn promised(&self) -> u64 {
+        self.open.values().map(|entry| entry.open.room).sum()
     }
 
     /// Takes an order.

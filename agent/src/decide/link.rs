@@ -98,7 +98,7 @@ impl AgentCore {
                 self.orders(now, orders, turn, out);
                 turn.then(Effect::Release(lane, credit));
             }
-            Ok(Message::Acks(acks)) => match self.acks(&acks, turn, out) {
+            Ok(Message::Acks(acks)) => match self.acks(now, &acks, turn, out) {
                 Ok(()) => turn.then(Effect::Release(lane, credit)),
                 Err(why) => self.broken(why, out),
             },
@@ -114,7 +114,13 @@ impl AgentCore {
             }
             // Their word is unsigned: only the server's signed orders end anything here.
             Ok(Message::Ended(_) | Message::Ancestors(_)) => at_once(out),
-            Ok(Message::Records(_) | Message::Taken(_) | Message::Presence { .. } | Message::Versions(_))
+            Ok(
+                Message::Records(_)
+                | Message::Taken(_)
+                | Message::Presence { .. }
+                | Message::Versions(_)
+                | Message::Left(_),
+            )
             | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);
                 at_once(out);
@@ -123,10 +129,14 @@ impl AgentCore {
         }
     }
 
-    fn acks(&mut self, acks: &[Ack], turn: &mut Turn, out: &mut Vec<Effect>) -> Result<(), String> {
+    fn acks(&mut self, now: Now, acks: &[Ack], turn: &mut Turn, out: &mut Vec<Effect>) -> Result<(), String> {
         for ack in acks {
             tracing::debug!(node = %self.me.node, stored = ack.stored, settled = ack.settled, "acknowledged");
-            self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
+            let acked = self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
+            if acked.rolled_back && !std::mem::replace(&mut self.told_rolled_back, true) {
+                let message = "the server remembers records of this device that its disk does not".into();
+                self.alert(now, "store_rolled_back", message, turn);
+            }
             ack.refused.iter().for_each(|_| count(Counted::RecordRefused, out));
         }
         Ok(())

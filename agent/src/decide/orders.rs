@@ -10,6 +10,7 @@ use crate::{
     capabilities::{REFRESH_INVENTORY, RUN_SCRIPT, permits},
     platform::{Ended, JobLeft, SpawnFault, Status},
 };
+use branchline_node::uplink::spool::Kind;
 use branchline_protocol::{
     id::OrderNumber,
     inventory::Snapshot,
@@ -76,6 +77,11 @@ impl AgentCore {
         if !taken.is_empty() {
             turn.then.push(self.send(Lane::Control, Message::Taken(taken)));
         }
+        if !turn.left.is_empty() {
+            // It promises nothing, so it need not wait for the disk, which may be the very thing that is full.
+            let left = turn.left.drain(..).map(|(order, why)| (order, vec![self.me.node], why.into()));
+            out.push(Effect::Send(Lane::Control, Message::Left(left.collect())));
+        }
         self.begin_ready(now, turn);
     }
 
@@ -107,13 +113,12 @@ impl AgentCore {
             self.give_back(now, order, turn);
             return None;
         }
-        // A cancel opens nothing, and may close something: it is taken even when no other order is.
-        let full = self.low_space || !self.journal.has_room();
-        if self.documents.revokes_me() || full && payload.verb != CANCEL {
+        let mut open = Open::of(&payload, message.args);
+        if let Some(why) = self.leaves(&open) {
             count(Counted::OrderLeft, out);
+            turn.left.push((order, why));
             return None;
         }
-        let mut open = Open::of(&payload, message.args);
         if epoch != self.me.epoch {
             // Ordered to an earlier life of this device: it may have been run then, on a disk that is no more.
             let verdict = match epoch < self.me.epoch {
@@ -164,6 +169,22 @@ impl AgentCore {
             }
         };
         self.end_at_once(now, order, open, Verdict::because(End::Succeeded, word), turn);
+    }
+
+    /// Why an order stays with the parent for now: an order is taken only with room for its result.
+    fn leaves(&self, open: &Open) -> Option<&'static str> {
+        if self.documents.revokes_me() {
+            return Some("revoked");
+        }
+        // A cancel opens nothing, and may close something: it is taken even when no other order is.
+        if open.verb == CANCEL {
+            return None;
+        }
+        let promised = self.journal.promised().saturating_add(open.room);
+        if self.low_space || !self.spool.has_room(Kind::Results, promised) {
+            return Some("no_space");
+        }
+        (!self.journal.has_room()).then_some("too_many_open")
     }
 
     /// Nothing of it is ever run. If the server did sign it, and for this device, it is told what came of it.

@@ -260,6 +260,7 @@ async fn one(
         bind_source: Some(address),
         reach: Reach::Any,
         contact: Contact::Persistent,
+        quotas: branchline_node::uplink::spool::Quotas::AGENT,
     };
     let process = AgentProcess { pid: std::process::id(), shim };
     let started = Agent::start(agent, Ambient::system(), Arc::new(platform), process).await;

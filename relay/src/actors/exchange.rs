@@ -19,10 +19,10 @@ use branchline_node::{
         engine::{LinkCommand, LinkEvent},
     },
     metrics::Metrics,
-    store::StoreHandle,
+    store::{StoreHandle, Table},
     supervise::{ChildAddr, Drain, Exit, ExitGuard},
     time::NodeTime,
-    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, rhythm},
+    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, rhythm, spool::Rows},
 };
 use branchline_protocol::{
     document::Kind,
@@ -45,6 +45,8 @@ use tokio::sync::{oneshot, watch};
 
 /// Milliseconds between ticks: how long presence and facts may gather.
 const TICK_MS: u64 = 250;
+/// Ticks between two looks whether a full disk has room again.
+const LOOK_FOR_SPACE_TICKS: u64 = 40;
 
 /// What the exchange works with; the same for every generation.
 #[derive(Clone)]
@@ -82,10 +84,13 @@ pub struct Exchange {
     driver: Driver<RelayCore, StoreHandle>,
     documents: Vec<(Kind, Envelope)>,
     parent: Option<LinkHandle>,
+    own: Addr<Exchange>,
     links: BTreeMap<NodeId, (u64, LinkHandle)>,
     greetings: BTreeMap<u64, oneshot::Sender<Greeting>>,
     dials: u64,
     figures: String,
+    low_space: bool,
+    ticks: u64,
     malformed: Counter,
     unknown: Counter,
     bytes_up: Counter,
@@ -97,6 +102,11 @@ pub struct Exchange {
 #[rtype(result = "()")]
 struct Done(Completion);
 
+/// What was read back of the spool, or why it could not be.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Loaded(Result<Rows, String>);
+
 impl Exchange {
     /// Around a recovered core; `documents` are those of a fresh enrolment.
     pub fn new(
@@ -106,9 +116,9 @@ impl Exchange {
         core: RelayCore,
         documents: Vec<(Kind, Envelope)>,
     ) -> Self {
-        let own = ctx.address();
+        let (own, notified) = (ctx.address(), ctx.address());
         // One notice per batch, and batches are bounded by the driver: the mailbox's bound may be passed over.
-        let notify: Notify = Arc::new(move |done| own.do_send(Done(done)));
+        let notify: Notify = Arc::new(move |done| notified.do_send(Done(done)));
         let driver = Driver::new(core, parts.store.clone(), notify);
         let m = &parts.metrics;
         let malformed = m.counter("branchline_protocol_errors_total", &[]);
@@ -122,10 +132,13 @@ impl Exchange {
             driver,
             documents,
             parent: None,
+            own,
             links,
             greetings,
             dials: 0,
             figures: String::new(),
+            low_space: false,
+            ticks: 0,
             malformed,
             unknown,
             bytes_up,
@@ -151,6 +164,8 @@ impl Exchange {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Commit(..) => {}
+            Effect::Load(keys) => self.load(keys),
+            Effect::Damaged(why) => self.own.do_send(Loaded(Err(why))),
             Effect::Greet(number, greeting) => {
                 if let Some(reply) = self.greetings.remove(&number) {
                     let _ = reply.send(*greeting);
@@ -186,6 +201,16 @@ impl Exchange {
                 self.parts.metrics.counter("branchline_refused_total", &[("code", code)]).increment(1)
             }
         }
+    }
+
+    /// Reads off the arbiter. One at a time: the core asks for more when it has these.
+    fn load(&self, keys: Vec<Vec<u8>>) {
+        let (store, own) = (self.parts.store.clone(), self.own.clone());
+        actix_rt::task::spawn_blocking(move || {
+            let row = |key: Vec<u8>| store.get(Table::Spool, &key).map(|value| (key, value));
+            let rows = keys.into_iter().map(row).collect::<Result<_, _>>();
+            own.do_send(Loaded(rows.map_err(|e| e.to_string())));
+        });
     }
 
     fn ask_parent(&mut self, command: LinkCommand) {
@@ -265,6 +290,15 @@ impl Exchange {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LOOK_FOR_SPACE_TICKS) {
+            self.parts.store.look_for_space();
+        }
+        let low = self.parts.store.low_space();
+        if low != self.low_space {
+            self.low_space = low;
+            self.feed(Event::LowSpace(low), ctx);
+        }
         let core = self.driver.core();
         let spool = core.spool().figures();
         let gauge = self.parts.gauge.lock().map(|g| *g).ok();
@@ -346,6 +380,16 @@ impl Handler<Done> for Exchange {
         effects.into_iter().for_each(|effect| self.perform(effect));
         if let Err(fault) = handled {
             self.fail(fault.to_string(), ctx);
+        }
+    }
+}
+
+impl Handler<Loaded> for Exchange {
+    type Result = ();
+    fn handle(&mut self, Loaded(rows): Loaded, ctx: &mut Self::Context) {
+        match rows {
+            Ok(rows) => self.feed(Event::Loaded(rows), ctx),
+            Err(why) => self.fail(format!("read the spool: {why}"), ctx),
         }
     }
 }

@@ -51,10 +51,17 @@ impl RelayCore {
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
                 for ack in acks {
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
-                    if let Err(fault) = self.spool.acked(&ack, &mut batch) {
-                        tracing::warn!(%fault, "acknowledgement refused");
-                        out.push(Effect::CloseParent("acknowledgement beyond what was sent"));
-                        return;
+                    match self.spool.acked(&ack, &mut batch) {
+                        Ok(acked) if acked.rolled_back => {
+                            let message = "the server remembers records of this relay that its disk does not".into();
+                            self.alert_rarely(now, "store_rolled_back", message, out);
+                        }
+                        Ok(_) => {}
+                        Err(fault) => {
+                            tracing::warn!(%fault, "acknowledgement refused");
+                            out.push(Effect::CloseParent("acknowledgement beyond what was sent"));
+                            return;
+                        }
                     }
                     if ack.stream.node != self.me.node
                         && (ack.settled > 0 || !ack.refused.is_empty())
@@ -124,6 +131,12 @@ impl RelayCore {
             };
             let number = payload.number;
             let devices: Vec<NodeId> = message.proof.leaves.iter().map(|(_, leaf)| leaf.device).collect();
+            // A cancel opens nothing, and may close something.
+            let opens = payload.verb != CANCEL && !self.ledger.contains(number);
+            if opens && !self.has_room(payload.class, devices.len()) {
+                self.leave(now, number, devices, out);
+                continue;
+            }
             tracing::info!(trace = %payload.trace, order = %number, devices = devices.len(), "order held");
             let cancel = payload.verb == CANCEL;
             if cancel {

@@ -45,6 +45,7 @@ impl RelayCore {
             return;
         }
         self.directory.holds(child.node, &child.greeting.documents);
+        self.bounds.renew(child.node);
         let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
         self.links.insert(child.node, link);
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
@@ -80,6 +81,7 @@ impl RelayCore {
             return;
         }
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
+        self.bounds.renew(child.node);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
@@ -129,12 +131,12 @@ impl RelayCore {
                 }
             }
             Message::Versions(documents) => self.directory.holds(child.node, &documents),
+            Message::Left(left) => self.left(now, child, left, out),
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
             }
         }
-        let (lane, bytes) = credit;
-        after.effects.push(Effect::ReleaseChild(child.node, child.session, lane, bytes));
+        self.owe(now, child, credit, &mut after, out);
         self.commit(now, batch, after, out);
         self.end_polls(out);
     }
@@ -156,6 +158,8 @@ impl RelayCore {
             let ack = branchline_protocol::wire::Ack { stream, stored: upto, settled: upto, refused };
             after.effects.push(Effect::ToChild(child.node, child.session, Lane::Control, Message::Acks(vec![ack])));
             out.push(Effect::Refused("foreign"));
+            let message = format!("{} brought records of {}", child.node, stream.node);
+            self.alert_rarely(now, "foreign_records", message, out);
             return;
         }
         for record in run.records.iter().filter(|r| r.class == class::RESULT) {
@@ -174,22 +178,16 @@ impl RelayCore {
         let (mark, fault) = self.spool.carry(run, batch);
         after.mark.push(mark);
         let mut refused = Vec::new();
-        match fault {
-            None => {}
-            Some(SpoolFault::BrokenChain(number)) => {
-                refused.push((number, "rollback".to_string()));
-                out.push(Effect::Refused("rollback"));
-                self.alert(
-                    now,
-                    "rollback",
-                    format!("record {number} of {} does not continue its stream", stream.node),
-                    out,
-                );
-            }
-            Some(other) => {
-                tracing::warn!(node = %stream.node, fault = %other, "records not taken");
-                out.push(Effect::Refused("hole"));
-            }
+        if let Some(fault) = fault {
+            tracing::warn!(node = %stream.node, %fault, "records not taken");
+            let code = if let SpoolFault::Chain(fault) = &fault {
+                refused.push((fault.number(), fault.code().to_string()));
+                fault.code()
+            } else {
+                "malformed"
+            };
+            out.push(Effect::Refused(code));
+            self.alert_rarely(now, code, format!("{}: {fault}", stream.node), out);
         }
         after.acks.push((child.node, child.session, stream, refused));
     }

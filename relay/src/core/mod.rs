@@ -5,12 +5,14 @@
 mod above;
 mod back;
 mod below;
+mod bounds;
 mod persist;
 mod shelf;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::{LEFT_FOR_MS, RESULT_ROOM};
 pub use persist::Recovered;
 pub use shelf::Shelf;
 pub use state::{Effect, Event, Me, RelayCore};

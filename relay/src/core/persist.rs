@@ -19,7 +19,7 @@ use branchline_node::{
     downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
     store::{Batch, StoreError, StoreHandle, Table},
-    uplink::spool::{Spool, SpoolFault},
+    uplink::spool::{MEMORY_BYTES, Quotas, Spool, SpoolFault},
 };
 use branchline_protocol::{
     document::Kind,
@@ -151,7 +151,8 @@ impl RelayCore {
         store: &StoreHandle,
     ) -> Result<RelayCore, Recovered> {
         let mut shelf = Shelf::new(me.tenant.clone(), root, trust);
-        let mut spool = Spool::new(me.node, me.epoch, incarnation);
+        let mut spool = Spool::new(me.node, me.epoch, incarnation).with_quotas(Quotas::RELAY);
+        spool.set_memory(MEMORY_BYTES);
         let mut attachment = 0;
         let mut faults = Vec::new();
         let mut documents = BTreeMap::new();

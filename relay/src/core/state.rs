@@ -1,6 +1,6 @@
 //! Events, effects, and the state between them.
 
-use super::{Shelf, persist};
+use super::{Shelf, bounds::Bounds, persist};
 use branchline_node::{
     downstream::{
         Child,
@@ -10,7 +10,7 @@ use branchline_node::{
     driver::{self, Token},
     link::engine::LinkEnd,
     store::{Batch, Table},
-    uplink::spool::{Mark, Spool},
+    uplink::spool::{Mark, Rows, Spool},
 };
 use branchline_protocol::{
     id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role, TenantId},
@@ -72,6 +72,10 @@ pub enum Event {
     Displaced(NodeId, Lease),
     /// The relay's figures for the tree, as JSON.
     Figures(String),
+    /// Whether the disk is nearly full: then no order is taken.
+    LowSpace(bool),
+    /// What the disk has under the keys of [`Effect::Load`].
+    Loaded(Rows),
     /// A batch is durable.
     Committed(Token),
     /// A few times a second: what was gathered goes up.
@@ -85,6 +89,10 @@ pub enum Effect {
     Commit(Batch, Token),
     /// The greeting for a dial; its attachment number is durable.
     Greet(u64, Box<Greeting>),
+    /// Read these keys of [`Table::Spool`], then feed [`Event::Loaded`].
+    Load(Vec<Vec<u8>>),
+    /// What was read is not what was written: only a new start, which reads all of it, tells what is left.
+    Damaged(String),
     /// Send up.
     ToParent(Lane, Message),
     /// Credit for what the parent sent.
@@ -151,6 +159,7 @@ pub struct RelayCore {
     pub(super) ancestors: Vec<(NodeId, String)>,
     pub(super) parent_up: bool,
     pub(super) attachment: u64,
+    pub(super) bounds: Bounds,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -176,6 +185,7 @@ impl RelayCore {
             ancestors: Vec::new(),
             parent_up: false,
             attachment,
+            bounds: Bounds::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -210,6 +220,11 @@ impl RelayCore {
     /// Orders that are not over below.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Batches that were asked for, durable or not.
+    pub fn commits(&self) -> u64 {
+        self.next_token
     }
 
     /// Children with a live link.
@@ -291,15 +306,23 @@ impl RelayCore {
                 }
             }
             Event::Figures(figures) => self.figures = Some(figures),
+            Event::LowSpace(low) => self.low_space(now, low, out),
+            Event::Loaded(rows) => {
+                if let Err(fault) = self.spool.loaded(rows) {
+                    out.push(Effect::Damaged(fault.to_string()));
+                }
+            }
             Event::Committed(token) => self.committed(now, token, out),
             Event::Tick => self.tick(now, out),
         }
+        self.let_go(out);
         self.pump(now, false, out);
     }
 
     /// Presence, facts and gathered records go up; what is late goes back.
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.expire(now, out);
+        self.retry_left(now, out);
         if !self.facts.is_empty() {
             let mut grouped: BTreeMap<(OrderNumber, u8), Vec<NodeId>> = BTreeMap::new();
             for (order, fact, device) in std::mem::take(&mut self.facts) {
@@ -368,6 +391,10 @@ impl RelayCore {
         while let Some((lane, runs)) = self.spool.take_of(may) {
             out.push(Effect::ToParent(lane, Message::Records(runs)));
         }
+        let keys = self.spool.to_load();
+        if !keys.is_empty() {
+            out.push(Effect::Load(keys));
+        }
     }
 
     pub(super) fn commit(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {
@@ -415,9 +442,10 @@ impl RelayCore {
     /// Hands waiting orders to the children that are there; to a child that is no holder yet once it durably is.
     pub(super) fn offer(&mut self, now: Now, devices: Option<&[NodeId]>, out: &mut Vec<Effect>) {
         let stated = self.stated(now);
-        let RelayCore { directory, ledger, links, shelf, .. } = self;
+        let RelayCore { directory, ledger, links, shelf, bounds, .. } = self;
         let revocations = shelf.revocations();
-        let hop = |device| directory.live_hop(device).filter(|child| links.contains_key(child));
+        let takes = |child: &NodeId| links.contains_key(child) && bounds.may_offer(*child);
+        let hop = |device| directory.live_hop(device).filter(takes);
         let round = ledger.offers(stated, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
         let also = ledger.also_offers(|child| links.contains_key(&child));
         for offer in round.offers.into_iter().chain(also) {

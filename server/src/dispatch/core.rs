@@ -14,7 +14,11 @@ use orders::{
     tell_ended,
 };
 
-use super::intake::{self, Preloaded};
+use super::{
+    intake::{self, Preloaded},
+    left,
+    streams::Streams,
+};
 use crate::store::{AuditRow, NodeRow, Op};
 use branchline_node::{
     downstream::{
@@ -25,13 +29,13 @@ use branchline_node::{
     link::engine::LinkEnd,
 };
 use branchline_protocol::{
+    chain::Position,
     document::{Kind, Revocations},
-    hash::Hash,
     id::{NodeId, OrderNumber, Role, TenantId},
     inventory::Snapshot,
     job::State,
     order::{Envelope, OrderMessage, Payload},
-    record::{Lane, StreamId},
+    record::Lane,
     refusal::Refusal,
     time::{Millis, Now},
     wire::{Ack, Goodbye, Message, Reach},
@@ -42,10 +46,15 @@ use std::{
 };
 
 /// A child with a live link.
+#[derive(Default)]
 pub(super) struct Link {
     pub session: u64,
     pub poll: bool,
     pub done: bool,
+    /// It had no room for an order: until when, on the monotonic clock, it is offered none.
+    pub full_until: Option<u64>,
+    /// Orders it left with us in this session, as shown.
+    pub left: BTreeSet<(OrderNumber, NodeId)>,
 }
 
 /// One tenant's part. Nothing of one is ever looked at for another (TOP-22).
@@ -59,7 +68,9 @@ pub struct TenantState {
     pub ledger: Ledger,
     /// Orders that are not over.
     pub orders: BTreeMap<OrderNumber, OpenJob>,
-    pub(super) streams: BTreeMap<StreamId, (u64, Hash)>,
+    pub(super) streams: Streams,
+    /// What was refused, by node, code and field: when it was audited last, and how many records since.
+    pub(super) refusals: BTreeMap<(NodeId, &'static str, Option<&'static str>), (Millis, u64)>,
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
     pub(super) gateways: BTreeMap<NodeId, NodeId>,
@@ -132,7 +143,8 @@ impl Core {
             state.nodes.insert(row.id, row);
         }
         for (tenant, row) in found.streams {
-            core.tenants.entry(tenant).or_default().streams.insert(row.stream, (row.upto, row.hash));
+            let at = Position { upto: row.upto, head: row.hash };
+            core.tenants.entry(tenant).or_default().streams.put(row.stream, at);
         }
         for (tenant, node) in found.need_full {
             core.tenants.entry(tenant).or_default().need_full.insert(node);
@@ -281,7 +293,7 @@ impl Core {
             return;
         }
         state.directory.holds(child.node, &child.greeting.documents);
-        state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), done: false });
+        state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), ..Link::default() });
         send_documents(state, &child, out);
         match child.gateway {
             Some(gateway) => state.gateways.insert(child.node, gateway),
@@ -382,7 +394,7 @@ impl Core {
                         acks.push(Ack { stream, stored: upto, settled: upto, refused });
                         continue;
                     }
-                    let upto = state.streams.get(&stream).map_or(0, |(n, _)| *n);
+                    let upto = state.streams.get(&stream).map_or(0, |at| at.upto);
                     acks.push(Ack { stream, stored: upto, settled: upto, refused });
                 }
                 work.after.push(Effect::Send(child.node, child.session, Lane::Control, Message::Acks(acks)));
@@ -425,6 +437,7 @@ impl Core {
                 }
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
+            Message::Left(left) => left::left(state, now, child, left, &mut work),
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down");
             }
@@ -487,6 +500,7 @@ impl Core {
             let Some(state) = self.tenants.get_mut(&tenant) else { continue };
             state.directory.expire(now.node);
             let mut work = Work::default();
+            work.look.extend(left::retry(state, now));
             for row in state.ledger.overdue(now.node) {
                 let open = state.orders.get(&row.order);
                 let cancelling = open.is_some_and(|o| o.cancelling.contains(&row.device));
@@ -499,7 +513,7 @@ impl Core {
                 };
                 end(state, row.order, row.device, over, None, &mut work);
             }
-            if !work.ops.is_empty() {
+            if !work.ops.is_empty() || !work.look.is_empty() {
                 self.commit(now, &tenant, work, After::default(), out);
             }
         }

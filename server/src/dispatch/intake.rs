@@ -1,14 +1,15 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
 use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back};
-use crate::store::{AuditRow, Op, ResultRow, StreamRow};
+use crate::store::{AuditRow, DEAD_LETTER_BYTES_MAX, DeadLetterRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{
+    chain::{ChainFault, Next, Position, extent},
     hash::Hash,
     id::{NodeId, OrderNumber, Role},
     inventory::{ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
-    record::{Alert, Fact, Facts, JobResult, Lane, Progress, Record, Run, class},
+    record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
     time::{Millis, Now},
     wire::Message,
 };
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 
 /// A collection dated further ahead of the server than this is kept and marked (INV-13).
 pub const SKEW_MS: i64 = 24 * 3_600_000;
+/// Milliseconds between two audits of refusals of the same kind: who sends such records must not fill the disk.
+const AUDIT_EVERY_MS: i64 = 60_000;
 
 /// Inventories as the store holds them: sections, collection time.
 pub type Preloaded = BTreeMap<NodeId, (Snapshot, Millis)>;
@@ -44,51 +47,51 @@ pub fn run(
 ) -> Taken {
     let mut taken = Taken::default();
     let stream = run.stream;
-    let known = state.nodes.get(&stream.node).is_some_and(|n| n.revoked_at.is_none());
-    if !known {
-        // A relay speaks only for nodes of its tenant (RLY-9); what a revoked one says counts no more (S-12).
+    if let Some(code) = unheard(state, child, stream.node) {
         taken.foreign = true;
-        taken.refused = run.records.iter().map(|r| (r.number, "foreign".to_string())).collect();
-        refuse(child, now, &format!("{} records of {}: foreign", run.records.len(), stream.node), work);
+        for record in &run.records {
+            refuse(state, now, child, stream, record, (code, None), work);
+            taken.refused.push((record.number, code.to_string()));
+        }
         return taken;
     }
     // What it wrote it wrote while it was alive; its clock may be ahead of ours.
     if let Some(last) = run.records.last() {
         state.directory.heard(stream.node, last.at.min(now.node));
     }
-    let mut position = state.streams.get(&stream).copied();
+    let before = state.streams.get(&stream);
+    let mut position = before;
     for record in run.records {
-        match position {
-            Some((upto, _)) if record.number <= upto => continue,
-            Some((upto, _)) if record.number > upto + 1 => {
-                // The child repeats from the one after `upto` when it greets next; nothing is skipped.
-                tracing::warn!(node = %stream.node, upto, got = record.number, "records are missing in between");
+        let next = match follow(position, &stream, &record, run.settled) {
+            Ok((Next::Known, _)) => continue,
+            Ok((Next::Takes(next), resumed)) => {
+                if let Some(held) = resumed {
+                    // This server was put back to an older state, or the sender lies; either way nobody has them now.
+                    let detail =
+                        format!("{}: {} to {} were settled, says the sender", shown(&stream), held + 1, next.upto - 1);
+                    work.ops.push(audit(child, now.node, stream.node, "stream.resumed", detail));
+                }
+                next
+            }
+            Err(fault) => {
+                // Nothing of it is kept. The child repeats from the one after what is acknowledged, if it has that.
+                refuse(state, now, child, stream, &record, (fault.code(), None), work);
+                taken.refused.push((fault.number(), fault.code().into()));
                 break;
             }
-            Some((_, head)) if record.prev != head => {
-                taken.refused.push((record.number, "rollback".into()));
-                refuse(
-                    child,
-                    now,
-                    &format!("record {} of {} does not continue its stream", record.number, stream.node),
-                    work,
-                );
-                break;
-            }
-            _ => {}
-        }
-        position = Some((record.number, record.hash(&stream)));
-        if let Err(code) = apply(state, now, child, stream.node, &record, preloaded, token, &mut taken, work) {
-            let field = wrong_field(&record).map(|field| format!(" in {field}")).unwrap_or_default();
-            refuse(child, now, &format!("record {} of {}: {code}{field}", record.number, stream.node), work);
+        };
+        if record.class == class::GAP {
+            dropped(child, &stream, &record, position, work);
+        } else if let Err(code) = apply(state, now, child, stream.node, &record, preloaded, token, &mut taken, work) {
+            refuse(state, now, child, stream, &record, (code, wrong_field(&record)), work);
             taken.refused.push((record.number, code.into()));
         }
+        position = Some(next);
     }
-    if let Some((upto, hash)) = position
-        && state.streams.get(&stream) != Some(&(upto, hash))
-    {
-        state.streams.insert(stream, (upto, hash));
-        work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto, hash }));
+    if let Some(at) = position.filter(|at| before != Some(*at)) {
+        let gone = state.streams.put(stream, at);
+        work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto: at.upto, hash: at.head }));
+        work.ops.extend(gone.into_iter().map(|stream| Op::StreamGone(child.tenant.clone(), stream)));
     }
     taken
 }
@@ -126,14 +129,86 @@ struct Fields<K, A, S, O, C, D> {
     digest: D,
 }
 
-fn refuse(child: &Child, now: Now, detail: &str, work: &mut Work) {
-    work.ops.push(Op::Audit(AuditRow {
+/// Why nothing of a node's is heard from this child. A relay speaks only for nodes of its tenant, a device for itself
+/// (RLY-9); what a revoked one says counts no more (S-12).
+fn unheard(state: &TenantState, child: &Child, node: NodeId) -> Option<&'static str> {
+    let row = state.nodes.get(&node);
+    match row {
+        None => Some("foreign"),
+        Some(_) if child.role == Role::Agent && node != child.node => Some("foreign"),
+        Some(row) => row.revoked_at.map(|_| "revoked"),
+    }
+}
+
+/// Where a record leads to from where the stream is held; with the number held before, if what lies between was settled
+/// by a server that remembered more than this one.
+fn follow(
+    position: Option<Position>,
+    stream: &StreamId,
+    record: &Record,
+    settled: u64,
+) -> Result<(Next, Option<u64>), ChainFault> {
+    let (first, _) = extent(stream, record)?;
+    let before = Position::before(first, record.prev);
+    let (at, resumed) = match position {
+        // Its beginning was settled before this server knew the stream.
+        None => (before, None),
+        Some(at) if before.upto > at.upto && settled >= before.upto => (before, Some(at.upto)),
+        Some(at) => (at, None),
+    };
+    Ok((at.follow(stream, record)?, resumed))
+}
+
+fn shown(stream: &StreamId) -> String {
+    format!("{:?} records of {}", stream.lane, stream.node).to_lowercase()
+}
+
+fn audit(child: &Child, at: Millis, who: NodeId, what: &str, detail: String) -> Op {
+    Op::Audit(AuditRow { tenant: child.tenant.clone(), at, who: who.to_string(), what: what.into(), detail })
+}
+
+/// Records that were dropped below, counted (LOG-4, RLY-10): those of them that did not arrive before.
+fn dropped(child: &Child, stream: &StreamId, record: &Record, held: Option<Position>, work: &mut Work) {
+    let Ok(gap) = rmp_serde::from_slice::<Gap>(&record.body) else { return };
+    let (first, last) = (gap.numbers.0.max(held.map_or(0, |at| at.upto) + 1), gap.numbers.1);
+    let (count, bytes, reason) = (last - first + 1, gap.bytes, gap.reason.chars().take(64).collect::<String>());
+    let detail = format!("{}: {first} to {last}, {count} in number, {bytes} bytes, {reason}", shown(stream));
+    work.ops.push(audit(child, record.at, stream.node, "records.dropped", detail));
+}
+
+/// Keeps what was refused, and audits it: each node and code once a minute, with the count since.
+fn refuse(
+    state: &mut TenantState,
+    now: Now,
+    child: &Child,
+    stream: StreamId,
+    record: &Record,
+    (code, field): (&'static str, Option<&'static str>),
+    work: &mut Work,
+) {
+    let body = record.body.slice(..record.body.len().min(DEAD_LETTER_BYTES_MAX));
+    work.ops.push(Op::DeadLetter(DeadLetterRow {
         tenant: child.tenant.clone(),
         at: now.node,
-        who: child.node.to_string(),
-        what: "record.refused".into(),
-        detail: detail.into(),
+        via: child.node,
+        stream,
+        number: record.number,
+        class: record.class,
+        code: code.into(),
+        bytes: record.body.len() as u64,
+        body,
     }));
+    let (last, count) = state.refusals.entry((stream.node, code, field)).or_insert((Millis(i64::MIN), 0));
+    *count += 1;
+    if now.node.0 < last.0.saturating_add(AUDIT_EVERY_MS) {
+        return;
+    }
+    let count = std::mem::take(count);
+    *last = now.node;
+    let field = field.map(|field| format!(" in {field}")).unwrap_or_default();
+    let what = format!("record {} of the {}", record.number, shown(&stream));
+    let detail = format!("{what}: {code}{field} ({count} since the last audit)");
+    work.ops.push(audit(child, now.node, child.node, "record.refused", detail));
 }
 
 #[allow(clippy::too_many_arguments, reason = "one record in its context")]
@@ -189,12 +264,8 @@ fn apply(
                             advance(state, order, device, State::Delivered, record.at, work);
                         }
                         Fact::RefusedBadSignature => {
-                            refuse(
-                                child,
-                                now,
-                                &format!("order {order} for {device}: bad_signature at the relay"),
-                                work,
-                            );
+                            let detail = format!("order {order} for {device}: bad_signature at the relay");
+                            work.ops.push(audit(child, now.node, child.node, "record.refused", detail));
                         }
                         Fact::GivenBack => given_back(state, now, order, device, by, work),
                         Fact::Held => {}

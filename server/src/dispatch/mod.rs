@@ -4,7 +4,9 @@
 
 mod core;
 mod intake;
+mod left;
 mod standing;
+mod streams;
 #[cfg(test)]
 mod tests;
 

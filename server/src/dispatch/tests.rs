@@ -20,6 +20,8 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
+mod upward;
+
 fn node(n: u128) -> NodeId {
     NodeId(Uuid::from_u128(n))
 }

@@ -222,6 +222,34 @@ pub struct AuditRow {
     pub detail: String,
 }
 
+/// A record that was refused: kept for an administrator to look at, and blocking nothing (DESIGN 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterRow {
+    /// Whose.
+    pub tenant: TenantId,
+    /// When it was refused.
+    pub at: Millis,
+    /// The child that brought it.
+    pub via: NodeId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its number.
+    pub number: u64,
+    /// Its class.
+    pub class: u16,
+    /// Why: `revoked`, `foreign`, `malformed`, `too_large`, `hole`, `rollback`, `gap_not_allowed`.
+    pub code: String,
+    /// How long its body is.
+    pub bytes: u64,
+    /// The first [`DEAD_LETTER_BYTES_MAX`] bytes of its body.
+    pub body: Bytes,
+}
+
+/// Bytes kept of a refused record.
+pub const DEAD_LETTER_BYTES_MAX: usize = 65_536;
+/// Refused records kept of a tenant, newest first to stay: 64 MiB at most.
+pub const DEAD_LETTERS_MAX: u32 = 1_024;
+
 /// Reports kept as history per device. A device that sends nothing but what cannot be applied fills this and no more.
 pub const INVENTORY_HISTORY_MAX: u32 = 64;
 
@@ -308,6 +336,10 @@ pub enum Op {
     },
     /// How far a stream is held.
     Stream(TenantId, StreamRow),
+    /// A stream is forgotten.
+    StreamGone(TenantId, StreamId),
+    /// A refused record. The newest [`DEAD_LETTERS_MAX`] of a tenant are kept.
+    DeadLetter(DeadLetterRow),
     /// A device's inventory: replaced sections only; sections named in `gone` are removed.
     Inventory {
         /// Whose.
@@ -414,6 +446,8 @@ pub trait Store: Send + Sync + 'static {
     async fn open_jobs(&self) -> Result<Vec<JobRow>, StoreError>;
     /// Every stream position.
     async fn streams(&self) -> Result<Vec<(TenantId, StreamRow)>, StoreError>;
+    /// Refused records, newest first, at most `limit`.
+    async fn dead_letters(&self, tenant: &TenantId, limit: u32) -> Result<Vec<DeadLetterRow>, StoreError>;
     /// A device's inventory.
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError>;
     /// What lists show of inventories, without loading them.

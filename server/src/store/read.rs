@@ -2,8 +2,8 @@
 //! tenant; what is read for all tenants says whose each row is.
 
 use super::{
-    ApiTokenRow, AuditRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, ResultRow,
-    StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow,
+    ResultRow, StoreError, StreamRow, TokenRow,
     codec::{
         self, class, column, database, envelope, hash, ids, json, kind, parsed, state, unsigned, unsigned_32, uuid,
     },
@@ -319,6 +319,29 @@ pub async fn documents(readers: &SqlitePool, tenant: &TenantId) -> Read<Vec<(Kin
 
 pub async fn meta(readers: &SqlitePool, key: &str) -> Read<Option<Bytes>> {
     first(readers, query("SELECT value FROM meta WHERE key = ?").bind(key.to_owned()), |row| bytes(row, 0)).await
+}
+
+pub async fn dead_letters(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<Vec<DeadLetterRow>> {
+    let sql = "SELECT at, via, stream, number, class, code, bytes, body FROM dead_letter WHERE tenant = ? \
+               ORDER BY sequence DESC LIMIT ?";
+    all(readers, query(sql).bind(tenant.as_str().to_owned()).bind(limit), |row| {
+        let key: &[u8] = column(row, 2)?;
+        let stream = StreamId::from_key(key).ok_or_else(|| database("reading", "column 2 holds no stream key"))?;
+        let number: &[u8] = column(row, 3)?;
+        let number = number.try_into().map_err(|_| database("reading", "column 3 holds no number"))?;
+        Ok(DeadLetterRow {
+            tenant: tenant.clone(),
+            at: at(row, 0)?,
+            via: NodeId(uuid(row, 1)?),
+            stream,
+            number: u64::from_be_bytes(number),
+            class: column(row, 4)?,
+            code: column(row, 5)?,
+            bytes: unsigned(row, 6)?,
+            body: bytes(row, 7)?,
+        })
+    })
+    .await
 }
 
 pub async fn audit(readers: &SqlitePool, tenant: &TenantId, limit: u32) -> Read<Vec<AuditRow>> {

@@ -1,8 +1,8 @@
 //! The store in one SQLite file in WAL mode: one writer with group commit, a few readers, one process.
 
 use super::{
-    ApiTokenRow, AuditRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op, Store,
-    StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op,
+    Store, StoreError, StreamRow, TokenRow,
     codec::database,
     read,
     writer::{QUEUE_BATCHES_MAX, Waiting, Writer, WriterState},
@@ -34,9 +34,10 @@ use tokio::{
 };
 
 /// Every format there has been: (number, what it brought, its statements).
-const FORMATS: [(u32, &str, &str); 3] = [
+const FORMATS: [(u32, &str, &str); 4] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "way down", include_str!("../../migrations/0002_way_down.sql")),
+    (3, "dead letters", include_str!("../../migrations/0003_dead_letters.sql")),
     (4, "clock skew", include_str!("../../migrations/0004_clock_skew.sql")),
 ];
 
@@ -203,6 +204,10 @@ impl Store for SqliteStore {
 
     async fn streams(&self) -> Result<Vec<(TenantId, StreamRow)>, StoreError> {
         read::streams(&self.readers).await
+    }
+
+    async fn dead_letters(&self, tenant: &TenantId, limit: u32) -> Result<Vec<DeadLetterRow>, StoreError> {
+        read::dead_letters(&self.readers, tenant, limit).await
     }
 
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError> {

@@ -4,7 +4,7 @@
 mod inventory;
 
 use super::{
-    INVENTORY_HISTORY_MAX, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, StreamRow,
+    DEAD_LETTERS_MAX, DeadLetterRow, INVENTORY_HISTORY_MAX, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, StreamRow,
     codec::{class_word, envelope_blob, ids_blob, json_text, kind_word, signed},
 };
 use branchline_protocol::{
@@ -350,6 +350,14 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
                 many.write(connection).await?;
             }
         }
+        Op::StreamGone(tenant, stream) => {
+            query("DELETE FROM stream WHERE tenant = ? AND key = ?")
+                .bind(tenant.as_str())
+                .bind(&stream.key()[..])
+                .execute(connection)
+                .await?;
+        }
+        Op::DeadLetter(row) => dead_letter(connection, row).await?,
         Op::JobDevice { .. } | Op::Holders { .. } | Op::Stream(..) => unreachable!("gathered by `apply`"),
     }
     Ok(())
@@ -443,4 +451,30 @@ async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDev
     })
     .await?;
     many.write(connection).await
+}
+async fn dead_letter(connection: &mut SqliteConnection, row: DeadLetterRow) -> Done {
+    query(
+        "INSERT INTO dead_letter (tenant, at, via, stream, number, class, code, bytes, body) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(row.tenant.as_str())
+    .bind(row.at.0)
+    .bind(&row.via.bytes()[..])
+    .bind(&row.stream.key()[..])
+    .bind(&row.number.to_be_bytes()[..])
+    .bind(row.class)
+    .bind(row.code)
+    .bind(signed(row.bytes))
+    .bind(&row.body[..])
+    .execute(&mut *connection)
+    .await?;
+    query(
+        "DELETE FROM dead_letter WHERE tenant = ?1 AND sequence <= \
+         (SELECT sequence FROM dead_letter WHERE tenant = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)",
+    )
+    .bind(row.tenant.as_str())
+    .bind(DEAD_LETTERS_MAX)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -141,9 +141,12 @@ impl Record {
         ])
     }
 
+    /// What a record counts for beside its body.
+    pub const OVERHEAD: usize = 96;
+
     /// Bytes this record counts for in windows and quotas.
     pub fn weight(&self) -> usize {
-        self.body.len() + 96
+        self.body.len() + Record::OVERHEAD
     }
 }
 
@@ -210,8 +213,10 @@ pub struct Gap {
     pub numbers: (u64, u64),
     /// How many bytes they held.
     pub bytes: u64,
-    /// Why.
+    /// Why: `quota`, `superseded`, or `stored` for what the parent had taken before it was freed.
     pub reason: String,
+    /// The hash of the last one dropped: what its successor names (decision 14).
+    pub hash: Hash,
 }
 
 /// Something an administrator should know.
@@ -230,6 +235,10 @@ pub struct Run {
     pub stream: StreamId,
     /// In rising order of number.
     pub records: Vec<Record>,
+    /// The sender knows these to be durable at the server, up to this number, and may not have them any more. A receiver
+    /// that lacks them goes on after them: it was rolled back, or never saw them.
+    #[serde(default)]
+    pub settled: u64,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod inventory;
 mod link;
 mod orders;
 mod random;
+mod room;
 mod schedule;
 mod steering;
 

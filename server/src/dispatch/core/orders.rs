@@ -304,7 +304,8 @@ pub(in crate::dispatch) fn offer(
     out: &mut Vec<Effect>,
 ) -> Vec<Ask> {
     let TenantState { directory, ledger, links, suspended, .. } = state;
-    let hop = |device| directory.live_hop(device).filter(|child| links.contains_key(child));
+    let takes = |child: &NodeId| links.get(child).is_some_and(|link| link.full_until.is_none());
+    let hop = |device| directory.live_hop(device).filter(takes);
     let round = ledger.offers(now.node, Some(devices), |d| hop(d).filter(|_| !suspended.contains(&d)));
     let also = ledger.also_offers(|child| links.contains_key(&child));
     for offer in round.offers.into_iter().chain(also) {

@@ -1,8 +1,8 @@
 //! The real store with a switch that makes writes fail and a gate that holds up the word of their success.
 
 use crate::store::{
-    ApiTokenRow, AuditRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op, Store,
-    StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op,
+    Store, StoreError, StreamRow, TokenRow,
 };
 use async_trait::async_trait;
 use branchline_protocol::{
@@ -98,6 +98,9 @@ impl Store for FaultyStore {
     }
     async fn streams(&self) -> Kept<Vec<(TenantId, StreamRow)>> {
         self.real.streams().await
+    }
+    async fn dead_letters(&self, tenant: &TenantId, limit: u32) -> Kept<Vec<DeadLetterRow>> {
+        self.real.dead_letters(tenant, limit).await
     }
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Kept<Option<InventoryRow>> {
         self.real.inventory(tenant, device).await

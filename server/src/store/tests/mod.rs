@@ -1,6 +1,7 @@
 //! What the store promises, told on real files.
 
 mod commits;
+mod dead_letters;
 mod opening;
 mod reads;
 mod volume;

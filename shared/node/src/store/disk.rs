@@ -15,14 +15,41 @@ pub(super) struct Disk(Arc<(Mutex<State>, Condvar)>);
 struct State {
     bytes: Vec<u8>,
     synced: Vec<u8>,
+    /// Written since the last sync: from, length.
+    dirty: Vec<(usize, usize)>,
     syncs: u64,
-    failing_sync: Option<u64>,
+    writes: u64,
+    set_lens: u64,
+    /// The call of this kind with this number fails.
+    failing: Option<(Call, u64)>,
     capacity: Option<usize>,
     bytes_read: usize,
     /// Syncs wait while this is set.
     held: bool,
     /// How many wait.
     waiting: usize,
+}
+
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Half of the bytes are written.
+    Write,
+    Sync,
+    SetLen,
+}
+
+impl State {
+    /// Counts a call; whether it fails.
+    fn fails(&mut self, call: Call) -> bool {
+        let count = match call {
+            Call::Write => &mut self.writes,
+            Call::Sync => &mut self.syncs,
+            Call::SetLen => &mut self.set_lens,
+        };
+        *count += 1;
+        self.failing.is_some_and(|(which, nth)| which == call && *count == nth)
+    }
 }
 
 impl Disk {
@@ -38,7 +65,29 @@ impl Disk {
 
     /// From the next on, the `nth` sync fails.
     pub(super) fn fail_sync(&self, nth: u64) {
-        self.with(|state| state.failing_sync = Some(state.syncs + nth));
+        self.fail(Call::Sync, nth);
+    }
+
+    /// From the next on, the `nth` call of this kind fails.
+    pub(super) fn fail(&self, call: Call, nth: u64) {
+        self.with(|state| {
+            let count = match call {
+                Call::Write => state.writes,
+                Call::Sync => state.syncs,
+                Call::SetLen => state.set_lens,
+            };
+            state.failing = Some((call, count + nth));
+        });
+    }
+
+    /// Whether the call that was to fail has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.with(|state| match state.failing {
+            Some((Call::Write, nth)) => state.writes >= nth,
+            Some((Call::Sync, nth)) => state.syncs >= nth,
+            Some((Call::SetLen, nth)) => state.set_lens >= nth,
+            None => false,
+        })
     }
 
     /// No write beyond this length succeeds.
@@ -118,7 +167,12 @@ impl StorageBackend for Disk {
             if state.capacity.is_some_and(|capacity| len as usize > capacity) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
+            if state.fails(Call::SetLen) {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            let before = state.bytes.len();
             state.bytes.resize(len as usize, 0);
+            state.dirty.push((before, (len as usize).saturating_sub(before)));
             Ok(())
         })
     }
@@ -130,18 +184,32 @@ impl StorageBackend for Disk {
         changed.notify_all();
         state = changed.wait_while(state, |state| state.held).unwrap();
         state.waiting -= 1;
-        state.syncs += 1;
-        if state.failing_sync.is_some_and(|nth| state.syncs == nth) {
+        if state.fails(Call::Sync) {
             return Err(io::Error::other("the disk is gone"));
         }
-        state.synced = state.bytes.clone();
+        let State { bytes, synced, dirty, .. } = &mut *state;
+        synced.resize(bytes.len(), 0);
+        for (from, len) in dirty.drain(..) {
+            // The file may have shrunk since.
+            let upto = (from + len).min(bytes.len());
+            if from < upto {
+                synced[from..upto].copy_from_slice(&bytes[from..upto]);
+            }
+        }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|state| {
             let from = offset as usize;
+            let failed = state.fails(Call::Write);
+            state.dirty.push((from, data.len()));
             let place = state.bytes.get_mut(from..from + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            if failed {
+                let half = data.len() / 2;
+                place[..half].copy_from_slice(&data[..half]);
+                return Err(io::Error::other("the disk is gone"));
+            }
             place.copy_from_slice(data);
             Ok(())
         })

@@ -122,6 +122,16 @@ impl StoreHandle {
         self.shared.low_space.load(Ordering::Acquire)
     }
 
+    /// Sees soon whether there is room again, if space is low: without it only every 64th commit does, and a node that takes
+    /// nothing new makes few. A try that fails writes up to twice the reserve: a few times a minute is enough.
+    pub fn look_for_space(&self) {
+        if self.low_space() {
+            self.shared.look_for_space.store(true, Ordering::Release);
+            // A full queue needs no waking.
+            drop(self.queue.try_send(None));
+        }
+    }
+
     /// How the store ended, if it has. Once this is `Some`, the file is closed and may be opened again.
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended.borrow().clone()

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     pub(super) commits: Arc<AtomicU64>,
     pub(super) low_space: AtomicBool,
+    /// The owner asks to see whether there is room for a reserve again.
+    pub(super) look_for_space: AtomicBool,
     pub(super) ended: watch::Sender<Option<Ended>>,
 }
 
@@ -65,6 +67,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             commits: Arc::default(),
             low_space: AtomicBool::new(false),
+            look_for_space: AtomicBool::new(false),
             ended: watch::Sender::new(None),
         })
     }
@@ -175,7 +178,7 @@ fn serve(
 ) -> Result<(), StoreError> {
     let mut held_over = None;
     loop {
-        let Some(first) = held_over.take().or_else(|| next(queue, shared)) else { return Ok(()) };
+        let Some(first) = held_over.take().or_else(|| next(queue, shared, reserve)) else { return Ok(()) };
         let mut group = gather(first, queue, &mut held_over);
         if let Err(fault) = shared.commit(&group) {
             // Before the first answer, so that whoever hears of it finds the store refusing and the space released.
@@ -184,18 +187,25 @@ fn serve(
             return Err(fault);
         }
         group.iter_mut().for_each(|job| job.answer(Ok(())));
-        if let Some(reserve) = reserve
-            && shared.low_space.load(Ordering::Acquire)
-            && shared.commits.load(Ordering::Acquire).is_multiple_of(COMMITS_PER_RESERVE_TRY)
-            && reserve.build().is_ok()
-        {
-            shared.low_space.store(false, Ordering::Release);
-        }
+        let due = shared.commits.load(Ordering::Acquire).is_multiple_of(COMMITS_PER_RESERVE_TRY);
+        renew(shared, reserve, due);
+    }
+}
+
+/// Builds the reserve again while there is none, if a try is due or was asked for.
+fn renew(shared: &Shared, reserve: Option<&Reserve>, due: bool) {
+    let asked = shared.look_for_space.swap(false, Ordering::AcqRel);
+    if let Some(reserve) = reserve
+        && (due || asked)
+        && shared.low_space.load(Ordering::Acquire)
+        && reserve.build().is_ok()
+    {
+        shared.low_space.store(false, Ordering::Release);
     }
 }
 
 /// The next batch, or `None` when the store is to end and nothing is queued.
-fn next(queue: &mut mpsc::Receiver<Queued>, shared: &Shared) -> Option<Job> {
+fn next(queue: &mut mpsc::Receiver<Queued>, shared: &Shared, reserve: Option<&Reserve>) -> Option<Job> {
     loop {
         if shared.closing.load(Ordering::Acquire) {
             queue.close();
@@ -203,6 +213,7 @@ fn next(queue: &mut mpsc::Receiver<Queued>, shared: &Shared) -> Option<Job> {
         if let Some(job) = queue.blocking_recv()? {
             return Some(job);
         }
+        renew(shared, reserve, false);
     }
 }
 

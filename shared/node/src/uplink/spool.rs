@@ -4,48 +4,50 @@
 //! append/carry → pending → (commit) → ready → take → in flight → stored → settled → gone
 //! ```
 //! Every change of durable state goes into the caller's [`Batch`]; the caller says [`Spool::committed`] when that batch
-//! is on disk, and nothing is sent or acknowledged before. Bodies stay in memory while they are here.
+//! is on disk, and nothing is sent or acknowledged before. [`Quotas`] bound what is here, and what is dropped at a quota
+//! leaves a counted gap (`shed`); bodies beyond a bound of memory stay on disk only (`memory`).
+
+mod memory;
+mod parent;
+mod quota;
+mod shed;
+mod stream;
+
+pub use memory::{LOAD_BYTES, MEMORY_BYTES, Rows};
+pub use quota::{Kind, Quotas};
+pub use shed::Shed;
+pub use stream::STREAM_META;
 
 use crate::store::{Batch, Table};
 use branchline_protocol::{
-    hash::Hash,
+    chain::{ChainFault, Next, Position, extent},
     id::{Epoch, NodeId, TraceId},
     record::{Lane, Record, Run, StreamId},
     time::Millis,
     wire::Ack,
 };
 use bytes::Bytes;
+use memory::Memory;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use stream::{Slot, StreamState, meta_key, record_key};
 
-/// Bytes sent and not yet stored by the parent, over all lanes: what a lost link may cost in repetition.
+/// Bytes of one lane that were sent and are not stored by the parent: what a lost link may cost in repetition. By lane,
+/// so that logs which a parent holds back are in nobody's way.
 pub const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 /// Bytes one `Records` message gathers.
 pub const GATHER_BYTES: usize = 48 << 10;
-/// First byte of the meta keys of streams.
-pub const STREAM_META: u8 = b's';
 
 /// Records that become durable with one batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark(Vec<(StreamId, u64)>);
 
-/// Why a child's record was not taken.
+/// Why records or an acknowledgement are not taken, or what is on disk is no spool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolFault {
-    /// A number was left out: the child repeats from the one after `held`.
-    #[error("records {held} + 1 to {got} - 1 of a stream are missing")]
-    Hole {
-        /// The last number held.
-        held: u64,
-        /// The number that came.
-        got: u64,
-    },
-    /// The predecessor's hash is another: the child's store was rolled back, or somebody forges.
-    #[error("record {0} does not continue its stream")]
-    BrokenChain(u64),
+    /// The child's record does not continue its stream.
+    #[error(transparent)]
+    Chain(#[from] ChainFault),
     /// The parent acknowledged what was never sent.
     #[error("acknowledgement of {acked} beyond what was sent, {sent}")]
     BeyondSent {
@@ -59,21 +61,12 @@ pub enum SpoolFault {
     Unreadable,
 }
 
-#[derive(Default)]
-struct StreamState {
-    /// Last number here, pending included, and its hash.
-    upto: u64,
-    head: Hash,
-    committed: u64,
-    sent: u64,
-    stored: u64,
-    settled: u64,
-    /// Numbers settled + 1 ..= upto.
-    records: VecDeque<Arc<Record>>,
+/// What an acknowledgement told beside numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// The parent remembers records of our own earlier life that this disk does not: it was put back to an older state.
+    pub rolled_back: bool,
 }
-
-#[derive(Serialize, Deserialize)]
-struct StreamMeta(u64, Hash, u64);
 
 /// What waits, for `tree` and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,22 +84,18 @@ pub struct Spool {
     node: NodeId,
     epoch: Epoch,
     incarnation: u64,
+    quotas: Quotas,
+    memory: Memory,
     streams: BTreeMap<StreamId, StreamState>,
+    /// The stream of a node and lane that received records last: the one that is remembered although it is settled.
+    newest: BTreeMap<(NodeId, Lane), StreamId>,
     /// Streams with committed records that were not sent on this link, most pressing lane first.
     ready: BTreeSet<(Lane, StreamId)>,
     in_flight: [usize; 5],
-    bytes: usize,
+    used: [u64; 3],
     records: usize,
     link_up: bool,
     parent: Option<(NodeId, u64)>,
-}
-
-fn record_key(stream: &StreamId, number: u64) -> Vec<u8> {
-    [&stream.key()[..], &number.to_be_bytes()].concat()
-}
-
-fn meta_key(stream: &StreamId) -> Vec<u8> {
-    [&[STREAM_META][..], &stream.key()].concat()
 }
 
 impl Spool {
@@ -117,31 +106,36 @@ impl Spool {
             node,
             epoch,
             incarnation,
+            quotas: Quotas::default(),
+            memory: Memory::default(),
             streams: BTreeMap::new(),
+            newest: BTreeMap::new(),
             ready: BTreeSet::new(),
             in_flight: [0; 5],
-            bytes: 0,
+            used: [0; 3],
             records: 0,
             link_up: false,
             parent: None,
         }
     }
 
+    /// The same with other bounds than an agent's.
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Spool { quotas, ..self }
+    }
+
+    /// Other bounds from here on.
+    pub fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
     /// A row of [`Table::Meta`]; rows of others are passed over.
     pub fn recover_meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), SpoolFault> {
         let Some((&STREAM_META, stream)) = key.split_first() else { return Ok(()) };
         let Some(stream) = StreamId::from_key(stream) else { return Ok(()) };
-        let StreamMeta(upto, head, settled) = rmp_serde::from_slice(value).map_err(|_| SpoolFault::Unreadable)?;
-        let state = StreamState {
-            upto,
-            head,
-            committed: upto,
-            sent: settled,
-            stored: settled,
-            settled,
-            records: VecDeque::new(),
-        };
+        let state = StreamState::recover(value).ok_or(SpoolFault::Unreadable)?;
         self.streams.insert(stream, state);
+        self.newest.entry((stream.node, stream.lane)).or_insert(stream);
         Ok(())
     }
 
@@ -149,12 +143,18 @@ impl Spool {
     pub fn recover_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), SpoolFault> {
         let stream = key.get(..29).and_then(StreamId::from_key).ok_or(SpoolFault::Unreadable)?;
         let record: Record = rmp_serde::from_slice(value).map_err(|_| SpoolFault::Unreadable)?;
+        let (first, head) = extent(&stream, &record).map_err(|_| SpoolFault::Unreadable)?;
         let state = self.streams.get_mut(&stream).ok_or(SpoolFault::Unreadable)?;
         if record.number > state.settled {
-            self.bytes += record.weight();
+            self.used[Kind::of(stream.lane) as usize] += record.weight() as u64;
             self.records += 1;
-            state.records.push_back(Arc::new(record));
+            state.slots.push_back(Slot::of(record, first, head));
+            let newest = state.slots.len() - 1;
+            self.memory.add(&state.slots[newest]);
+            self.memory.evict(state, newest..newest + 1);
             self.ready.insert((stream.lane, stream));
+            // Rather than a settled one it is the one that still receives.
+            self.newest.insert((stream.node, stream.lane), stream);
         }
         Ok(())
     }
@@ -175,60 +175,131 @@ impl Spool {
         batch: &mut Batch,
     ) -> Mark {
         let stream = StreamId { node: self.node, epoch: self.epoch, incarnation: self.incarnation, lane };
-        let state = self.streams.entry(stream).or_default();
-        let record = Record { number: state.upto + 1, prev: state.head, class, trace, at, body };
-        let number = record.number;
-        self.push(stream, record, batch);
+        let before = self.streams.entry(stream).or_default().at;
+        let record = Record { number: before.upto + 1, prev: before.head, class, trace, at, body };
+        let (number, head) = (record.number, record.hash(&stream));
+        self.push(stream, Slot::of(record, number, head), batch);
+        self.bound(Kind::of(lane), batch);
         Mark(vec![(stream, number)])
     }
 
     /// Takes a child's run. What is here already is passed over; a fault keeps what came before it in the run.
     pub fn carry(&mut self, run: Run, batch: &mut Batch) -> (Mark, Option<SpoolFault>) {
+        let stream = run.stream;
         let mut mark = Mark::default();
+        let mut fault = None;
         for record in run.records {
-            let state = self.streams.entry(run.stream).or_default();
-            if state.settled == state.upto && record.number > state.upto + 1 {
-                // What is between was settled by another way, or before this store existed.
-                state.upto = record.number - 1;
-                state.head = record.prev;
-                (state.committed, state.sent, state.stored, state.settled) =
-                    (state.upto, state.upto, state.upto, state.upto);
+            match self.follow(&stream, &record, run.settled, batch) {
+                Ok(None) => {}
+                Ok(Some((first, at))) => {
+                    self.push(stream, Slot::of(record, first, at.head), batch);
+                    mark.0 = vec![(stream, at.upto)];
+                }
+                Err(why) => {
+                    fault = Some(why.into());
+                    break;
+                }
             }
-            if record.number <= state.upto {
-                continue;
-            }
-            if record.number > state.upto + 1 {
-                return (mark, Some(SpoolFault::Hole { held: state.upto, got: record.number }));
-            }
-            if record.prev != state.head {
-                return (mark, Some(SpoolFault::BrokenChain(record.number)));
-            }
-            let number = record.number;
-            self.push(run.stream, record, batch);
-            mark.0.retain(|(s, _)| *s != run.stream);
-            mark.0.push((run.stream, number));
         }
-        (mark, None)
+        // A relay drops no logs of others for a quota: it holds them back, and they stay where they are.
+        if stream.lane == Lane::Inventory {
+            self.bound(Kind::Inventory, batch);
+        }
+        (mark, fault)
     }
 
-    fn push(&mut self, stream: StreamId, record: Record, batch: &mut Batch) {
-        let state = self.streams.entry(stream).or_default();
-        state.upto = record.number;
-        state.head = record.hash(&stream);
-        self.bytes += record.weight();
+    /// Where a child's record leads to, with the first number it covers; `None` if it is here already.
+    fn follow(
+        &mut self,
+        stream: &StreamId,
+        record: &Record,
+        settled: u64,
+        batch: &mut Batch,
+    ) -> Result<Option<(u64, Position)>, ChainFault> {
+        let (first, head) = extent(stream, record)?;
+        let before = Position::before(first, record.prev);
+        let at = match self.streams.get(stream) {
+            // Its beginning was settled before this store knew the stream.
+            None => before,
+            Some(state) if before.upto > state.at.upto && settled >= before.upto => {
+                // The server has what is missing here, by another way: the child may have nothing older to repeat.
+                self.forget_until(stream, before, batch);
+                before
+            }
+            Some(state) => {
+                let same = state.slots.get(state.after_number(record.number.saturating_sub(1)));
+                if same.is_some_and(|slot| !slot.is_gap && slot.last == record.number && slot.head != head) {
+                    return Err(ChainFault::Broken(record.number));
+                }
+                state.at
+            }
+        };
+        match at.follow(stream, record)? {
+            Next::Known => Ok(None),
+            Next::Takes(next) => {
+                self.streams.entry(*stream).or_insert_with(|| StreamState::after(at));
+                Ok(Some((first, next)))
+            }
+        }
+    }
+
+    /// Everything of a stream up to this position is settled, whatever is here.
+    fn forget_until(&mut self, stream: &StreamId, at: Position, batch: &mut Batch) {
+        let Some(state) = self.streams.remove(stream) else { return };
+        self.ready.remove(&(stream.lane, *stream));
+        let lane = stream.lane as usize;
+        self.in_flight[lane] = self.in_flight[lane].saturating_sub(state.in_flight());
+        self.records -= state.slots.len();
+        state.slots.iter().for_each(|slot| self.memory.remove(slot));
+        self.used[Kind::of(stream.lane) as usize] -= state.slots.iter().map(|s| s.weight as u64).sum::<u64>();
+        batch.delete_range(Table::Spool, record_key(stream, 0), record_key(stream, at.upto));
+        batch.delete(Table::Spool, record_key(stream, at.upto));
+        self.streams.insert(*stream, StreamState::after(at));
+    }
+
+    fn push(&mut self, stream: StreamId, slot: Slot, batch: &mut Batch) {
+        self.used[Kind::of(stream.lane) as usize] += slot.weight as u64;
         self.records += 1;
-        let value = rmp_serde::to_vec(&record).expect("records are plain data");
-        batch.put(Table::Spool, record_key(&stream, record.number), value);
-        put_meta(&stream, state, batch);
-        state.records.push_back(Arc::new(record));
+        self.memory.add(&slot);
+        let value = rmp_serde::to_vec(slot.record.as_deref().expect("it comes whole")).expect("records are plain data");
+        batch.put(Table::Spool, record_key(&stream, slot.last), value);
+        let state = self.streams.entry(stream).or_default();
+        state.at = Position { upto: slot.last, head: slot.head };
+        state.put_meta(&stream, batch);
+        state.slots.push_back(slot);
+        let before = self.newest.insert((stream.node, stream.lane), stream);
+        if before != Some(stream) {
+            let first = StreamId { epoch: 0, incarnation: 0, lane: Lane::Control, ..stream };
+            let of_node = self.streams.range(first..).map(|(s, _)| *s).take_while(|s| s.node == stream.node);
+            let others: Vec<StreamId> = of_node.filter(|s| s.lane == stream.lane && *s != stream).collect();
+            others.into_iter().for_each(|other| self.forget_if_over(other, batch));
+        }
+    }
+
+    /// A settled stream is remembered only while it is the newest of its node and lane: what comes of it again goes up
+    /// again, and the server knows it.
+    fn forget_if_over(&mut self, stream: StreamId, batch: &mut Batch) {
+        let is_newest = self.newest.get(&(stream.node, stream.lane)) == Some(&stream);
+        let is_own = (stream.epoch, stream.incarnation) == (self.epoch, self.incarnation);
+        let is_past = stream.node == self.node && !is_own;
+        if (!is_newest || is_past) && self.streams.get(&stream).is_some_and(StreamState::is_settled) {
+            batch.delete(Table::Meta, meta_key(&stream));
+            self.streams.remove(&stream);
+            self.ready.remove(&(stream.lane, stream));
+        }
     }
 
     /// A batch with these records is on disk.
     pub fn committed(&mut self, mark: &Mark) {
         for (stream, number) in &mark.0 {
             if let Some(state) = self.streams.get_mut(stream) {
+                let before = state.after_number(state.committed);
                 state.committed = state.committed.max(*number);
-                self.ready.insert((stream.lane, *stream));
+                // From here on the disk has them.
+                self.memory.evict(state, before..state.after_number(state.committed));
+                if state.has_unsent() {
+                    self.ready.insert((stream.lane, *stream));
+                }
             }
         }
     }
@@ -239,143 +310,33 @@ impl Spool {
         Ack { stream: *stream, stored, settled, refused: Vec::new() }
     }
 
-    /// Which parent remembers what: names it in the greeting.
-    pub fn stored_at(&self) -> Option<(NodeId, u64)> {
-        self.parent
-    }
-
-    /// A link to a parent is up. A parent with another disk is offered everything that is not settled.
-    pub fn link_up(&mut self, parent: NodeId, store: u64) {
-        let same = self.parent == Some((parent, store));
-        self.parent = Some((parent, store));
-        self.link_up = true;
-        self.in_flight = [0; 5];
-        for (stream, state) in &mut self.streams {
-            if !same {
-                state.stored = state.settled;
-            }
-            state.sent = state.stored;
-            if state.sent < state.committed {
-                self.ready.insert((stream.lane, *stream));
-            }
+    /// Drops what may be dropped when a kind is over its quota.
+    fn bound(&mut self, kind: Kind, batch: &mut Batch) {
+        if self.used(kind) > self.quotas.of(kind) {
+            self.shed(kind, self.quotas.low(kind), batch);
         }
     }
 
-    /// The link is gone.
-    pub fn link_down(&mut self) {
-        self.link_up = false;
+    /// The disk is nearly full: frees logs down to half of their quota, and needless reports.
+    pub fn relieve(&mut self, batch: &mut Batch) -> Shed {
+        let inventory = self.shed(Kind::Inventory, 0, batch);
+        let logs = self.shed(Kind::Logs, self.quotas.logs / 2, batch);
+        Shed { dropped: inventory.dropped + logs.dropped, freed: inventory.freed + logs.freed }
     }
 
-    /// The next message's runs, all of one lane; `None` when nothing may be sent.
-    pub fn take(&mut self) -> Option<(Lane, Vec<Run>)> {
-        self.take_of(|_| true)
+    /// Bytes of a kind that are here.
+    pub fn used(&self, kind: Kind) -> u64 {
+        self.used[kind as usize]
     }
 
-    /// The same for lanes that `may` send: a relay lets records gather while earlier ones are under way.
-    pub fn take_of(&mut self, may: impl Fn(Lane) -> bool) -> Option<(Lane, Vec<Run>)> {
-        if !self.link_up || self.in_flight.iter().sum::<usize>() >= IN_FLIGHT_BYTES_MAX {
-            return None;
-        }
-        let mut runs: Vec<Run> = Vec::new();
-        let mut gathered = 0;
-        let mut lane = None;
-        while let Some(&(next_lane, stream)) =
-            self.ready.iter().find(|(l, _)| lane.map_or_else(|| may(*l), |chosen| chosen == *l))
-        {
-            if *lane.get_or_insert(next_lane) != next_lane || gathered >= GATHER_BYTES {
-                break;
-            }
-            let state = self.streams.get_mut(&stream).expect("ready streams exist");
-            let from = (state.sent - state.settled) as usize;
-            let upto = (state.committed - state.settled) as usize;
-            let mut run = Run { stream, records: Vec::new() };
-            for record in state.records.iter().take(upto).skip(from) {
-                if gathered > 0 && gathered + record.weight() > GATHER_BYTES {
-                    break;
-                }
-                gathered += record.weight();
-                self.in_flight[next_lane as usize] += record.weight();
-                state.sent = record.number;
-                run.records.push(Record::clone(record));
-            }
-            if state.sent >= state.committed {
-                self.ready.remove(&(next_lane, stream));
-            } else if run.records.is_empty() {
-                break;
-            }
-            if !run.records.is_empty() {
-                runs.push(run);
-            }
-        }
-        lane.filter(|_| !runs.is_empty()).map(|lane| (lane, runs))
+    /// The bounds.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
-    /// The parent acknowledged. Deletes what is settled.
-    pub fn acked(&mut self, ack: &Ack, batch: &mut Batch) -> Result<(), SpoolFault> {
-        let newest = self.newest_incarnation(&ack.stream);
-        let Some(state) = self.streams.get_mut(&ack.stream) else { return Ok(()) };
-        let (mut most, mut settled) = (ack.stored.max(ack.settled), ack.settled);
-        if most > state.sent.max(state.stored) {
-            if (ack.stream.node, ack.stream.incarnation) == (self.node, self.incarnation) {
-                return Err(SpoolFault::BeyondSent { acked: most, sent: state.sent });
-            }
-            // A device that moved brought its stream there by another way too, and a store that was put back to an
-            // older state has forgotten what it sent.
-            (most, settled) = (most.min(state.upto), settled.min(state.upto));
-            state.sent = state.sent.max(most);
-        }
-        let newly_stored = most.saturating_sub(state.stored);
-        if newly_stored > 0 {
-            let from = (state.stored - state.settled) as usize;
-            let weights = state.records.iter().skip(from).take(newly_stored as usize).map(|r| r.weight());
-            let lane = ack.stream.lane as usize;
-            self.in_flight[lane] = self.in_flight[lane].saturating_sub(weights.sum());
-            state.stored = most;
-        }
-        if settled > state.settled {
-            let from = state.settled + 1;
-            while state.records.front().is_some_and(|r| r.number <= settled) {
-                let record = state.records.pop_front().expect("just seen");
-                self.bytes -= record.weight();
-                self.records -= 1;
-            }
-            state.settled = settled;
-            state.committed = state.committed.max(settled);
-            batch.delete_range(Table::Spool, record_key(&ack.stream, from), record_key(&ack.stream, settled + 1));
-            let old = ack.stream.node == self.node && ack.stream.incarnation != self.incarnation
-                || newest != Some(ack.stream.incarnation);
-            if state.settled == state.upto && old {
-                batch.delete(Table::Meta, meta_key(&ack.stream));
-                self.streams.remove(&ack.stream);
-                self.ready.remove(&(ack.stream.lane, ack.stream));
-            } else {
-                put_meta(&ack.stream, state, batch);
-            }
-        }
-        Ok(())
-    }
-
-    /// The incarnation of a node's stream that was heard of last; older ones may be forgotten once settled.
-    fn newest_incarnation(&self, stream: &StreamId) -> Option<u64> {
-        if stream.node == self.node {
-            return Some(self.incarnation);
-        }
-        // Incarnations are random: the one that still receives records is the one with unsettled or latest records.
-        let of_node = self
-            .streams
-            .range(StreamId { incarnation: 0, lane: Lane::Control, ..*stream }..)
-            .take_while(|(s, _)| s.node == stream.node && s.epoch == stream.epoch);
-        of_node
-            .filter(|(s, _)| s.lane == stream.lane)
-            .max_by_key(|(_, state)| state.records.back().map(|r| r.at))
-            .map(|(s, _)| s.incarnation)
-    }
-
-    /// A node's records that are not settled, as far as they are here.
-    pub fn unsettled_of(&self, node: NodeId) -> impl Iterator<Item = &Record> {
-        let first = StreamId { node, epoch: 0, incarnation: 0, lane: Lane::Control };
-        let streams = self.streams.range(first..).take_while(move |(stream, _)| stream.node == node);
-        streams.flat_map(|(_, state)| state.records.iter().map(AsRef::as_ref))
+    /// Whether so many bytes more of a kind stay within its quota.
+    pub fn has_room(&self, kind: Kind, bytes: u64) -> bool {
+        self.used(kind).saturating_add(bytes) <= self.quotas.of(kind)
     }
 
     /// Bytes of a lane that were sent and are not stored by the parent.
@@ -385,7 +346,7 @@ impl Spool {
 
     /// Whether everything here was stored by the parent: a poll may say that it is done.
     pub fn is_drained(&self) -> bool {
-        self.ready.is_empty() && self.streams.values().all(|s| s.stored >= s.committed && s.committed == s.upto)
+        self.ready.is_empty() && self.streams.values().all(|s| s.stored >= s.committed && s.committed == s.at.upto)
     }
 
     /// Whether results, alerts or other urgent matter wait to be stored by the parent: worth an early reconnect.
@@ -403,16 +364,24 @@ impl Spool {
         !self.ready.is_empty()
     }
 
+    /// A node's records that are not settled, as far as they are here.
+    pub fn unsettled_of(&self, node: NodeId) -> impl Iterator<Item = &Record> {
+        let first = StreamId { node, epoch: 0, incarnation: 0, lane: Lane::Control };
+        let streams = self.streams.range(first..).take_while(move |(stream, _)| stream.node == node);
+        streams.flat_map(|(_, state)| state.slots.iter().filter_map(|slot| slot.record.as_deref()))
+    }
+
+    /// Streams that are remembered, settled or not.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     /// What waits.
     pub fn figures(&self) -> SpoolFigures {
-        let oldest = self.streams.values().filter_map(|s| s.records.front()).map(|r| r.at).min();
-        SpoolFigures { spool_records: self.records as u64, spool_bytes: self.bytes as u64, oldest_unsettled_at: oldest }
+        let oldest = self.streams.values().filter_map(|s| s.slots.front()).map(|slot| slot.at).min();
+        let bytes = self.used.iter().sum();
+        SpoolFigures { spool_records: self.records as u64, spool_bytes: bytes, oldest_unsettled_at: oldest }
     }
-}
-
-fn put_meta(stream: &StreamId, state: &StreamState, batch: &mut Batch) {
-    let value = rmp_serde::to_vec(&StreamMeta(state.upto, state.head, state.settled)).expect("plain data");
-    batch.put(Table::Meta, meta_key(stream), value);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | 8 | Ended | down | control: these orders are over on these devices, forget them |
 //! | 9 | Ancestors | down | control: the chain above changed |
 //! | 12 | Versions | up | control: documents the sender now has on disk (ADM-14) |
+//! | 16 | Left | up | control; soft: orders that stay with the parent for now, and why |
 //!
 //! Other kinds are counted and passed over.
 
@@ -115,6 +116,9 @@ pub enum Message {
     Ancestors(Vec<(NodeId, String)>),
     /// (term, version) of each document the sender has on disk, in [`Kind::ALL`] order as in its greeting.
     Versions(Vec<(u32, u64)>),
+    /// Orders the child did not take for these devices and why, e.g. `no_space`: they stay with the parent, which offers
+    /// them again later.
+    Left(Vec<(OrderNumber, Vec<NodeId>, String)>),
 }
 
 /// Why bytes are no message.
@@ -151,6 +155,7 @@ impl Message {
             Message::Ended(v) => put(8, v, &mut out),
             Message::Ancestors(v) => put(9, v, &mut out),
             Message::Versions(v) => put(12, v, &mut out),
+            Message::Left(v) => put(16, v, &mut out),
         }
         out.freeze()
     }
@@ -178,6 +183,7 @@ impl Message {
             8 => Message::Ended(get(kind, body)?),
             9 => Message::Ancestors(get(kind, body)?),
             12 => Message::Versions(get(kind, body)?),
+            16 => Message::Left(get(kind, body)?),
             other => return Err(MessageFault::Unknown(other)),
         })
     }
@@ -215,10 +221,15 @@ mod tests {
         };
         let acks = vec![Ack { stream, stored: 3, settled: 2, refused: vec![(2, "foreign".into())] }];
         for message in [
-            Message::Records(vec![Run { stream, records: vec![record] }]),
+            Message::Records(vec![Run { stream, records: vec![record], settled: 0 }]),
             Message::Acks(acks),
             Message::Taken(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
             Message::Sections(NodeId(Uuid::from_u128(1)), vec!["os".into()]),
+            Message::Left(vec![(
+                OrderNumber { term: 1, number: 2 },
+                vec![NodeId(Uuid::from_u128(1))],
+                "no_space".into(),
+            )]),
             Message::Presence { snapshot: true, entries: vec![] },
             Message::Versions(vec![(1, 2), (0, 0)]),
         ] {
@@ -230,7 +241,7 @@ mod tests {
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in (1..=9u8).chain([12]) {
+        for kind in (1..=9u8).chain([12, 16]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }

@@ -9,6 +9,7 @@ mod polls;
 mod separation;
 mod settings;
 mod slots;
+mod space;
 mod supervision;
 
 /// What agents start for each job.

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+mod faults;
 mod opening;
 
 const NODE: [u8; 16] = [7; 16];
@@ -247,6 +248,26 @@ fn without_room_for_a_reserve_space_is_low_until_there_is() {
     }
     store.stop().unwrap();
     assert!(!store.low_space() && folder.path().join("reserve").exists());
+}
+
+#[test]
+fn whoever_asks_for_space_learns_of_it_without_a_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let obstacle = folder.path().join("reserve.new");
+    fs::create_dir(&obstacle).unwrap();
+    let (store, _) = Store::open(&folder.path().join("store.redb"), options(1)).unwrap();
+    commit(&store, put(Table::Spool, b"1", b"x")).unwrap();
+    store.look_for_space();
+    // An empty batch is answered after what was asked before it.
+    commit(&store, Batch::new()).unwrap();
+    assert!(store.low_space());
+    fs::remove_dir(&obstacle).unwrap();
+    commit(&store, Batch::new()).unwrap();
+    assert!(store.low_space(), "nobody asked");
+    store.look_for_space();
+    commit(&store, Batch::new()).unwrap();
+    assert!(!store.low_space() && folder.path().join("reserve").exists());
+    assert_eq!(store.fsyncs(), 1);
 }
 
 #[test]
