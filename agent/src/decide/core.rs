@@ -326,21 +326,17 @@ impl AgentCore {
         }
         self.schedule.start(now, self.documents.settings(), self.inventory.is_new(), &mut turn.batch);
         self.release_held(now, true, turn);
-        self.ask_scheduled(turn);
+        self.look_at_schedule(now, turn);
         self.begin_ready(now, turn);
     }
 
-    /// The schedule, by the clock as it is now. A revoked device begins nothing.
+    /// The schedule, by the clock as it is now. A revoked device begins nothing, a suspended one until it is revived.
     pub(super) fn look_at_schedule(&mut self, now: Now, turn: &mut Turn) {
         self.release_held(now, false, turn);
-        if self.documents.revokes_me() {
+        if self.documents.revokes_me() || self.documents.suspends_me() {
             return self.schedule.rest();
         }
         self.schedule.look(now, self.documents.settings(), &mut turn.batch);
-        self.ask_scheduled(turn);
-    }
-
-    pub(super) fn ask_scheduled(&mut self, turn: &mut Turn) {
         if self.schedule.asks() {
             turn.then.push(Then::Request(Request { order: None, full: self.inventory.is_new() }));
         }

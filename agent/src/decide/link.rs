@@ -179,7 +179,10 @@ impl AgentCore {
                 }
             }
             Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),
-            Kind::Revocations => self.begin_ready(now, turn),
+            Kind::Revocations => {
+                self.begin_ready(now, turn);
+                self.look_at_schedule(now, turn);
+            }
             Kind::Settings => {
                 let versions = self.documents.versions();
                 turn.then.push(self.send(Lane::Control, Message::Versions(versions)));
@@ -189,7 +192,7 @@ impl AgentCore {
                 let link_ms = self.link.as_ref().map_or(0, |link| now.mono.since(link.since));
                 if let Some(settings) = self.documents.settings().filter(|_| !self.documents.revokes_me()) {
                     self.schedule.adopt(now, settings, link_ms, &mut turn.batch);
-                    self.ask_scheduled(turn);
+                    self.look_at_schedule(now, turn);
                 }
             }
         }

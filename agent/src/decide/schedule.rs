@@ -152,7 +152,7 @@ impl Scheduler {
         (self.zone, self.boot) = (zone, boot);
     }
 
-    /// The agent starts, and perhaps the machine did; `new`: it has never sent anything.
+    /// The agent starts, and perhaps the machine did; `new`: it has never sent anything. A look follows.
     pub fn start(&mut self, now: Now, settings: Option<&Settings>, new: bool, batch: &mut Batch) {
         let before = self.facts.clone();
         let (rules, first) = (Rules::of(settings), self.facts.last_start);
@@ -184,7 +184,6 @@ impl Scheduler {
         } else if new && self.facts.pending.is_none() {
             self.facts.pending = Some((Why::Start, None));
         }
-        self.look(now, settings, batch);
         self.save(&before, batch);
     }
 

@@ -143,3 +143,19 @@ fn adm_14_settings_that_came_after_a_poll_was_done_are_acknowledged_by_another_a
     pc.bench.connect(Some(lease));
     assert!(!pokes(&pc.bench.settle(Event::Down)), "once");
 }
+
+#[test]
+fn job_16_a_suspended_device_collects_nothing_by_itself_and_makes_up_for_the_day_when_it_is_revived() {
+    let mut pc = Pc::new("2026-11-23T09:30:00");
+    pc.news();
+    let list = |version, suspended| Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended };
+    pc.happens(document(&list(2, vec![ME]), &server()));
+    pc.set(|s| s.poll_normal_s = 600);
+    pc.run_until("2026-11-24T10:00:00");
+    pc.restart("2026-11-24T10:00:00");
+    pc.run_until("2026-11-25T12:00:00");
+    assert_eq!((pc.news().len(), pc.collected.len()), (0, 1));
+    pc.happens(document(&list(3, vec![]), &server()));
+    pc.run_until("2026-11-25T12:05:00");
+    assert_eq!(pc.news(), diffs(&["11-25 12:00:00"]));
+}
