@@ -131,6 +131,7 @@ fn job_14_a_cancel_is_taken_when_no_other_order_is() {
 #[test]
 fn job_4_a_late_order_is_closed_and_given_back_and_never_runs_even_if_the_clock_goes_back() {
     let mut bench = Bench::running();
+    bench.settle(document(&super::documents::statement(1, START, 0), &server()));
     bench.pass(3_600_001);
     let seen = give(&mut bench, script_order(1));
     assert_eq!((taken(&seen), starts(&seen).len()), (vec![], 0));
