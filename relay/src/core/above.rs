@@ -4,7 +4,10 @@ use super::{
     persist,
     state::{After, Effect, RelayCore},
 };
-use branchline_node::{downstream::ledger::Kept, store::Batch};
+use branchline_node::{
+    downstream::ledger::{Ask, Change, Kept},
+    store::Batch,
+};
 use branchline_protocol::{
     document::Kind,
     id::{NodeId, Role},
@@ -146,14 +149,19 @@ impl RelayCore {
             let dead: BTreeSet<NodeId> = devices.iter().copied().filter(dead).collect();
             let gone = dead.iter().filter(|device| !self.is_returning(number, **device));
             back.extend(gone.map(|device| (number, *device)));
-            // The way is known: the holders are durable with the order itself.
+            // The way is known: the holders become durable with the order itself, and nothing is sent before.
             let ways: BTreeMap<NodeId, Option<NodeId>> = devices.iter().map(|d| (*d, self.way(*d))).collect();
-            let keep = |device| (!dead.contains(&device)).then(|| Kept::towards(ways.get(&device).copied().flatten()));
+            let keep = |device| (!dead.contains(&device)).then(|| Kept::asking(ways.get(&device).copied().flatten()));
             match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {
                     if !changes.is_empty() {
                         persist::order(number, &message, &mut batch);
                     }
+                    let ask = |change: &Change| {
+                        let child = ways.get(&change.device).copied().flatten()?;
+                        Some(Ask { change: change.clone(), child })
+                    };
+                    after.asks.extend(changes.iter().filter_map(ask));
                     self.note(changes, &mut batch);
                     if cancel {
                         self.tell_holders(number, &message.args, &devices);
@@ -173,7 +181,7 @@ impl RelayCore {
             after.effects.push(Effect::ToParent(Lane::Control, Message::Taken(taken)));
         }
         after.effects.push(release);
-        self.commit(now, batch, after, out);
+        self.commit_in_turn(now, batch, after, out);
     }
 
     /// Takes a document, makes it durable, then hands it on and acts by it.

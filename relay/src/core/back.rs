@@ -19,6 +19,17 @@ use std::collections::BTreeMap;
 const TIME_KEPT_EVERY_MS: i64 = 600_000;
 
 impl RelayCore {
+    /// Commits behind everything that waits, even if there is nothing to write: a repeated order is not acknowledged
+    /// before the first is on disk.
+    pub(super) fn commit_in_turn(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {
+        if self.waiting.is_empty() {
+            return self.commit(now, batch, after, out);
+        }
+        self.next_token += 1;
+        self.waiting.insert(self.next_token, after);
+        out.push(Effect::Commit(batch, self.next_token));
+    }
+
     /// Writes node time down, if a statement has said it: an order that was given back as late stays late after a
     /// restart.
     pub(super) fn keep_time(&mut self, now: Now, batch: &mut Batch) {
@@ -128,7 +139,8 @@ impl RelayCore {
                         let change = self.ledger.given_back(order, device, by);
                         change.iter().for_each(|change| persist::row(change, batch));
                         // Its own word rests on what it knows itself, so that it holds after a restart too.
-                        let late = self.ledger.payload(order).is_some_and(|payload| now.node > payload.fetch_by);
+                        let stated = self.stated(now);
+                        let late = self.ledger.payload(order).is_some_and(|payload| stated > payload.fetch_by);
                         let dead = late || self.tombs.contains_key(&(order, device));
                         if dead && self.ledger.is_free(order, device) {
                             self.forget(order, device, batch);

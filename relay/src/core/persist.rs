@@ -86,7 +86,7 @@ fn kept(value: &[u8]) -> Kept {
         (2, _) => Row::HandedOver,
         _ => Row::Waiting,
     };
-    Kept { row, holders, closed: false }
+    Kept { row, holders, ..Kept::default() }
 }
 
 fn node(bytes: &[u8]) -> Option<NodeId> {

@@ -165,8 +165,8 @@ pub struct RelayCore {
     figures: Option<String>,
     figures_told_at: Option<u64>,
     gathered_at: u64,
-    next_token: Token,
-    waiting: BTreeMap<Token, After>,
+    pub(super) next_token: Token,
+    pub(super) waiting: BTreeMap<Token, After>,
 }
 
 impl RelayCore {

@@ -284,6 +284,19 @@ fn nothing_is_told_before_it_is_on_disk() {
 }
 
 #[test]
+fn an_order_is_neither_acknowledged_nor_handed_on_before_it_is_on_disk_whatever_else_happens() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.hold = true;
+    let mut seen = bench.feed(parent_says(Message::Orders(vec![order(1, &[1], &server_key())])));
+    seen.extend(bench.feed(parent_says(Message::Orders(vec![order(1, &[1], &server_key())]))));
+    seen.extend(bench.child_up(&child(1, Role::Agent, 1)));
+    assert_eq!((taken(&seen), orders_to(&seen, 1).len()), (0, 0), "the repetition and the child's coming tell nothing");
+    let seen = bench.flush();
+    assert_eq!((taken(&seen), orders_to(&seen, 1)), (2, vec![1]));
+}
+
+#[test]
 fn rly_13_an_order_that_does_not_verify_is_refused_reported_and_never_handed_on() {
     let mut bench = Bench::new();
     bench.parent_up(1);

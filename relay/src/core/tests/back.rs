@@ -34,6 +34,11 @@ impl Bench {
         self.feed(parent_says(Message::Orders(vec![message])))
     }
 
+    /// The relay has heard the server's time: before that nothing is late.
+    pub fn timed(&mut self) {
+        self.feed(parent_says(Message::Document(Kind::Time, statement(1, 1))));
+    }
+
     /// What this relay wrote down as given back: (order, device).
     pub fn back(&self) -> BTreeSet<(u64, u128)> {
         let mut back = BTreeSet::new();
@@ -110,6 +115,7 @@ fn statement(time: u64, version: u64) -> Envelope {
 #[test]
 fn job_4_an_unsent_order_goes_back_one_millisecond_past_its_time_with_the_uplink_cut() {
     let mut bench = Bench::new();
+    bench.timed();
     bench.given(order(1, &[1, 2], &server_key()));
     bench.child_up(&child(2, Role::Agent, 2));
     bench.clock = FETCH_BY - 1;
@@ -131,6 +137,7 @@ fn job_4_an_unsent_order_goes_back_one_millisecond_past_its_time_with_the_uplink
 #[test]
 fn job_4_what_a_device_gives_back_this_relay_gives_back_too() {
     let mut bench = Bench::new();
+    bench.timed();
     let agent = child(1, Role::Agent, 1);
     bench.child_up(&agent);
     assert_eq!(orders_to(&bench.given(order(1, &[1], &server_key())), 1), [1]);
@@ -210,6 +217,7 @@ fn job_14_an_order_nobody_was_offered_goes_back_and_the_cancel_goes_on_to_the_de
 #[test]
 fn job_14_a_cancel_that_came_first_is_remembered_across_a_crash_and_the_order_is_never_handed_on() {
     let mut bench = Bench::new();
+    bench.timed();
     bench.given(cancel(2, 1, &[1]));
     bench.crash();
     let agent = child(1, Role::Agent, 1);
@@ -309,4 +317,29 @@ fn job_16_a_suspended_device_is_handed_nothing_and_gets_what_waited_once_it_is_r
     bench.hold = true;
     assert!(orders_to(&bench.feed(list(3, vec![])), 1).is_empty());
     assert_eq!(orders_to(&bench.flush(), 1), [1], "once the newer list is on disk");
+}
+
+#[test]
+fn off_3_on_return_a_relay_sends_what_it_holds_at_once_and_hands_down_revocations_first_and_orders_last() {
+    let mut bench = Bench::new();
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
+    let up = bench.parent_up(1);
+    assert_eq!(records_up(&up), [(node(1), class::RESULT)], "before the parent has said anything");
+    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(9), 1)], suspended: vec![] };
+    bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
+    bench.feed(parent_says(Message::Document(Kind::Time, statement(5, 1))));
+    bench.feed(Event::ChildGone(agent, LinkEnd::Silent));
+    bench.given(order(2, &[1], &server_key()));
+    let seen = bench.child_up(&child(1, Role::Agent, 2));
+    let down: Vec<&Message> = seen
+        .iter()
+        .filter_map(|e| match e {
+            Effect::ToChild(_, _, _, message @ (Message::Document(..) | Message::Orders(_))) => Some(message),
+            _ => None,
+        })
+        .collect();
+    assert!(matches!(down.first(), Some(Message::Document(Kind::Revocations, _))), "{down:?}");
+    assert!(matches!(down.last(), Some(Message::Orders(_))), "{down:?}");
 }

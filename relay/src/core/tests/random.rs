@@ -227,6 +227,7 @@ proptest! {
     #[test]
     fn job_14_job_4_what_was_given_back_nobody_below_can_start(steps in prop::collection::vec(step(), 1..70)) {
         let mut bench = Bench::new();
+        bench.timed();
         let mut world = World::default();
         for step in steps {
             let told = format!("{step:?}");

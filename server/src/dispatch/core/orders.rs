@@ -68,7 +68,7 @@ pub(in crate::dispatch) fn reopen(
     let keep = |device| {
         let row = if *open.open.get(&device)? == State::Queued { Row::Waiting } else { Row::HandedOver };
         let holders = holders.get(&device).cloned().unwrap_or_default();
-        Some(Kept { row, holders, closed: open.cancelling.contains(&device) })
+        Some(Kept { row, holders, closed: open.cancelling.contains(&device), ..Kept::default() })
     };
     state.ledger.add(&job.tenant, payload, message, keep).map_err(|e| format!("job {}: {e}", job.id))?;
     state.orders.insert(job.number, open);

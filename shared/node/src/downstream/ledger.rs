@@ -79,8 +79,8 @@ impl Ledger {
             if order.rows.contains_key(&leaf.device) {
                 continue;
             }
-            let Some(Kept { row, holders, closed }) = keep(leaf.device) else { continue };
-            let entry = Entry { proof, position, row, holders, asked: Vec::new(), closed };
+            let Some(Kept { row, holders, asked, closed }) = keep(leaf.device) else { continue };
+            let entry = Entry { proof, position, row, holders, asked: asked.into_iter().collect(), closed };
             changes.push(entry.change(number, leaf.device));
             order.rows.insert(leaf.device, entry);
             self.by_device.entry(leaf.device).or_default().insert(number);

@@ -28,14 +28,21 @@ pub struct Kept {
     /// Children to which it was ever offered and that have not given it back: any of them may have it on disk, and the
     /// device may start it. Durable before the first send to each.
     pub holders: Vec<NodeId>,
+    /// A holder of a row whose own commit is under way: nothing goes to it before [`super::Ledger::granted`].
+    pub asked: Option<NodeId>,
     /// It is offered to nobody any more: it was cancelled, or a child gave it back.
     pub closed: bool,
 }
 
 impl Kept {
-    /// A new row, with the child it is about to be offered to.
+    /// A new row that is durable, with the child it is about to be offered to.
     pub fn towards(hop: Option<NodeId>) -> Kept {
         Kept { holders: hop.into_iter().collect(), ..Kept::default() }
+    }
+
+    /// The same for a row that is about to become durable.
+    pub fn asking(hop: Option<NodeId>) -> Kept {
+        Kept { asked: hop, ..Kept::default() }
     }
 }
 
