@@ -52,6 +52,7 @@ impl RelayCore {
             Message::Acks(acks) => {
                 let mut batch = Batch::new();
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
+                let mut after = release;
                 for ack in acks {
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     match self.spool.acked(&ack, &mut batch) {
@@ -62,8 +63,9 @@ impl RelayCore {
                         Ok(_) => {}
                         Err(fault) => {
                             tracing::warn!(%fault, "acknowledgement refused");
-                            out.push(Effect::CloseParent("acknowledgement beyond what was sent"));
-                            return;
+                            // What the ones before it changed in memory goes onto the disk all the same.
+                            after = Effect::CloseParent("acknowledgement beyond what was sent");
+                            break;
                         }
                     }
                     if ack.stream.node != self.me.node
@@ -78,7 +80,7 @@ impl RelayCore {
                     .into_iter()
                     .map(|((child, session), acks)| Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)))
                     .collect();
-                effects.push(release);
+                effects.push(after);
                 self.commit(now, batch, After { effects, ..After::default() }, out);
             }
             Message::Document(kind, envelope) => self.take_document(now, kind, envelope, vec![release], out),

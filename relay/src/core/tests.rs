@@ -411,6 +411,29 @@ fn settled_reaches_the_child_that_brought_the_record_and_frees_the_spool() {
 }
 
 #[test]
+fn an_acknowledgement_that_is_refused_takes_back_nothing_of_those_before_it() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    // A record of the relay's own: nobody but its parent can have it, and only as far as it was sent.
+    let seen = bench.feed(parent_says(Message::Orders(vec![order(2, &[1], &Signer::from_seed(&[66; 32]))])));
+    let own = seen.iter().find_map(|e| match e {
+        Effect::ToParent(_, Message::Records(runs)) => runs.iter().map(|r| r.stream).find(|s| s.node == RELAY),
+        _ => None,
+    });
+    let run = results(1, 1, "out");
+    let settled = Ack { stream: run.stream, stored: 1, settled: 1, refused: vec![] };
+    bench.feed(child_says(&agent, Message::Records(vec![run])));
+    let beyond = Ack { stream: own.expect("an alert"), stored: 9, settled: 9, refused: vec![] };
+    let seen = bench.feed(parent_says(Message::Acks(vec![settled, beyond])));
+    assert!(seen.iter().any(|e| matches!(e, Effect::CloseParent(_))));
+    assert_eq!(bench.core.spool().figures().spool_records, 1, "its own");
+    bench.crash();
+    assert_eq!(bench.core.spool().figures().spool_records, 1, "the disk says what memory said");
+}
+
+#[test]
 fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
     let mut bench = Bench::new();
     bench.parent_up(1);

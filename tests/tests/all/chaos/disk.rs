@@ -168,7 +168,7 @@ impl Disturbed {
     }
 
     /// The accounts of all of it. The server ended by itself, as it had to.
-    fn accounts_agree(mut self, what: &str) {
+    fn accounts_agree(&mut self, what: &str) {
         self.plant.stop();
         let found = branchline_tests::chaos::accounts::read(&self.plant, &self.done, &self.effects);
         assert!(found.lost.is_empty() && found.doubled.is_empty() && found.wrong.is_empty(), "{what}: {found:#?}");
