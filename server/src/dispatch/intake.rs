@@ -207,7 +207,7 @@ fn refuse(
     *last = now.node;
     let field = field.map(|field| format!(" in {field}")).unwrap_or_default();
     let what = format!("record {} of the {}", record.number, shown(&stream));
-    let detail = format!("{what}: {code}{field} ({count} since the last audit)");
+    let detail = format!("{what}, {count} since the last audit: {code}{field}");
     work.ops.push(audit(child, now.node, child.node, "record.refused", detail));
 }
 

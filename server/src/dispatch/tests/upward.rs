@@ -155,7 +155,7 @@ fn refused_records_are_kept_as_dead_letters_block_nothing_and_are_audited_once_a
     bench.said(&link, Message::Records(all_of(78, vec![(class::RESULT, b"x".to_vec())])));
     let told = audits(&bench, "record.refused");
     assert_eq!(told.len(), 2);
-    assert!(told[1].ends_with("malformed (6 since the last audit)"), "{}", told[1]);
+    assert!(told[1].ends_with("6 since the last audit: malformed"), "{}", told[1]);
 }
 
 #[test]
