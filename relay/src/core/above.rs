@@ -214,7 +214,8 @@ impl RelayCore {
                         persist::document(kind, &envelope, &mut batch);
                         self.time_kept = Some(statement.time.max(self.time_kept.unwrap_or_default()));
                     }
-                    effects.push(Effect::LearnTime(statement.time, envelope));
+                    // At once: the orders that come next on this link are judged by it.
+                    out.push(Effect::LearnTime(statement.time, envelope));
                 }
             } else {
                 persist::document(kind, &envelope, &mut batch);

@@ -18,7 +18,7 @@ use super::{
 use branchline_node::{
     downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
-    store::{Batch, StoreError, StoreHandle, Table},
+    store::{Batch, Scan, StoreError, Table},
     uplink::spool::{MEMORY_BYTES, Quotas, Spool, SpoolFault},
 };
 use branchline_protocol::{
@@ -148,7 +148,7 @@ impl RelayCore {
         root: RootKey,
         trust: TrustDocument,
         incarnation: u64,
-        store: &StoreHandle,
+        store: &impl Scan,
     ) -> Result<RelayCore, Recovered> {
         let mut shelf = Shelf::new(me.tenant.clone(), root, trust);
         let mut spool = Spool::new(me.node, me.epoch, incarnation).with_quotas(Quotas::RELAY);

@@ -348,7 +348,11 @@ fn a_relay_whose_clock_is_wrong_hands_orders_on_until_a_statement_tells_it_the_t
         settings_version: 1,
         revocations_version: 1,
     };
-    bench.feed(Event::Alive(statement.seal(&server_key())));
+    bench.hold = true;
+    let seen = bench.feed(Event::Alive(statement.seal(&server_key())));
+    let learns = |e: &Effect| matches!(e, Effect::LearnTime(Millis(5_000_000), _));
+    assert!(seen.iter().any(learns), "before its batch is durable: the next order is judged by it");
+    bench.flush();
     let seen = bench.feed(parent_says(Message::Orders(vec![order(2, &[1], &server_key())])));
     assert_eq!(orders_to(&seen, 1), [] as [usize; 0], "past it by stated time");
 }
