@@ -49,6 +49,10 @@ pub async fn apply(connection: &mut SqliteConnection, batch: Vec<Op>) -> Done {
                 if let Some(result) = result {
                     many.results.insert(key.clone(), result);
                 }
+                // The instant of a delivery is kept, and a later state of the same batch would hide it.
+                if many.states.get(&key).is_some_and(|(before, ..)| *before == State::Delivered) {
+                    many.write(connection).await?;
+                }
                 many.states.insert(key, (state, reason, at));
             }
             Op::Holders { tenant, job, device, holders } => {
