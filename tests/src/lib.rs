@@ -4,4 +4,5 @@
 pub mod chaos;
 pub mod office;
 pub mod proxy;
+pub mod sim;
 pub mod tree;

@@ -25,7 +25,7 @@ pub use self::core::{AgentCore, Figures};
 pub use documents::{Documents, Taken as TakenDocument};
 pub use event::{Counted, Effect, Event, JobStart, Me, Note};
 pub use inventory::{Inventory, Request as InventoryRequest};
-pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key};
+pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key, number_of as journal_number};
 pub use orders::OUTPUT_CAP_MAX;
 pub use recover::{RecoverFault, Rows};
 pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;

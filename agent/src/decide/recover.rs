@@ -7,7 +7,7 @@ use super::{
     inventory, journal, schedule,
 };
 use branchline_node::{
-    store::{Batch, StoreError, StoreHandle, Table},
+    store::{Batch, Scan, StoreError, Table},
     uplink::spool::{Spool, SpoolFault},
 };
 use branchline_protocol::{
@@ -50,7 +50,7 @@ pub enum RecoverFault {
 
 impl Rows {
     /// Reads them. Blocks.
-    pub fn read(store: &StoreHandle) -> Result<Rows, StoreError> {
+    pub fn read(store: &impl Scan) -> Result<Rows, StoreError> {
         let mut tables = BTreeMap::new();
         for table in [Table::Meta, Table::Spool, Table::Journal, Table::Inventory] {
             let mut rows = Vec::new();

@@ -3,5 +3,6 @@
 mod chaos;
 mod office;
 mod schedule;
+mod sim;
 mod structure;
 mod tree;

@@ -4,6 +4,7 @@
 //! - [`batch`]: what is to be changed, as plain data
 //! - [`StoreHandle`]: commit, read, stop
 //! - `thread`: groups what is queued, commits it, answers
+//! - [`InlineStore`]: the same without a thread, for a simulator
 //! - `engine`: the redb file, with a check behind every value
 //! - `reserve`: space held back for deleting on a full disk
 //!
@@ -15,6 +16,7 @@ pub mod batch;
 mod engine;
 mod error;
 mod handle;
+mod inline;
 mod reserve;
 mod thread;
 
@@ -26,9 +28,11 @@ mod tests;
 pub use batch::{Batch, Op, Table};
 pub use error::StoreError;
 pub use handle::{Full, StoreHandle};
+pub use inline::InlineStore;
 pub use redb::StorageBackend;
 pub use thread::{Ended, OnDone};
 
+use bytes::Bytes;
 use engine::Engine;
 use reserve::Reserve;
 use std::{path::Path, sync::atomic::Ordering};
@@ -88,6 +92,18 @@ pub struct Recovered {
     pub incarnation: u64,
     /// Of the opening before.
     pub previous_incarnation: Option<u64>,
+}
+
+/// What a recovery reads: every committed record of a table, as of one instant, in the order of their keys.
+pub trait Scan {
+    /// Shows them; ends with an error at the first record that is damaged.
+    fn scan_all(&self, table: Table, seen: impl FnMut(&[u8], Bytes)) -> Result<(), StoreError>;
+}
+
+impl Scan for StoreHandle {
+    fn scan_all(&self, table: Table, seen: impl FnMut(&[u8], Bytes)) -> Result<(), StoreError> {
+        StoreHandle::scan_all(self, table, seen)
+    }
 }
 
 /// Opens stores.

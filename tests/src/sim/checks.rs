@@ -1,0 +1,137 @@
+//! What must be true at a quiet point: every accepted order is over on every device, as the world saw it; nothing ran
+//! twice; the server calls nobody online who is not.
+
+use super::{
+    host::Stage,
+    link::Side,
+    place::Place,
+    world::{AGENTS, World},
+};
+use branchline_protocol::{
+    id::{JobId, OrderNumber},
+    job::State,
+};
+use branchline_server::{dispatch::standing, store::JobDeviceRow};
+
+impl World {
+    /// Whether everything the server holds is at its end, and everybody is back.
+    pub(super) fn is_settled(&self) -> bool {
+        let open = self.server.rows.open.iter().any(|key| {
+            let job = &self.server.rows.jobs[key];
+            let excluded = |d: &JobDeviceRow| agent_of(d).is_some_and(|n| self.is_excluded(job.row.number, n));
+            job.devices.iter().any(|d| !d.state.is_end() && !excluded(d))
+        });
+        !open && self.machines.values().all(|machine| machine.up && machine.frozen_until <= self.now)
+    }
+
+    /// Whether a pair is in the stated exclusion: its device was set back after it had the order, or has been set back
+    /// and has not yet come again with a newer attachment than anybody knows of it.
+    fn is_excluded(&self, order: OrderNumber, n: usize) -> bool {
+        self.excluded.contains(&(order, n)) || self.machines[&Place::Agent(n)].rolled_back.is_some()
+    }
+
+    /// Compares what the server says with what the world saw, and checks the jobs off. `false`: there is no going on.
+    pub(super) fn check(&mut self) -> bool {
+        let before = self.violations;
+        let jobs: Vec<(JobId, _, Vec<JobDeviceRow>)> =
+            self.server.rows.jobs.values().map(|job| (job.row.id, job.row.number, job.devices.clone())).collect();
+        for (job, order, devices) in jobs {
+            let accepted = self.desk.accepted.contains(&job);
+            for device in devices {
+                let Some(n) = agent_of(&device) else { continue };
+                self.pairs += 1;
+                self.accepted += u64::from(accepted);
+                if self.is_excluded(order, n) {
+                    self.excluded_count += 1;
+                    self.ended += u64::from(accepted && device.state.is_end());
+                    continue;
+                }
+                let truth = self.agents[n].jobs.truth.get(&order).copied().unwrap_or_default();
+                if !device.state.is_end() {
+                    self.lost += 1;
+                    let (state, epoch) = (device.state, device.epoch);
+                    self.violation(format_args!("{order} on agent{n} (epoch {epoch}) is {state} for ever, {truth:?}"));
+                    continue;
+                }
+                self.ended += u64::from(accepted);
+                let exit = device.result.as_ref().and_then(|r| r.exit_code);
+                let agrees = match device.state {
+                    State::Succeeded => truth.starts == 1 && truth.exit == Some(0) && exit == Some(0),
+                    State::Failed => {
+                        truth.starts == 1 && truth.exit.is_some_and(|code| code != 0) && exit == truth.exit
+                    }
+                    State::OutcomeUnknown => truth.exit.is_none(),
+                    _ => truth.starts == 0,
+                };
+                if !agrees {
+                    self.lost += 1;
+                    let (state, reason) = (device.state, device.reason);
+                    self.violation(format_args!("{order} on agent{n} is {state} {reason:?}, the world saw {truth:?}"));
+                }
+            }
+        }
+        self.check_standing();
+        self.forget();
+        self.violations == before
+    }
+
+    /// What is checked off need not be kept.
+    fn forget(&mut self) {
+        // Excluded pairs may stay open for ever; they were counted.
+        self.desk.forgotten.extend(self.server.rows.jobs.keys().map(|(_, job)| *job));
+        self.server.rows.jobs.clear();
+        self.server.rows.open.clear();
+        self.server.rows.audit.clear();
+        self.desk.accepted.clear();
+        for agent in &mut self.agents {
+            agent.jobs.specs.clear();
+        }
+    }
+
+    /// Whom the server calls online has a way to it that both ends count on, or polls.
+    fn check_standing(&mut self) {
+        let now = self.now_of(Place::Server).node;
+        let Some(process) = &self.server.process else { return };
+        let Some(state) = process.core.tenant(&self.desk.tenant) else { return };
+        let mut wrong = Vec::new();
+        for n in 0..AGENTS {
+            let Some(row) = state.nodes.get(&Place::Agent(n).id()) else { continue };
+            let view = standing(state, row, now);
+            if view.state != "online" || view.link != "persistent" {
+                continue;
+            }
+            // An end that has not heard of it for less than a death's time may still count on it.
+            if !self.counts_on(Place::Agent(n), &view.route.iter().filter_map(|id| Place::of(*id)).collect::<Vec<_>>())
+            {
+                wrong.push((n, view.route));
+            }
+        }
+        for (n, route) in wrong {
+            self.violation(format_args!("agent{n} is shown online by way of {route:?}, and is not there"));
+        }
+    }
+
+    /// Whether every hop of a route has a link that its parent's end counts on.
+    fn counts_on(&self, device: Place, route: &[Place]) -> bool {
+        let mut hops = vec![Place::Server];
+        hops.extend(route);
+        hops.push(device);
+        hops.windows(2).all(|pair| {
+            self.links
+                .values()
+                .any(|link| (link.parent, link.child) == (pair[0], pair[1]) && link.ends[Side::Parent as usize].open)
+        })
+    }
+
+    /// Whether a node's link is up, for people.
+    pub fn is_up(&mut self, place: Place) -> bool {
+        matches!(self.uplink(place).map(|up| up.stage), Some(Stage::Up(_)))
+    }
+}
+
+fn agent_of(device: &JobDeviceRow) -> Option<usize> {
+    match device.device.as_ref().ok().copied().and_then(Place::of) {
+        Some(Place::Agent(n)) => Some(n),
+        _ => None,
+    }
+}

@@ -1,0 +1,51 @@
+//! Some seeds, in seconds. `test.sh` runs the full number.
+
+use branchline_tests::sim::{Options, Report, defect::Defect, simulate};
+
+fn run(seed: u64, faults: u64, engine: bool) -> Report {
+    let report = simulate(&Options { engine, ..Options::new(seed, faults) });
+    assert_eq!(report.violations, 0, "seed {seed}: {:#?}", report.told);
+    assert!(report.faults >= faults, "seed {seed}: {} faults", report.faults);
+    assert!(report.accepted > 0 && report.ended <= report.accepted);
+    report
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
+    let mut total = Report::default();
+    for seed in 1..=4 {
+        total.add(&run(seed, 1_500, false));
+    }
+    assert_eq!((total.lost, total.doubled), (0, 0));
+    for (kind, count) in &total.kinds {
+        let share = *count as f64 / total.faults as f64;
+        assert!((0.01..=0.40).contains(&share), "{kind} is {count} of {} faults", total.faults);
+    }
+    assert!(total.crashes_unsynced > 100, "{}", total.crashes_unsynced);
+}
+
+#[test]
+fn the_real_engine_over_a_faulty_disk_loses_nothing_either() {
+    run(101, 800, true);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for engine in [false, true] {
+        let [first, second] = [0, 1].map(|_| run(7, 400, engine));
+        assert_eq!(first, second);
+        assert_ne!(first.hash, run(8, 400, engine).hash);
+    }
+}
+
+#[test]
+fn every_seeded_defect_is_found_by_the_general_mix() {
+    for defect in Defect::ALL {
+        let found = (1..=8).find_map(|seed| {
+            let report = simulate(&Options { defect: Some(defect), ..Options::new(seed, 2_000) });
+            (report.violations > 0).then_some((seed, report.faults, report.told))
+        });
+        let (seed, faults, told) = found.unwrap_or_else(|| panic!("{defect:?} is not found"));
+        println!("{defect:?}: seed {seed}, {faults} faults: {}", told[0]);
+    }
+}
