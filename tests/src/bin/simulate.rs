@@ -78,7 +78,7 @@ fn seconds() -> f64 {
 }
 
 fn one(seed: u64, asked: &Asked) -> Report {
-    let engine = asked.stores.unwrap_or(seed % ENGINE_EVERY == 0 && asked.defect.is_none());
+    let engine = asked.stores.unwrap_or(seed.is_multiple_of(ENGINE_EVERY) && asked.defect.is_none());
     let begun = seconds();
     let mut report = simulate(&Options {
         replay: asked.replay,

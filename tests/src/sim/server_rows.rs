@@ -37,6 +37,9 @@ impl Job {
     }
 }
 
+/// A document's (term, version) and its signed form.
+pub type Versioned = ((u32, u64), Envelope);
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct ServerRows {
@@ -63,7 +66,7 @@ pub struct ServerRows {
     /// Reports kept as history, oldest first.
     pub history: BTreeMap<(TenantId, NodeId), Vec<(Millis, Bytes)>>,
     /// Documents by tenant, kind and site.
-    pub documents: BTreeMap<(TenantId, Kind, String), ((u32, u64), Envelope)>,
+    pub documents: BTreeMap<(TenantId, Kind, String), Versioned>,
     /// Values of the installation.
     pub meta: BTreeMap<String, Bytes>,
     /// Audited acts, oldest first.
