@@ -24,6 +24,7 @@ pub mod host;
 pub mod jobs;
 pub mod link;
 pub mod log;
+mod machines;
 pub mod place;
 pub mod platter;
 mod relays;

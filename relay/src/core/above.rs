@@ -1,8 +1,8 @@
 //! What the parent says.
 
 use super::{
-    persist,
-    state::{After, Effect, RelayCore},
+    Effect, persist,
+    state::{After, RelayCore},
 };
 use branchline_node::{
     downstream::ledger::{Ask, Change, Kept},

@@ -2,8 +2,8 @@
 //! keeps until that is told or everyone's time is over (JOB-4, JOB-14).
 
 use super::{
-    persist,
-    state::{After, Effect, RelayCore},
+    Effect, persist,
+    state::{After, RelayCore},
 };
 use branchline_node::store::{Batch, Table};
 use branchline_protocol::{

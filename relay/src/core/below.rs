@@ -1,8 +1,8 @@
 //! What children say.
 
 use super::{
-    persist,
-    state::{After, Effect, Link, RelayCore},
+    Effect, persist,
+    state::{After, Link, RelayCore},
 };
 use branchline_node::{
     downstream::{Child, directory::Attach},

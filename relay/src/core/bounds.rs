@@ -1,7 +1,8 @@
 //! What happens at a quota (RLY-10): logs are held back where they are, results are taken on, orders stay with the parent
 //! while there is no room for their results, and an administrator hears of it once.
 
-use super::state::{After, Effect, RelayCore};
+use super::Effect;
+use super::state::{After, RelayCore};
 use branchline_node::{
     downstream::Child,
     store::Batch,

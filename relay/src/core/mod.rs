@@ -6,6 +6,7 @@ mod above;
 mod back;
 mod below;
 mod bounds;
+mod event;
 mod persist;
 mod shelf;
 mod state;
@@ -13,6 +14,7 @@ mod state;
 mod tests;
 
 pub use bounds::{LEFT_FOR_MS, RESULT_ROOM};
+pub use event::{Effect, Event};
 pub use persist::Recovered;
 pub use shelf::Shelf;
-pub use state::{Effect, Event, Me, RelayCore};
+pub use state::{Me, RelayCore};

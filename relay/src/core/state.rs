@@ -1,6 +1,6 @@
-//! Events, effects, and the state between them.
+//! The state between events and effects.
 
-use super::{Shelf, bounds::Bounds, persist};
+use super::{Effect, Event, Shelf, bounds::Bounds, persist};
 use branchline_node::{
     downstream::{
         Child,
@@ -8,23 +8,17 @@ use branchline_node::{
         ledger::{Ask, Change, Ledger, Row},
     },
     driver::{self, Token},
-    link::engine::LinkEnd,
     store::{Batch, Table},
-    uplink::spool::{Mark, Rows, Spool},
+    uplink::spool::{Mark, Spool},
 };
 use branchline_protocol::{
     id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role, TenantId},
     job::Class,
-    order::Envelope,
     record::{Alert, Fact, Facts, Lane, class},
-    refusal::Refusal,
     time::{Millis, Now},
-    wire::{Ack, Contact, Goodbye, Greeting, Lease, Message, PROTOCOL, PresenceEntry, Reach, Welcome},
+    wire::{Ack, Contact, Goodbye, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Milliseconds that inventory and logs may gather before they go up in one message (RLY-4).
 const GATHER_MS: u64 = 1_000;
@@ -42,79 +36,6 @@ pub struct Me {
     pub epoch: Epoch,
     /// Its name, shown in chains.
     pub name: String,
-}
-
-/// What happens.
-pub enum Event {
-    /// A parent is about to be greeted: the number goes back with [`Effect::Greet`].
-    Dialling(u64),
-    /// The parent welcomed us.
-    ParentUp(Box<Welcome>),
-    /// The parent said something; credit is owed for it.
-    ParentSaid(Message, Lane, u32),
-    /// The parent's newest time statement.
-    Alive(Envelope),
-    /// A document that came with the enrolment.
-    Document(branchline_protocol::document::Kind, Envelope),
-    /// No link up.
-    ParentDown,
-    /// A child's link is up.
-    ChildUp(Arc<Child>),
-    /// A child said something; credit is owed for it.
-    ChildSaid(Arc<Child>, Message, Lane, u32),
-    /// A polling child has nothing more.
-    ChildDone(Arc<Child>),
-    /// A child's heartbeat.
-    Heard(NodeId),
-    /// A child's link ended.
-    ChildGone(Arc<Child>, LinkEnd),
-    /// A child lost its slot.
-    Displaced(NodeId, Lease),
-    /// The relay's figures for the tree, as JSON.
-    Figures(String),
-    /// Whether the disk is nearly full: then no order is taken.
-    LowSpace(bool),
-    /// What the disk has under the keys of [`Effect::Load`].
-    Loaded(Rows),
-    /// A batch is durable.
-    Committed(Token),
-    /// A few times a second: what was gathered goes up.
-    Tick,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub enum Effect {
-    /// Make durable, then feed [`Event::Committed`].
-    Commit(Batch, Token),
-    /// The greeting for a dial; its attachment number is durable.
-    Greet(u64, Box<Greeting>),
-    /// Read these keys of [`Table::Spool`], then feed [`Event::Loaded`].
-    Load(Vec<Vec<u8>>),
-    /// What was read is not what was written: only a new start, which reads all of it, tells what is left.
-    Damaged(String),
-    /// Send up.
-    ToParent(Lane, Message),
-    /// Credit for what the parent sent.
-    ReleaseParent(Lane, u32),
-    /// The parent broke the rules: end the link.
-    CloseParent(&'static str),
-    /// Send to a child's live session.
-    ToChild(NodeId, u64, Lane, Message),
-    /// Credit for what a child sent.
-    ReleaseChild(NodeId, u64, Lane, u32),
-    /// End a child's link.
-    GoodbyeChild(NodeId, u64, Goodbye),
-    /// Refuse a child.
-    RefuseChild(NodeId, u64, Refusal),
-    /// What the reception checks has changed.
-    FactsChanged,
-    /// Upstreams or trust changed: dial by them from here on.
-    Reconfigure,
-    /// A verified statement's time.
-    LearnTime(Millis, Envelope),
-    /// Something was refused; counted.
-    Refused(&'static str),
 }
 
 /// What one child is to be told of one stream: child, session, stream, refused numbers with their codes.

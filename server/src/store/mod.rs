@@ -4,6 +4,7 @@
 //! batches in one transaction (group commit). Reads see everything committed before them.
 
 mod codec;
+mod heads;
 mod read;
 mod sqlite;
 mod summary;
@@ -13,6 +14,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use heads::{InventorySummary, JobHead};
 pub use sqlite::SqliteStore;
 pub use summary::{Summary, summary};
 
@@ -464,46 +466,4 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(&self, tenant: &TenantId, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
     /// Finishes what is queued and closes.
     async fn close(&self);
-}
-
-/// What a list of jobs shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobHead {
-    /// The job.
-    pub id: JobId,
-    /// The verb.
-    pub verb: String,
-    /// For people.
-    pub command: String,
-    /// Its class.
-    pub class: Class,
-    /// Who ordered it.
-    pub ordered_by: String,
-    /// When.
-    pub issued_at: Millis,
-    /// Last instant an agent may journal it.
-    pub fetch_by: Millis,
-    /// Devices per state; states without a device are missing.
-    pub counts: BTreeMap<State, u64>,
-}
-
-/// What a device list shows of an inventory.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InventorySummary {
-    /// INV-4.
-    pub collected_at: Millis,
-    /// Digest of the whole.
-    pub digest: Hash,
-    /// Pretty name of the OS, or `not_available`.
-    pub os: String,
-    /// CPU model, or `not_available`.
-    pub cpu: String,
-    /// Bytes of memory, if known.
-    pub memory_bytes: Option<u64>,
-    /// Number of packages.
-    pub packages: u64,
-    /// See [`InventoryRow`].
-    pub settings_version: u64,
-    /// See [`InventoryRow`].
-    pub clock_skew: bool,
 }
