@@ -72,6 +72,19 @@ licences() {
   cargo deny --locked check
 }
 
+# `cargo test` has built it beside the tests, with the same features.
+simulator() {
+  local target=${CARGO_TARGET_DIR:-target} seeds=1..2000 minutes=5
+  if [ -n "${BRANCHLINE_LONG:-}" ]; then
+    seeds=1..20000 minutes=50
+  fi
+  "$target/release/simulate" --seeds "$seeds" --faults 1200 --minutes "$minutes" >"$target/simulate.log" || {
+    grep -v ' 0 violations' "$target/simulate.log" | tail -40
+    return 1
+  }
+  tail -2 "$target/simulate.log"
+}
+
 stage 'C compiler' compiler
 stage 'rustfmt and clippy' components
 stage 'cargo fmt' cargo fmt --all --check
@@ -79,4 +92,5 @@ stage 'cargo clippy' cargo clippy --release --workspace --all-targets --locked -
 stage 'cargo deny' licences
 # The same packages in every stage: a choice of fewer would have other features, and be built again.
 stage 'cargo test' cargo test --release --workspace --locked -- --skip chaos::
+stage 'simulator' simulator
 stage 'chaos' cargo test --release --workspace --locked --lib --test all -- chaos:: --nocapture --test-threads=1

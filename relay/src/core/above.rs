@@ -72,8 +72,9 @@ impl RelayCore {
                         && (ack.settled > 0 || !ack.refused.is_empty())
                         && let Some(to) = self.hop(ack.stream.node)
                     {
-                        // Here it is stored already; what the child learns is that it may forget.
-                        told.entry(to).or_default().push(ack);
+                        // What the child learns is that it may forget. What the parent stored says nothing of this disk: a
+                        // device that came from the parent's side may have brought it more than is here.
+                        told.entry(to).or_default().push(Ack { stored: ack.settled, ..ack });
                     }
                 }
                 let mut effects: Vec<Effect> = told

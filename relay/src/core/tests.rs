@@ -400,7 +400,8 @@ fn settled_reaches_the_child_that_brought_the_record_and_frees_the_spool() {
     let stream = run.stream;
     bench.feed(child_says(&agent, Message::Records(vec![run])));
     let ack = Ack { stream, stored: 1, settled: 1, refused: vec![] };
-    let seen = bench.feed(parent_says(Message::Acks(vec![ack.clone()])));
+    // What its parent stored is not stored here.
+    let seen = bench.feed(parent_says(Message::Acks(vec![Ack { stored: 2, ..ack.clone() }])));
     assert!(
         seen.iter().any(|e| matches!(e, Effect::ToChild(n, _, _, Message::Acks(a)) if *n == node(1) && a[0] == ack))
     );

@@ -59,6 +59,8 @@ pub struct ServerRows {
     pub open: BTreeSet<(TenantId, JobId)>,
     /// Stream positions by their key.
     pub streams: BTreeMap<(TenantId, [u8; 29]), StreamRow>,
+    /// Streams that were held once and are forgotten. No row of the real store.
+    pub forgotten: BTreeSet<(TenantId, [u8; 29])>,
     /// Inventories; whether one is asked for anew is in [`ServerRows::wanted`].
     pub inventories: BTreeMap<(TenantId, NodeId), InventoryRow>,
     /// Devices whose inventory is asked for anew.
@@ -185,7 +187,9 @@ impl ServerRows {
                 self.job_device(tenant, *job, *device, *state, reason.clone(), *at, result.clone());
             }
             Op::Stream(tenant, row) => {
-                self.streams.insert((tenant.clone(), row.stream.key()), *row);
+                let key = (tenant.clone(), row.stream.key());
+                self.forgotten.remove(&key);
+                self.streams.insert(key, *row);
             }
             Op::Inventory {
                 tenant,
@@ -237,6 +241,7 @@ impl ServerRows {
             Op::Audit(row) => self.audit.push(row.clone()),
             Op::StreamGone(tenant, stream) => {
                 self.streams.remove(&(tenant.clone(), stream.key()));
+                self.forgotten.insert((tenant.clone(), stream.key()));
             }
             Op::DeadLetter(row) => {
                 let kept = self.dead_letters.entry(row.tenant.clone()).or_default();

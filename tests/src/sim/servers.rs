@@ -152,7 +152,12 @@ impl World {
         match message {
             Message::Acks(acks) => {
                 for ack in acks.iter().filter(|ack| ack.refused.is_empty() && ack.settled > 0) {
-                    let held = self.server.rows.streams.get(&(tenant.clone(), ack.stream.key())).map_or(0, |r| r.upto);
+                    let (rows, key) = (&self.server.rows, (tenant.clone(), ack.stream.key()));
+                    // A stream may be forgotten by the transaction that made this durable.
+                    if rows.forgotten.contains(&key) {
+                        continue;
+                    }
+                    let held = rows.streams.get(&key).map_or(0, |r| r.upto);
                     if ack.settled > held || ack.stored > held {
                         let (settled, node) = (ack.settled, ack.stream.node);
                         return self
