@@ -526,7 +526,13 @@ impl Core {
         }
         let look: Vec<NodeId> = work.look.into_iter().collect();
         if work.ops.is_empty() {
-            self.release(now, after, out);
+            // What is acknowledged as known may be in a batch that is on its way to the disk: that one's end is awaited.
+            let promises = |effect: &Effect| matches!(effect, Effect::Send(_, _, _, Message::Acks(_)));
+            let promise = after.effects.iter().any(promises);
+            match self.waiting.values_mut().next_back().filter(|_| promise) {
+                Some(last) => last.effects.append(&mut after.effects),
+                None => self.release(now, after, out),
+            }
         } else {
             self.next_token += 1;
             let token = self.next_token;

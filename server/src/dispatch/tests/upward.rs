@@ -39,6 +39,18 @@ fn alert(code: &str) -> Vec<u8> {
 }
 
 #[test]
+fn rly_8_what_is_known_is_not_acknowledged_before_it_is_on_disk_either() {
+    let mut bench = Bench::new();
+    let link = child(1, 1);
+    bench.feed(Event::Up(link.clone()));
+    let runs = all_of(77, vec![(class::ALERT, alert("heat"))]);
+    bench.hold = true;
+    assert_eq!(acked(&bench.said(&link, Message::Records(runs.clone()))), []);
+    assert_eq!(acked(&bench.said(&link, Message::Records(runs))), [], "it is known, and on its way to the disk");
+    assert_eq!(acked(&bench.flush()), [(1, 1, 0), (1, 1, 0)]);
+}
+
+#[test]
 fn rly_8_an_acknowledgement_dropped_five_times_leaves_one_stored_copy_and_one_state_change() {
     let mut bench = Bench::new();
     bench.issue(&[1]);
