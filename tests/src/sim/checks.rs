@@ -3,7 +3,7 @@
 
 use super::{
     host::Stage,
-    link::Side,
+    link::{Link, Side},
     place::Place,
     world::{AGENTS, World},
 };
@@ -12,6 +12,9 @@ use branchline_protocol::{
     job::State,
 };
 use branchline_server::{dispatch::standing, store::JobDeviceRow};
+
+/// A link's end is told upward within so many milliseconds, over every hop.
+const TOLD_MS: u64 = 1_000;
 
 impl World {
     /// Whether everything the server holds is at its end, and everybody is back.
@@ -117,9 +120,10 @@ impl World {
         hops.extend(route);
         hops.push(device);
         hops.windows(2).all(|pair| {
-            self.links
-                .values()
-                .any(|link| (link.parent, link.child) == (pair[0], pair[1]) && link.ends[Side::Parent as usize].open)
+            let pair = (pair[0], pair[1]);
+            let just_over = self.over.get(&pair).is_some_and(|at| self.now < at + TOLD_MS);
+            let counts = |link: &Link| (link.parent, link.child) == pair && link.ends[Side::Parent as usize].open;
+            just_over || self.links.values().any(counts)
         })
     }
 

@@ -241,6 +241,9 @@ impl World {
         link.ends[side as usize].open = false;
         link.armed = None;
         let (place, child) = (link.at(side), link.session.clone());
+        if side == Side::Parent {
+            self.over.insert((link.parent, link.child), now);
+        }
         let told = !link.cut && !link.silent;
         let other_open = link.ends[side.other() as usize].open;
         let after_flying = link.pipes[side as usize].last_at.max(now) + 1;

@@ -111,6 +111,8 @@ pub struct World {
     pub(super) kinds: Counts,
     pub(super) crashes_unsynced: u64,
     pub(super) violations: u64,
+    /// When the parent's end of a link from (parent, child) was over last: what is told of it may still be on its way.
+    pub(super) over: BTreeMap<(Place, Place), u64>,
     pub(super) told: Vec<String>,
     pub(super) excluded: BTreeSet<(OrderNumber, usize)>,
     pub(super) accepted: u64,
@@ -179,6 +181,7 @@ impl World {
             kinds: Fault::MIX.iter().map(|(fault, _)| (fault.word(), 0)).collect(),
             crashes_unsynced: 0,
             violations: 0,
+            over: BTreeMap::new(),
             told: Vec::new(),
             excluded: BTreeSet::new(),
             accepted: 0,
