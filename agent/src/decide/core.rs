@@ -190,7 +190,7 @@ impl AgentCore {
         body: Bytes,
         turn: &mut Turn,
     ) {
-        let mark = self.spool.append(now.node, lane, class, trace, body, &mut turn.batch);
+        let mark = self.spool.append(now.shown(), lane, class, trace, body, &mut turn.batch);
         turn.marks.push(mark);
     }
 
@@ -393,9 +393,10 @@ impl AgentCore {
         turn.batch.put(Table::Meta, ATTACHMENT, self.attachment.to_be_bytes().to_vec());
     }
 
-    /// Wall time of this machine as node time, never after now.
-    pub(super) fn node_time(now: Now, wall: Millis) -> Millis {
-        Millis(now.node.0.saturating_add(wall.0.saturating_sub(now.wall.0))).min(now.node)
+    /// An earlier reading of this machine's clock as it is shown, never after now.
+    pub(super) fn shown(now: Now, wall: Millis) -> Millis {
+        let shown = now.shown();
+        Millis(shown.0.saturating_add(wall.0.saturating_sub(now.wall.0))).min(shown)
     }
 }
 

@@ -5,13 +5,13 @@
 use branchline_node::store::{Batch, Table};
 use branchline_protocol::{
     id::OrderNumber,
-    inventory::{INVENTORY_BYTES_MAX, Items, Report, ReportKind, Snapshot},
+    inventory::{CLOCK_SKEW_MS, INVENTORY_BYTES_MAX, Items, Report, ReportKind, Snapshot},
     time::Millis,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Says that something was sent, whatever sections it had.
+/// When the last report was dated; also says that something was sent, whatever sections it had.
 const BASE: &[u8] = b"base";
 /// First bytes of a section's key.
 const SECTION: &[u8] = b"section/";
@@ -34,6 +34,8 @@ pub struct TooLarge;
 pub struct Inventory {
     /// What the server will hold once it has every report.
     base: Option<Snapshot>,
+    /// When the last report was dated.
+    dated: Millis,
     /// The first is under way.
     requests: VecDeque<Request>,
     /// Whether the first was given to a collector.
@@ -53,6 +55,8 @@ impl Inventory {
             let name = String::from_utf8(name.to_vec()).map_err(|_| Unreadable)?;
             let items: Items = serde_json::from_slice(value).map_err(|_| Unreadable)?;
             base.sections.insert(name, items);
+        } else if key == BASE {
+            self.dated = Millis(i64::from_be_bytes(value.try_into().map_err(|_| Unreadable)?));
         }
         Ok(())
     }
@@ -112,18 +116,21 @@ impl Inventory {
             _ => (ReportKind::Full, found.full()),
         };
         let digest = found.digest();
-        let report = Report { kind, collected_at: at, settings_version, order: request.order, changes, digest };
+        // The server takes a report that is dated before another for the older one, unless the other's clock was wrong.
+        let collected_at = if self.dated.0 > at.0.saturating_add(CLOCK_SKEW_MS) { at } else { at.max(self.dated) };
+        let report = Report { kind, collected_at, settings_version, order: request.order, changes, digest };
         let body = rmp_serde::to_vec_named(&report).expect("a report is plain data");
         if body.len() > INVENTORY_BYTES_MAX {
             return Err(TooLarge);
         }
+        self.dated = collected_at;
         self.remember(found, batch);
         Ok(body.into())
     }
 
     fn remember(&mut self, found: Snapshot, batch: &mut Batch) {
         let old = self.base.get_or_insert_default();
-        batch.put(Table::Inventory, BASE, Bytes::new());
+        batch.put(Table::Inventory, BASE, self.dated.0.to_be_bytes().to_vec());
         for (name, items) in found.sections.iter().filter(|(name, items)| old.sections.get(*name) != Some(items)) {
             batch.put(Table::Inventory, key(name), serde_json::to_vec(items).expect("items are plain data"));
         }

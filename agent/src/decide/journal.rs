@@ -207,7 +207,7 @@ impl Journal {
     pub fn intend(&mut self, order: OrderNumber, now: Now, batch: &mut Batch) -> Option<Open> {
         let entry = self.open.get_mut(&order).filter(|e| e.phase == Phase::Received)?;
         entry.phase = Phase::Intent { since: None };
-        entry.open.begun_at = Some(now.node);
+        entry.open.begun_at = Some(now.shown());
         let whole = entry.open.clone();
         if entry.open.needs_slot() {
             entry.open.args = Bytes::new();

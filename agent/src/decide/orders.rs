@@ -236,7 +236,7 @@ impl AgentCore {
     /// Taken and ended in one batch.
     fn end_at_once(&mut self, now: Now, order: OrderNumber, open: &Open, verdict: Verdict, turn: &mut Turn) {
         self.journal.close(order, &mut turn.batch);
-        let result = plain(order, verdict, None, now.node);
+        let result = plain(order, verdict, None, now.shown());
         self.report(now, open, &result, turn);
     }
 
@@ -273,7 +273,7 @@ impl AgentCore {
             // Journalled by a newer build that knew the verb.
             verb => {
                 let reason = format!("{verb}, {}", self.me.platform);
-                self.end(now, plain(order, Verdict::because(End::Unsupported, reason), None, now.node), turn);
+                self.end(now, plain(order, Verdict::because(End::Unsupported, reason), None, now.shown()), turn);
             }
         }
     }
@@ -301,11 +301,11 @@ impl AgentCore {
         let begun_at = open.begun_at;
         let result = match left {
             JobLeft::Running { .. } => return out.push(Effect::Resume(order)),
-            JobLeft::Cut => plain(order, Verdict::because(End::OutcomeUnknown, "cut"), begun_at, now.node),
+            JobLeft::Cut => plain(order, Verdict::because(End::OutcomeUnknown, "cut"), begun_at, now.shown()),
             JobLeft::Finished(status, stdout, stderr) => {
                 let verdict = self.verdict(&status);
                 let ran = !matches!(status.ended, Ended::NotStarted(_));
-                let at = |wall: Millis| AgentCore::node_time(now, wall);
+                let at = |wall: Millis| AgentCore::shown(now, wall);
                 JobResult {
                     exit_code: status.exit_code(),
                     stdout,
@@ -316,7 +316,7 @@ impl AgentCore {
                         order,
                         verdict,
                         status.started_at.map(at).or(begun_at.filter(|_| ran)),
-                        status.ended_at.map_or(now.node, at),
+                        status.ended_at.map_or(now.shown(), at),
                     )
                 }
             }
@@ -338,7 +338,7 @@ impl AgentCore {
 
     pub(super) fn job_not_started(&mut self, now: Now, order: OrderNumber, end: End, reason: String, turn: &mut Turn) {
         if self.journal.begun(order).is_some() {
-            self.end(now, plain(order, Verdict::because(end, reason), None, now.node), turn);
+            self.end(now, plain(order, Verdict::because(end, reason), None, now.shown()), turn);
         }
     }
 
@@ -349,7 +349,7 @@ impl AgentCore {
         let wait = wait && request.order.is_none() && !request.full;
         let open = request.order.and_then(|order| self.journal.begun(order).cloned());
         let (trace, begun_at) = (open.as_ref().map(|o| o.trace), open.as_ref().and_then(|o| o.begun_at));
-        let verdict = match self.inventory.report(request, found, now.node, settings_version, &mut turn.batch) {
+        let verdict = match self.inventory.report(request, found, now.shown(), settings_version, &mut turn.batch) {
             Ok(body) if wait => {
                 self.release_held(now, true, turn);
                 self.schedule.hold(now, body, &mut turn.batch);
@@ -363,7 +363,7 @@ impl AgentCore {
             Err(_) => Verdict::because(End::Failed, "too_large"),
         };
         match request.order {
-            Some(order) => self.end(now, plain(order, verdict, begun_at, now.node), turn),
+            Some(order) => self.end(now, plain(order, verdict, begun_at, now.shown()), turn),
             None if verdict.end != End::Succeeded => {
                 self.alert(now, "inventory_too_large", "the inventory is too large to be sent".into(), turn);
             }
@@ -375,7 +375,7 @@ impl AgentCore {
     /// Progress of what runs long, and orders whose time has come.
     pub(super) fn tick(&mut self, now: Now, turn: &mut Turn) {
         for (order, open) in self.journal.progress(now, &mut turn.batch) {
-            let progress = Progress { order, started_at: open.begun_at.unwrap_or(now.node) };
+            let progress = Progress { order, started_at: open.begun_at.unwrap_or(now.shown()) };
             let body = rmp_serde::to_vec_named(&progress).expect("progress is plain data");
             self.append(now, lane_of(open.class), class::PROGRESS, Some(open.trace), body.into(), turn);
         }
@@ -387,7 +387,7 @@ impl AgentCore {
     pub(super) fn give_up_received(&mut self, now: Now, turn: &mut Turn) {
         for order in self.journal.all_received() {
             if let Some(open) = self.journal.end(order, &mut turn.batch) {
-                let result = plain(order, Verdict::because(End::Refused, "revoked"), None, now.node);
+                let result = plain(order, Verdict::because(End::Refused, "revoked"), None, now.shown());
                 self.report(now, &open, &result, turn);
             }
         }
@@ -410,5 +410,5 @@ fn check_args(open: &mut Open) -> Result<(), Verdict> {
 }
 
 fn malformed(order: OrderNumber, now: Now) -> JobResult {
-    plain(order, Verdict::because(End::Refused, "malformed"), None, now.node)
+    plain(order, Verdict::because(End::Refused, "malformed"), None, now.shown())
 }

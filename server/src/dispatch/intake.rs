@@ -7,7 +7,7 @@ use branchline_protocol::{
     chain::{ChainFault, Next, Position, extent},
     hash::Hash,
     id::{NodeId, OrderNumber, Role},
-    inventory::{ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
+    inventory::{CLOCK_SKEW_MS, ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
     record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
     time::{Millis, Now},
@@ -16,8 +16,6 @@ use branchline_protocol::{
 use serde::{Deserialize, de::IgnoredAny};
 use std::collections::BTreeMap;
 
-/// A collection dated further ahead of the server than this is kept and marked (INV-13).
-pub const SKEW_MS: i64 = 24 * 3_600_000;
 /// Milliseconds between two audits of refusals of the same kind: who sends such records must not fill the disk.
 const AUDIT_EVERY_MS: i64 = 60_000;
 
@@ -322,7 +320,7 @@ fn inventory(
         collected_at: report.collected_at,
         report: record.body.clone(),
     };
-    let ahead = |at: Millis| at.0 > now.node.0.saturating_add(SKEW_MS);
+    let ahead = |at: Millis| at.0 > now.node.0.saturating_add(CLOCK_SKEW_MS);
     // One from a clock that was wrong must not shut out what comes after it.
     if report.collected_at < collected_before && !ahead(collected_before) {
         // Older than what is shown: kept, but it overwrites nothing (INV-13).

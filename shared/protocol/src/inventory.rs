@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// What a platform cannot tell (INV-12): shown, never invented.
 pub const NOT_AVAILABLE: &str = "not_available";
 
+/// Milliseconds: a collection dated further ahead of the server than this is kept and marked (INV-13).
+pub const CLOCK_SKEW_MS: i64 = 24 * 3_600_000;
+
 /// The largest inventory in bytes; more is 413 (INV-13).
 pub const INVENTORY_BYTES_MAX: usize = 16 * 1_048_576;
 

@@ -41,3 +41,25 @@ pub struct Now {
     /// Node time: newest signed time statement plus monotonic time since; the wall clock before the first one.
     pub node: Millis,
 }
+
+impl Now {
+    /// The reading to show people. Node time is a proven lower bound: it lags by the age of the newest statement, which is
+    /// the whole time a device was off if it starts out of contact. What the machine's clock has beyond it is believed.
+    /// Nothing is decided by it, and the server cuts what lies ahead of its own time.
+    pub fn shown(&self) -> Millis {
+        self.wall.max(self.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_shown_the_clock_unless_it_is_behind_what_is_proven() {
+        let shown = |wall, node| Now { mono: Mono(0), wall: Millis(wall), node: Millis(node) }.shown();
+        assert_eq!(shown(7, 5), Millis(7));
+        assert_eq!(shown(5, 5), Millis(5));
+        assert_eq!(shown(3, 5), Millis(5));
+    }
+}

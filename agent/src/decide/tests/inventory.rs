@@ -1,9 +1,10 @@
 //! Inventory: what is collected, when, and what is sent of it.
 
 use super::*;
+use crate::decide::inventory::{Inventory, Request};
 use branchline_protocol::{
     document::Settings,
-    inventory::{INVENTORY_BYTES_MAX, Items, Report, ReportKind, Snapshot},
+    inventory::{CLOCK_SKEW_MS, INVENTORY_BYTES_MAX, Items, Report, ReportKind, Snapshot},
     job::End,
 };
 use serde_json::json;
@@ -161,4 +162,32 @@ fn a_fresh_collector_begins_again() {
     bench.settle(Event::Collected(snapshot(1)));
     bench.settle(Event::Collected(snapshot(1)));
     assert_eq!(reports(&bench.disk).len(), 1, "a second answer is nobody's");
+}
+
+/// INV-13: no report is dated before the one before it, across restarts and whatever the clock does; only a date that was
+/// wrong by more than the skew does not bind the later ones.
+#[test]
+fn inv_13_a_later_report_is_never_dated_before_an_earlier_one() {
+    const HOUR: i64 = 3_600_000;
+    let mut disk = Disk::default();
+    let steps = [
+        (START, START),
+        (START - HOUR, START),
+        (START + CLOCK_SKEW_MS, START + CLOCK_SKEW_MS),
+        (START, START + CLOCK_SKEW_MS),
+        (START - 1, START - 1),
+    ];
+    for (n, (at, dated)) in steps.into_iter().enumerate() {
+        let mut inventory = Inventory::default();
+        for ((table, key), value) in &disk.0 {
+            assert_eq!(*table, Table::Inventory);
+            inventory.recover(key, value).unwrap();
+        }
+        let mut batch = Batch::default();
+        let asked = Request { order: None, full: false };
+        let body = inventory.report(asked, snapshot(n as u32), Millis(at), 1, &mut batch).unwrap();
+        disk.apply(batch);
+        assert_eq!(rmp_serde::from_slice::<Report>(&body).unwrap().collected_at, Millis(dated), "step {n}");
+    }
+    assert!(Inventory::default().recover(b"base", b"short").is_err());
 }
