@@ -60,7 +60,8 @@ fn plain(order: OrderNumber, verdict: Verdict, started_at: Option<Millis>, ended
         stderr: Bytes::new(),
         truncated: false,
         started_at,
-        ended_at,
+        // A clock that was put back meanwhile ends nothing before it began.
+        ended_at: started_at.map_or(ended_at, |started| started.max(ended_at)),
         simulated: false,
     }
 }

@@ -334,3 +334,29 @@ fn a_job_that_runs_two_seconds_has_one_progress_record() {
     bench.settle(Event::Tick);
     assert_eq!(bench.disk.records(class::PROGRESS).len(), 1, "remembered over a restart");
 }
+
+/// What people are shown: the machine's clock, unless it is behind what is proven; and no end before its beginning.
+#[test]
+fn a_result_is_dated_by_the_machines_clock_unless_it_is_behind_what_is_proven() {
+    const HOUR: i64 = 3_600_000;
+    // The clock's distance from node time at the start and at the end; start and end as shown, from node time's start.
+    let cases = [(0, 0, 0, 10), (HOUR, HOUR, HOUR, HOUR + 10), (-HOUR, -HOUR, 0, 10), (HOUR, 0, HOUR, HOUR)];
+    for (at_start, at_end, started, over) in cases {
+        let mut bench = Bench::running();
+        bench.now.wall = bench.now.node.plus(at_start);
+        bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
+        let begun_at = bench.now.wall;
+        bench.pass(10);
+        bench.now.wall = bench.now.node.plus(at_end);
+        let status = Status {
+            ended: Ended::Exited(0),
+            started_at: (at_start == at_end).then_some(begun_at),
+            ..Status::not_started(SpawnFault::NotFound, Some(bench.now.wall))
+        };
+        bench.settle(ended(1, JobLeft::Finished(status, Bytes::new(), Bytes::new())));
+        let told = &bench.disk.results()[0];
+        let from = Millis(START);
+        let shown = (told.started_at.map(|at| at.0 - from.0), told.ended_at.0 - from.0);
+        assert_eq!(shown, (Some(started), over), "{at_start} {at_end}");
+    }
+}
