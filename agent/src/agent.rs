@@ -91,7 +91,11 @@ impl Agent {
             config::Reach::Any => Reach::Any,
         };
         let dialler = dialler(&config, &bundle, &time)?;
-        let (facts, capabilities, boot) = declared(platform.clone()).await?;
+        let (facts, mut capabilities, boot) = declared(platform.clone()).await?;
+        // Whether a machine was started again is judged by what tells its lives apart.
+        if !config.restart || boot.is_none() {
+            capabilities.retain(|word| word != crate::capabilities::RESTART);
+        }
         let facts = DeviceFacts {
             name: config.name.clone(),
             host_name: facts.host_name,

@@ -6,6 +6,8 @@ use branchline_protocol::job::{Verb, verb};
 pub const RUN_SCRIPT: &str = "run_script";
 /// Collects its inventory when ordered to (JOB-2).
 pub const REFRESH_INVENTORY: &str = "refresh_inventory";
+/// Starts the machine again when ordered to, and can tell that it was (JOB-2).
+pub const RESTART: &str = "restart";
 /// Its inventory can be asked for by hand; absent e.g. in tablet mode (INV-7).
 pub const MANUAL_REFRESH: &str = "manual_refresh";
 /// The interpreter that a script names; never declared, only answered when it is missing (JOB-9).

@@ -30,6 +30,8 @@ pub struct AgentConfig {
     pub contact: Contact,
     /// Bytes it keeps of what goes up (RLY-10, LOG-4).
     pub quotas: Quotas,
+    /// Whether orders may restart the machine; not where it is shared with others, e.g. under `up`.
+    pub restart: bool,
 }
 
 impl AgentConfig {
@@ -48,6 +50,7 @@ impl AgentConfig {
             reach: reader.word_or("reach", &Reach::WORDS, Reach::default()),
             contact: reader.word_or("contact", &contacts, Contact::Persistent),
             quotas: Quotas::read(reader, Quotas::AGENT),
+            restart: reader.or("restart", true),
         };
         let chars = config.name.chars().count();
         if chars > NAME_CHARS_MAX {
@@ -82,6 +85,7 @@ mod tests {
             reach: Reach::Any,
             contact: Contact::Persistent,
             quotas: Quotas::AGENT,
+            restart: true,
         };
         assert_eq!(config, wanted);
     }

@@ -227,6 +227,7 @@ impl World {
             reach: Reach::Any,
             contact: Contact::Persistent,
             quotas: branchline_node::uplink::spool::Quotas::AGENT,
+            restart: false,
         }
     }
 

@@ -273,6 +273,7 @@ impl Tree {
             reach,
             contact,
             quotas: Quotas::AGENT,
+            restart: true,
         };
         self.devices.insert(name.clone(), Device { config, platform, running: None });
         self.start_agent(&name).await;

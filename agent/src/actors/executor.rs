@@ -8,7 +8,7 @@ use crate::{
 };
 use actix::prelude::*;
 use branchline_node::supervise::{Drain, Exit, ExitGuard};
-use branchline_protocol::id::OrderNumber;
+use branchline_protocol::{id::OrderNumber, job::Runnable};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -147,7 +147,11 @@ impl Executor {
 }
 
 fn start(tools: &Tools, folder: &Path, start: JobStart) -> Begun {
-    let JobStart { order, args, env, .. } = start;
+    let JobStart { order, mut args, env, restarts, .. } = start;
+    if restarts {
+        // A platform that lost it since it declared it: nothing is found to run.
+        args.run = Runnable::Argv(tools.platform.restart_command().unwrap_or_default());
+    }
     let mut spec = JobSpec::of(folder.to_owned(), tools.shim.clone(), tools.shim_args.clone(), args);
     spec.env = env;
     tracing::debug!(%order, "job starts");

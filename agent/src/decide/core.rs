@@ -6,6 +6,7 @@ use super::{
     event::{Counted, Effect, Event, JobStart, Me, Note},
     inventory::{Inventory, Request},
     journal::Journal,
+    restart::Restarts,
     schedule::Scheduler,
 };
 use branchline_node::{
@@ -105,6 +106,9 @@ pub struct AgentCore {
     /// The settings that a parent was told of in a way that reaches it.
     pub(super) told_settings: (u32, u64),
     pub(super) documents: Documents,
+    pub(super) restarts: Restarts,
+    /// The machine's life, as the platform tells it from others.
+    pub(super) life: String,
     pub(super) attachment: Attachment,
     pub(super) link: Option<Link>,
     pub(super) lease: Option<Lease>,
@@ -134,6 +138,8 @@ impl AgentCore {
             schedule,
             told_settings: (0, 0),
             documents,
+            restarts: Restarts::default(),
+            life: String::new(),
             attachment: 0,
             link: None,
             lease: None,
@@ -177,7 +183,7 @@ impl AgentCore {
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
         let journal = self.journal.next_deadline(now, !self.documents.suspends_me());
-        journal.into_iter().chain(self.schedule.next_deadline()).min()
+        journal.into_iter().chain(self.schedule.next_deadline()).chain(self.restarts.next_deadline()).min()
     }
 
     /// A record of our own, durable with this turn.
@@ -218,7 +224,7 @@ impl AgentCore {
             return;
         }
         while let Some(order) = self.journal.startable(now) {
-            let Some(open) = self.journal.intend(order, now, &mut turn.batch) else { return };
+            let Some(open) = self.journal.intend(order, now, &self.life, &mut turn.batch) else { return };
             self.carry_out(now, order, open, turn);
         }
     }
@@ -320,6 +326,7 @@ impl AgentCore {
         if let Some(statement) = self.documents.time() {
             out.push(Effect::LearnTime(statement.time));
         }
+        self.end_restarts(now, turn);
         let begun: Vec<_> = self.journal.all_begun().map(|(order, open, _)| (order, open.clone())).collect();
         for (order, open) in begun.into_iter().filter(|(_, open)| !open.needs_slot()) {
             self.carry_out(now, order, open, turn);
@@ -409,6 +416,7 @@ impl Core for AgentCore {
         match event {
             Event::Committed(token) => self.committed(token, now, out),
             Event::Surroundings { zone, boot } => {
+                self.life.clone_from(&boot);
                 self.schedule.surroundings(zone, boot);
                 self.look_at_schedule(now, &mut turn);
             }

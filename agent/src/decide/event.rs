@@ -113,6 +113,8 @@ pub struct JobStart {
     pub trace: TraceId,
     /// What to run; bounds already lowered to the order's and this build's.
     pub args: RunScript,
+    /// The machine's own way to start again takes the place of what to run.
+    pub restarts: bool,
     /// `BRANCHLINE_DEVICE` and `BRANCHLINE_AGENT_PID`.
     pub env: BTreeMap<String, String>,
 }

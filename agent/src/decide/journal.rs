@@ -7,10 +7,11 @@
 //! A number that is here is never taken again, and the server's floor stands for all below it. So at most one start per
 //! device, in any order of arrival (JOB-13, DESIGN 5).
 
+use crate::capabilities::{RESTART, RUN_SCRIPT};
 use branchline_node::store::{Batch, Table};
 use branchline_protocol::{
     id::{JobId, OrderNumber, TraceId},
-    job::{Class, RunScript, verb},
+    job::{Class, RunScript},
     order::Payload,
     time::{Millis, Mono, Now},
 };
@@ -54,6 +55,9 @@ pub struct Open {
     /// Bytes promised to its result.
     #[serde(default)]
     pub room: u64,
+    /// Of a restart: the machine's life in which it was begun. In another one it succeeded, whoever carried it out.
+    #[serde(default)]
+    pub life: Option<String>,
 }
 
 /// What a cancel finds of its target.
@@ -74,9 +78,7 @@ impl Open {
     /// As it is taken.
     pub fn of(payload: &Payload, args: Bytes) -> Open {
         let output = match rmp_serde::from_slice::<RunScript>(&args) {
-            Ok(script) if payload.verb == crate::capabilities::RUN_SCRIPT => {
-                2 * script.output_cap.min(super::orders::OUTPUT_CAP_MAX)
-            }
+            Ok(script) if payload.verb == RUN_SCRIPT => 2 * script.output_cap.min(super::orders::OUTPUT_CAP_MAX),
             _ => 0,
         };
         Open {
@@ -91,12 +93,23 @@ impl Open {
             progressed: false,
             cancelled: false,
             room: RESULT_BYTES + output,
+            life: None,
         }
     }
 
     /// Whether it runs a process, and so needs one of [`JOBS_AT_ONCE`].
     pub fn needs_slot(&self) -> bool {
-        verb(&self.verb).is_some_and(|v| v.name == crate::capabilities::RUN_SCRIPT)
+        self.verb == RUN_SCRIPT || self.restarts()
+    }
+
+    /// Whether it starts the machine again.
+    pub fn restarts(&self) -> bool {
+        self.verb == RESTART
+    }
+
+    /// Whether it is a restart and the machine was started again since.
+    pub fn is_complete(&self, life: &str) -> bool {
+        self.restarts() && self.life.as_ref().is_some_and(|begun| begun != life)
     }
 }
 
@@ -122,6 +135,30 @@ enum Phase {
 struct Entry {
     open: Open,
     phase: Phase,
+}
+
+impl Entry {
+    fn is_ready(&self, now: Now) -> bool {
+        self.phase == Phase::Received && self.open.not_before <= now.node
+    }
+}
+
+/// What may begin now. A restart waits until what was ordered before it is over, and what was ordered after it waits for
+/// the machine's next life: it would be cut.
+#[derive(Clone, Copy, Debug)]
+struct Free {
+    slots: usize,
+    /// The restart that is next, and whether its turn has come.
+    restart: Option<(OrderNumber, bool)>,
+}
+
+impl Free {
+    fn admits(&self, order: OrderNumber, open: &Open) -> bool {
+        match self.restart {
+            Some((restart, its_turn)) if order >= restart => order == restart && its_turn,
+            _ => self.slots > 0 || !open.needs_slot(),
+        }
+    }
 }
 
 /// See the module.
@@ -191,10 +228,8 @@ impl Journal {
 
     /// The next order whose time has come and that has what it needs.
     pub fn startable(&self, now: Now) -> Option<OrderNumber> {
-        let slot = self.slots_used() < JOBS_AT_ONCE;
-        let mut ready = self.open.iter().filter(|(_, e)| {
-            e.phase == Phase::Received && e.open.not_before <= now.node && (slot || !e.open.needs_slot())
-        });
+        let free = self.free(now);
+        let mut ready = self.open.iter().filter(|(order, e)| e.is_ready(now) && free.admits(**order, &e.open));
         // The pressing ones first, then in the order of issue.
         let pressing = |class: Class| class != Class::Normal;
         let first = ready.next()?;
@@ -202,12 +237,13 @@ impl Journal {
         Some(*best.0)
     }
 
-    /// Journals the intent to start it; answers the order with its arguments, which the row no longer has if it runs a
+    /// Journals the intent to start it in this life of the machine; answers the order with its arguments, which the row no longer has if it runs a
     /// process.
-    pub fn intend(&mut self, order: OrderNumber, now: Now, batch: &mut Batch) -> Option<Open> {
+    pub fn intend(&mut self, order: OrderNumber, now: Now, life: &str, batch: &mut Batch) -> Option<Open> {
         let entry = self.open.get_mut(&order).filter(|e| e.phase == Phase::Received)?;
         entry.phase = Phase::Intent { since: None };
         entry.open.begun_at = Some(now.shown());
+        entry.open.life = entry.open.restarts().then(|| life.to_owned());
         let whole = entry.open.clone();
         if entry.open.needs_slot() {
             entry.open.args = Bytes::new();
@@ -282,9 +318,9 @@ impl Journal {
 
     /// When [`Journal::startable`], if orders may begin at all, or [`Journal::progress`] will have something to say.
     pub fn next_deadline(&self, now: Now, may_begin: bool) -> Option<Mono> {
-        let slot = self.slots_used() < JOBS_AT_ONCE;
-        let due = self.open.values().filter_map(|e| match e.phase {
-            Phase::Received if may_begin && (slot || !e.open.needs_slot()) => {
+        let free = self.free(now);
+        let due = self.open.iter().filter_map(|(order, e)| match e.phase {
+            Phase::Received if may_begin && free.admits(*order, &e.open) => {
                 let wait = e.open.not_before.0.saturating_sub(now.node.0).max(0);
                 Some(now.mono.plus(wait as u64))
             }
@@ -319,8 +355,17 @@ impl Journal {
         self.floors.get(&order.term).is_some_and(|floor| order.number < *floor)
     }
 
-    fn slots_used(&self) -> usize {
-        self.open.values().filter(|e| e.phase != Phase::Received && e.open.needs_slot()).count()
+    fn free(&self, now: Now) -> Free {
+        let begun = |e: &Entry| e.phase != Phase::Received && e.open.needs_slot();
+        let used = self.open.values().filter(|e| begun(e)).count();
+        let commanded = self.open.values().any(|e| begun(e) && e.open.restarts());
+        let next = self.open.iter().find(|(_, e)| e.is_ready(now) && e.open.restarts()).map(|(order, _)| *order);
+        let restart = match next {
+            _ if commanded => Some((OrderNumber { term: 0, number: 0 }, false)),
+            Some(order) => Some((order, used == 0 && !self.open.range(..order).any(|(_, e)| e.is_ready(now)))),
+            None => None,
+        };
+        Free { slots: JOBS_AT_ONCE.saturating_sub(used), restart }
     }
 }
 

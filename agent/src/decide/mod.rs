@@ -17,6 +17,7 @@ mod journal;
 mod link;
 mod orders;
 mod recover;
+mod restart;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -28,4 +29,5 @@ pub use inventory::{Inventory, Request as InventoryRequest};
 pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key, number_of as journal_number};
 pub use orders::OUTPUT_CAP_MAX;
 pub use recover::{RecoverFault, Rows};
+pub use restart::RESTART_WITHIN_MS;
 pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;

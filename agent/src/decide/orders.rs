@@ -5,16 +5,17 @@ use super::{
     event::{Counted, Effect, JobStart, Note},
     inventory::Request,
     journal::{Cancelled, Open},
+    restart::{RESTART_WITHIN_MS, may_restart},
 };
 use crate::{
-    capabilities::{REFRESH_INVENTORY, RUN_SCRIPT, permits},
+    capabilities::{REFRESH_INVENTORY, RESTART, RUN_SCRIPT, permits},
     platform::{Ended, JobLeft, SpawnFault, Status},
 };
 use branchline_node::uplink::spool::Kind;
 use branchline_protocol::{
     id::OrderNumber,
     inventory::Snapshot,
-    job::{CANCEL, Cancel, Class, End, RefreshInventory, RunScript, cancel},
+    job::{CANCEL, Cancel, Class, End, RefreshInventory, RunScript, Runnable, cancel},
     order::{ORDER_PAYLOAD_TYPE, OrderFault, OrderMessage, Payload, verify_order},
     record::{Fact, Facts, JobResult, Lane, Progress, class},
     time::{Millis, Now},
@@ -64,6 +65,17 @@ fn plain(order: OrderNumber, verdict: Verdict, started_at: Option<Millis>, ended
         ended_at: started_at.map_or(ended_at, |started| started.max(ended_at)),
         simulated: false,
     }
+}
+
+/// An end of now, without output.
+pub(super) fn plain_end(
+    order: OrderNumber,
+    end: End,
+    reason: Option<&str>,
+    started_at: Option<Millis>,
+    now: Now,
+) -> JobResult {
+    plain(order, Verdict { end, reason: reason.map(str::to_owned) }, started_at, now.shown())
 }
 
 impl AgentCore {
@@ -242,7 +254,7 @@ impl AgentCore {
     }
 
     /// The result of an order that was begun: one batch with its row in the journal.
-    fn end(&mut self, now: Now, result: JobResult, turn: &mut Turn) {
+    pub(super) fn end(&mut self, now: Now, result: JobResult, turn: &mut Turn) {
         let Some(open) = self.journal.end(result.order, &mut turn.batch) else { return };
         self.report(now, &open, &result, turn);
         if open.needs_slot() {
@@ -267,6 +279,12 @@ impl AgentCore {
                 }
                 Err(_) => self.end(now, malformed(order, now), turn),
             },
+            RESTART => {
+                let run = Runnable::Argv(Vec::new());
+                let args = RunScript { run, time_out_ms: RESTART_WITHIN_MS, output_cap: OUTPUT_CAP_MAX };
+                let start = JobStart { restarts: true, ..self.job_start(order, &open, args) };
+                turn.then.push(Then::Start(Box::new(start)));
+            }
             REFRESH_INVENTORY => match rmp_serde::from_slice::<RefreshInventory>(&open.args) {
                 Ok(args) => turn.then.push(Then::Request(Request { order: Some(order), full: args.full })),
                 Err(_) => self.end(now, malformed(order, now), turn),
@@ -287,7 +305,8 @@ impl AgentCore {
         };
         let device = ("BRANCHLINE_DEVICE".to_owned(), self.me.node.to_string());
         let agent = ("BRANCHLINE_AGENT_PID".to_owned(), self.me.pid.to_string());
-        JobStart { order, job: open.job, trace: open.trace, args, env: [device, agent].into() }
+        let env = [device, agent].into();
+        JobStart { order, job: open.job, trace: open.trace, args, restarts: false, env }
     }
 
     pub(super) fn job_ended(
@@ -300,6 +319,9 @@ impl AgentCore {
     ) {
         let Some(open) = self.journal.begun(order) else { return };
         let begun_at = open.begun_at;
+        if open.restarts() && !open.cancelled && may_restart(&left) {
+            return self.restarts.commanded(order, now);
+        }
         let result = match left {
             JobLeft::Running { .. } => return out.push(Effect::Resume(order)),
             JobLeft::Cut => plain(order, Verdict::because(End::OutcomeUnknown, "cut"), begun_at, now.shown()),
@@ -380,6 +402,7 @@ impl AgentCore {
             let body = rmp_serde::to_vec_named(&progress).expect("progress is plain data");
             self.append(now, lane_of(open.class), class::PROGRESS, Some(open.trace), body.into(), turn);
         }
+        self.give_up_restarts(now, turn);
         self.look_at_schedule(now, turn);
         self.begin_ready(now, turn);
     }

@@ -6,12 +6,13 @@ mod software;
 mod system;
 
 use super::{HostFacts, JobHandle, JobLeft, JobSpec, Platform, StartFault, wanted};
-use crate::capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT};
+use crate::capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT};
 use branchline_protocol::inventory::{Items, NOT_AVAILABLE, Snapshot};
 use serde_json::Value;
 use std::{
     fs::File,
     io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -86,7 +87,9 @@ impl Platform for LinuxPlatform {
     }
 
     fn capabilities(&self) -> Vec<String> {
-        [MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT].map(str::to_owned).to_vec()
+        let restart = self.restart_command().map(|_| RESTART);
+        let always = [MANUAL_REFRESH, REFRESH_INVENTORY];
+        always.into_iter().chain(restart).chain([RUN_SCRIPT]).map(str::to_owned).collect()
     }
 
     fn facts(&self) -> HostFacts {
@@ -100,6 +103,12 @@ impl Platform for LinuxPlatform {
 
     fn boot(&self) -> Option<String> {
         self.line("proc/sys/kernel/random/boot_id")
+    }
+
+    fn restart_command(&self) -> Option<Vec<String>> {
+        let systemd = self.root.join("run/systemd/system").is_dir();
+        let here = self.root == Path::new("/") && std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+        (systemd && here).then(|| ["systemctl", "reboot"].map(str::to_owned).to_vec())
     }
 
     fn collect(&self, sections: &[String]) -> Snapshot {

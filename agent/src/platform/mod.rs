@@ -41,6 +41,11 @@ pub trait Platform: Send + Sync {
         None
     }
 
+    /// The command line that starts the machine again; `None` where there is none, or this agent may not use it (rule P).
+    fn restart_command(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// Collects these sections, all of [`SECTIONS`] when none is named; names it does not know are left out. What the
     /// platform cannot tell is `not_available` (INV-12). An idle machine gives the same answer each time (INV-4).
     fn collect(&self, sections: &[String]) -> Snapshot;

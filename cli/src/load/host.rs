@@ -261,6 +261,7 @@ async fn one(
         reach: Reach::Any,
         contact: Contact::Persistent,
         quotas: branchline_node::uplink::spool::Quotas::AGENT,
+        restart: false,
     };
     let process = AgentProcess { pid: std::process::id(), shim };
     let started = Agent::start(agent, Ambient::system(), Arc::new(platform), process).await;

@@ -53,7 +53,11 @@ pub fn config(
             file.slots(node);
             file.child(node, state, book)?;
         }
-        Role::Agent => file.child(node, state, book)?,
+        Role::Agent => {
+            file.child(node, state, book)?;
+            // It is everybody's machine here.
+            file.plain("restart", "false");
+        }
     }
     Ok(file.0)
 }

@@ -160,6 +160,7 @@ pub const VERBS: &[Verb] = &[
         args_max: 1_024,
         destructive: false,
     },
+    Verb { name: "restart", class: Class::Normal, capability: "restart", args_max: 0, destructive: false },
 ];
 
 /// The verb of a steering order: it ends another order, has its own number, and is no job of an administrator, so it is

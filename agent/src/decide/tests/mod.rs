@@ -5,13 +5,14 @@ mod inventory;
 mod link;
 mod orders;
 mod random;
+mod restart;
 mod room;
 mod schedule;
 mod steering;
 
 use super::{AgentCore, Effect, Event, JobStart, Me, Rows};
 use crate::{
-    capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT},
+    capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT},
     platform::{Ended, JobLeft, SpawnFault, Status},
 };
 use branchline_node::{
@@ -65,7 +66,7 @@ pub fn me() -> Me {
         build: "test".into(),
         contact: Contact::Persistent,
         platform: "linux",
-        capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT].map(str::to_owned).to_vec(),
+        capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT].map(str::to_owned).to_vec(),
         pid: 4242,
     }
 }

@@ -7,7 +7,7 @@ use branchline_protocol::{
     record::{Fact, Facts},
 };
 
-fn cancel_of(n: u64, target: u64) -> OrderMessage {
+pub fn cancel_of(n: u64, target: u64) -> OrderMessage {
     let args: Bytes = rmp_serde::to_vec_named(&Cancel { target: number(target) }).unwrap().into();
     let payload = Payload { class: Class::Urgent, run_ms_max: 0, ..payload(n, CANCEL, &args) };
     sign(payload, args, mine(), &server())

@@ -44,10 +44,10 @@ const LIST: RangeInclusive<u64> = 1..=1_000;
 pub struct JobBody {
     /// Which devices: a selector.
     on: String,
-    /// `run_script` or `refresh_inventory`.
+    /// `run_script`, `refresh_inventory` or `restart`.
     verb: String,
     /// The verb's arguments. `run_script`: `argv`, or `script_base64` and maybe `interpreter`;
-    /// `refresh_inventory`: maybe `full`.
+    /// `refresh_inventory`: maybe `full`; `restart`: none.
     args: Option<BTreeMap<String, serde_json::Value>>,
     /// `normal`, `urgent`, `erase`; the verb's own unless told.
     class: Option<String>,
@@ -198,6 +198,10 @@ fn new_job(mut fields: Fields) -> Result<NewJob, ApiError> {
     let (args, command) = match (verb.name, args) {
         ("run_script", Some(args)) => run_script(args, time_out_s * 1_000)?,
         ("run_script", None) => return Err(Code::MissingField.refuse("run_script needs args").field("args")),
+        ("restart", args) => {
+            args.map_or(Ok(()), Fields::finish)?;
+            (Bytes::new(), "restart".into())
+        }
         (_, args) => {
             let mut wish = RefreshInventory::default();
             if let Some(mut args) = args {
