@@ -50,6 +50,8 @@ pub enum Verb {
     Revive(verbs::device::Args),
     /// Run a command line or a script on devices
     Run(verbs::run::Args),
+    /// Start machines again: what was ordered before is done first, what was ordered later waits for them to be back
+    Restart(verbs::restart::Args),
     /// Show one job with its results
     Job(verbs::job::Args),
     /// Show where a job is on a device, hop by hop, and why it has not ended

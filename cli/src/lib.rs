@@ -52,6 +52,7 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::Revive(args) => verbs::suspend::run(&args, false, session),
         Verb::Tree(args) => verbs::tree::run(&args, session),
         Verb::Run(args) => verbs::run::run(&args, session),
+        Verb::Restart(args) => verbs::restart::run(&args, session),
         Verb::Job(args) => verbs::job::run(&args, session),
         Verb::Explain(args) => verbs::explain::run(&args, session),
         Verb::Cancel(args) => verbs::cancel::run(&args, session),

@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod load;
 pub mod node;
 pub mod reissue;
+pub mod restart;
 pub mod revoke;
 pub mod run;
 pub mod settings;

@@ -53,15 +53,19 @@ pub struct Args {
 
 /// Orders the job, and waits for it if asked to.
 pub fn run(args: &Args, session: &Session) -> Result<Answer, Failure> {
-    let request = request(args)?;
+    order(&request(args)?, args.wait, args.timeout, session)
+}
+
+/// Orders a job, and waits for it if asked to.
+pub fn order(request: &Value, wait: bool, timeout: Option<Duration>, session: &Session) -> Result<Answer, Failure> {
     let client = session.client()?;
-    let mut job = client.post("/jobs", &[], &request)?;
-    if !args.wait {
+    let mut job = client.post("/jobs", &[], request)?;
+    if !wait {
         let text = format!("job {} ordered: branchline job {0}\n", super::text::cell(&job["id"]));
         return Ok(Answer::done(job, text));
     }
     let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?.to_string();
-    let time_out = args.timeout.unwrap_or(TIME_OUT);
+    let time_out = timeout.unwrap_or(TIME_OUT);
     job = for_completion(&client, &id, time_out, &mut Shown::on_stderr())?;
     if job["complete"].as_bool() != Some(true) {
         eprintln!(
@@ -137,6 +141,6 @@ pub fn request(args: &Args) -> Result<Value, Failure> {
 }
 
 /// The API counts seconds; a part of one counts whole, so that 500ms is not none.
-fn whole_seconds(time: Duration) -> u64 {
+pub fn whole_seconds(time: Duration) -> u64 {
     time.as_millis().div_ceil(1_000) as u64
 }

@@ -7,7 +7,7 @@ use branchline_protocol::{
     chain::{ChainFault, Next, Position, extent},
     hash::Hash,
     id::{NodeId, OrderNumber, Role},
-    inventory::{CLOCK_SKEW_MS, ApplyFault, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
+    inventory::{ApplyFault, CLOCK_SKEW_MS, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
     record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
     time::{Millis, Now},

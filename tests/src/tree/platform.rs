@@ -1,7 +1,7 @@
 //! Platforms a scenario controls: an inventory that changes when told, a device that cannot run scripts.
 
 use branchline_agent::{
-    capabilities::RUN_SCRIPT,
+    capabilities::{RESTART, RUN_SCRIPT},
     platform::{HostFacts, JobHandle, JobLeft, JobSpec, Platform, StartFault, VirtualPlatform, host},
 };
 use branchline_protocol::inventory::Snapshot;
@@ -22,6 +22,59 @@ pub fn simulated(seed: u64, output: &str) -> Arc<dyn Platform> {
 /// A virtual device whose jobs really run, on this machine.
 pub fn scripted(seed: u64) -> Arc<dyn Platform> {
     Arc::new(VirtualPlatform::new(seed, 20).with_real_jobs(host()))
+}
+
+/// A virtual device whose restart is a command of its own on this machine, and whose lives the scenario counts.
+pub struct Restarting {
+    device: VirtualPlatform,
+    command: Vec<String>,
+    life: AtomicUsize,
+}
+
+impl Restarting {
+    /// A device in its first life.
+    pub fn new(seed: u64, command: &[&str]) -> Arc<Restarting> {
+        let device = VirtualPlatform::new(seed, 20).with_real_jobs(host());
+        Arc::new(Restarting { device, command: command.iter().map(|w| w.to_string()).collect(), life: 1.into() })
+    }
+
+    /// The next life begins; its agent has to be started again, too.
+    pub fn begin_life(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Platform for Restarting {
+    fn name(&self) -> &'static str {
+        self.device.name()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        let mut words = self.device.capabilities();
+        words.push(RESTART.to_owned());
+        words.sort();
+        words
+    }
+    fn facts(&self) -> HostFacts {
+        self.device.facts()
+    }
+    fn boot(&self) -> Option<String> {
+        Some(format!("life {}", self.life.load(Ordering::SeqCst)))
+    }
+    fn restart_command(&self) -> Option<Vec<String>> {
+        Some(self.command.clone())
+    }
+    fn collect(&self, sections: &[String]) -> Snapshot {
+        self.device.collect(sections)
+    }
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {
+        self.device.start_job(spec)
+    }
+    fn inspect_job(&self, dir: &Path) -> JobLeft {
+        self.device.inspect_job(dir)
+    }
+    fn attach_job(&self, dir: &Path) -> JobHandle {
+        self.device.attach_job(dir)
+    }
 }
 
 /// A virtual device that gains packages when told.

@@ -124,6 +124,7 @@ async fn every_bad_order_names_its_field() {
         (with("args", json!({"script_base64": "%%"})), "bad_value", "args.script_base64"),
         (with("args", json!({"script_base64": "", "interpreter": ""})), "bad_value", "args.interpreter"),
         (json!({"on": "all", "verb": "refresh_inventory", "args": {"whole": true}}), "unknown_field", "args.whole"),
+        (json!({"on": "all", "verb": "restart", "args": {"now": true}}), "unknown_field", "args.now"),
     ];
     for (body, code, field) in cases {
         world.refused("a", "/jobs", body, (422, code, Some(field))).await;

@@ -6,6 +6,7 @@ mod inventory;
 mod jobs;
 mod nodes;
 mod polls;
+mod restart;
 mod separation;
 mod settings;
 mod slots;
