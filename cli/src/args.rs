@@ -72,6 +72,10 @@ pub enum Verb {
     Settings(verbs::settings::Args),
     /// Revoke a node: its link is closed and its return refused
     Revoke(verbs::revoke::Args),
+    /// Show what was done, and by whom
+    Audit(verbs::audit::Args),
+    /// Show records that were refused
+    DeadLetters(verbs::audit::Args),
     /// Measure: a tree of real processes with many agents in one
     Load(verbs::load::Args),
     /// Many agents in this process (load starts this)

@@ -62,6 +62,8 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::EnrolToken(args) => verbs::enrol_token::run(&args, session),
         Verb::Bundle(args) => verbs::bundle::run(&args, session),
         Verb::Settings(args) => verbs::settings::run(&args, session),
+        Verb::Audit(args) => verbs::audit::run(&args, session),
+        Verb::DeadLetters(args) => verbs::audit::dead_letters(&args, session),
         Verb::Revoke(args) => verbs::revoke::run(&args, session),
         Verb::Up(_) | Verb::Node(_) | Verb::Shim(_) | Verb::Load(_) | Verb::AgentHost(_) => {
             unreachable!("these are no clients of the API")

@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub mod agent_host;
+pub mod audit;
 pub mod bundle;
 pub mod cancel;
 pub mod device;

@@ -19,6 +19,7 @@ use utoipa::{
         routes::nodes::revoke, routes::nodes::gateways, routes::nodes::gateway_address,
         routes::settings::show, routes::settings::change,
         routes::sites::list, routes::sites::add,
+        routes::audit::list, routes::audit::dead_letters,
         routes::tenants::list, routes::tenants::add,
         routes::status::openapi, routes::status::getstatus, routes::status::metrics
     ),

@@ -1,5 +1,6 @@
 //! The list of routes, one file a noun.
 
+pub mod audit;
 pub mod devices;
 pub mod explain;
 pub mod jobs;
@@ -64,6 +65,8 @@ routes! {
     post "/api/v1/sites" => sites::add;
     get "/api/v1/tenants" => tenants::list;
     post "/api/v1/tenants" => tenants::add;
+    get "/api/v1/audit" => audit::list;
+    get "/api/v1/dead-letters" => audit::dead_letters;
     get "/api/v1/openapi.json" => status::openapi;
     get "/getstatus" => status::getstatus;
     get "/metrics" => status::metrics;

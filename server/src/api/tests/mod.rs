@@ -1,5 +1,6 @@
 //! The API over a real store, with a stand-in for the running server.
 
+mod audit;
 mod devices;
 mod enrolment;
 mod explaining;
