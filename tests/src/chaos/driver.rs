@@ -3,6 +3,7 @@
 use super::{
     plan::{Plan, Step, What},
     plant::Plant,
+    witness::{Seen, witness},
 };
 use crate::{
     office::until,
@@ -11,7 +12,15 @@ use crate::{
 use branchline_node::time::{Clock, SystemClock};
 use branchline_protocol::time::{Millis, Mono};
 use serde_json::Value;
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// A fault that was done.
 #[derive(Clone, Debug)]
@@ -42,17 +51,34 @@ pub struct Done {
     pub faults: Vec<Fault>,
     /// Every job.
     pub ordered: Vec<Ordered>,
+    /// What `explain` and `tree` said meanwhile.
+    pub seen: Seen,
 }
 
 /// Carries the plan out; lines of the jobs go to files in `effects`.
 pub fn drive(plant: &Plant, plan: &Plan, effects: &Path) -> Done {
     let clock = SystemClock::shared();
     let begun = clock.mono();
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Whatever panics here, the witness ends.
+        let done = Over(&over);
         let faults = scope.spawn(|| faults(plant, &plan.steps, &clock, begun));
+        let seen = scope.spawn(|| witness(plant, &over));
         let ordered = order(plant, plan, effects, &clock, begun);
-        Done { faults: faults.join().expect("the faults are done"), ordered }
+        let faults = faults.join().expect("the faults are done");
+        drop(done);
+        Done { faults, ordered, seen: seen.join().expect("somebody looked") }
     })
+}
+
+/// Set when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 fn sleep_until(clock: &Arc<dyn Clock>, at: Mono) {

@@ -10,10 +10,12 @@ pub mod plan;
 pub mod plant;
 pub mod process;
 pub mod steps;
+pub mod witness;
 pub mod work;
 
 pub use accounts::{Accounts, Pair};
 pub use driver::{Done, Fault, Ordered, drive, rest};
 pub use plan::{Amount, Plan, Step, What};
 pub use plant::{Node, Plant};
+pub use witness::Seen;
 pub use work::{Sort, Work};

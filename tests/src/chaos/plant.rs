@@ -130,6 +130,11 @@ impl Plant {
         self.nodes.get(name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
+    /// The names of all nodes.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
+    }
+
     /// Nodes of a role, by name.
     pub fn of<'p>(&'p self, role: &'p str) -> impl Iterator<Item = &'p Node> {
         self.nodes.values().filter(move |n| n.role == role)

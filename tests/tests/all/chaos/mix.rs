@@ -15,6 +15,8 @@ const AMOUNT: Amount = Amount { faults: 400, jobs: 430, spread_ms: 260_000 };
 /// What a run must reach.
 const FAULTS_LEAST: usize = 300;
 const PAIRS_LEAST: usize = 5_000;
+/// Explanations of jobs that were short of their end.
+const EXPLAINED_LEAST: usize = 100;
 /// How long everything may take to come to an end once nothing fails any more.
 const REST_S: u64 = 400;
 
@@ -30,6 +32,7 @@ fn under_the_general_mix_of_faults_nothing_is_lost_nothing_is_doubled_and_everyt
     assert!(sums.counted >= FAULTS_LEAST * times, "{sums:?}");
     assert!(sums.pairs >= PAIRS_LEAST * times, "{sums:?}");
     assert!(sums.unknown_with_effect > 0 && sums.unknown_without_effect > 0, "{sums:?}");
+    assert!(sums.explained_open >= EXPLAINED_LEAST * times && sums.unreachable > 0, "{sums:?}");
     let ends = [
         State::Succeeded,
         State::Failed,
@@ -52,6 +55,11 @@ struct Sums {
     doubled: usize,
     unknown_with_effect: usize,
     unknown_without_effect: usize,
+    /// Explanations held against the jobs, those of open ones, trees, relays shown as unreachable in them.
+    explained: usize,
+    explained_open: usize,
+    trees: usize,
+    unreachable: usize,
     states: BTreeMap<&'static str, usize>,
     /// Of each kind: hit something in flight, done.
     kinds: BTreeMap<&'static str, (usize, usize)>,
@@ -77,6 +85,11 @@ fn one_run(seed: u64, sums: &mut Sums) {
     done.ordered.extend(ends_by_the_server(&plant, &effects));
     let found = accounts(&mut plant, &done, &effects, &told);
 
+    sums.explained += done.seen.explained;
+    sums.explained_open += done.seen.open;
+    sums.trees += done.seen.trees;
+    sums.unreachable += done.seen.unreachable;
+    assert!(done.seen.wrong.is_empty(), "explain and tree: {:#?}", done.seen.wrong);
     sums.faults += done.faults.len();
     sums.pairs += found.pairs.len();
     for fault in &done.faults {
