@@ -150,8 +150,7 @@ impl RelayCore {
             }
             let dead = |device: &NodeId| self.is_dead(now, number, payload.fetch_by, *device);
             let dead: BTreeSet<NodeId> = devices.iter().copied().filter(dead).collect();
-            let gone = dead.iter().filter(|device| !self.is_returning(number, **device));
-            back.extend(gone.map(|device| (number, *device)));
+            back.extend(dead.iter().map(|device| (number, *device)));
             // The way is known: the holders become durable with the order itself, and nothing is sent before.
             let ways: BTreeMap<NodeId, Option<NodeId>> = devices.iter().map(|d| (*d, self.way(*d))).collect();
             let keep = |device| (!dead.contains(&device)).then(|| Kept::asking(ways.get(&device).copied().flatten()));

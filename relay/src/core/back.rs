@@ -54,10 +54,12 @@ impl RelayCore {
     pub(super) fn give_back(
         &mut self,
         now: Now,
-        rows: Vec<(OrderNumber, NodeId)>,
+        mut rows: Vec<(OrderNumber, NodeId)>,
         batch: &mut Batch,
         after: &mut After,
     ) {
+        // It came a second time while the result of the first was on its way up.
+        rows.retain(|(order, device)| !self.is_returning(*order, *device));
         if rows.is_empty() {
             return;
         }
@@ -68,7 +70,7 @@ impl RelayCore {
         }
         let facts = grouped.into_iter().map(|(order, devices)| (order, Fact::GivenBack, devices)).collect();
         let body = rmp_serde::to_vec(&Facts { facts }).expect("facts are plain data");
-        after.mark.push(self.spool.append(now.node, Lane::Urgent, class::FACTS, None, body.into(), batch));
+        after.mark.push(self.spool.append(now.shown(), Lane::Urgent, class::FACTS, None, body.into(), batch));
         self.keep_time(now, batch);
     }
 

@@ -290,7 +290,7 @@ impl RelayCore {
     pub(super) fn tell<T: serde::Serialize>(&mut self, now: Now, class: u16, body: &T, out: &mut Vec<Effect>) {
         let Ok(body) = rmp_serde::to_vec(body) else { return };
         let mut batch = Batch::new();
-        let mark = self.spool.append(now.node, Lane::Work, class, None, body.into(), &mut batch);
+        let mark = self.spool.append(now.shown(), Lane::Work, class, None, body.into(), &mut batch);
         self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
     }
 

@@ -118,12 +118,14 @@ impl Known<'_> {
             };
             steps.push((job.issued_at, step));
         }
+        // Several machines dated them: each is told as it was dated, and stands behind its cause.
+        let delivered = row.delivered_at.unwrap_or_default().max(job.issued_at);
         if let Some(at) = row.delivered_at {
-            steps.push((at, self.step(Some(at), device, "delivered", "the device has it on disk")));
+            steps.push((delivered, self.step(Some(at), device, "delivered", "the device has it on disk")));
         }
         let running = (row.state == State::Running).then_some(row.changed_at);
         if let Some(at) = row.result.as_ref().and_then(|result| result.started_at).or(running) {
-            steps.push((at, self.step(Some(at), device, "started", "")));
+            steps.push((at.max(delivered), self.step(Some(at), device, "started", "")));
         }
         for (order, answer) in self.steering {
             let by = format!("by {}", order.ordered_by);
@@ -155,7 +157,13 @@ impl Known<'_> {
                 }
             }
         }
-        steps.sort_by_key(|(at, _)| *at);
+        let rank = |step: &StepView| match step.event {
+            "issued" => 0,
+            "ended" | "expired" | "cancelled" | "outcome_unknown" => 2,
+            "recorded" => 3,
+            _ => 1,
+        };
+        steps.sort_by_key(|(at, step)| (rank(step), *at));
         steps.into_iter().map(|(_, step)| step).collect()
     }
 

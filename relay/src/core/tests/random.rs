@@ -239,3 +239,27 @@ proptest! {
         }
     }
 }
+
+/// Found by the property: the order comes a second time, and its cancel, while the result is not yet on disk.
+#[test]
+fn job_14_what_a_device_has_ended_is_not_given_back_when_it_comes_again_and_is_cancelled() {
+    let mut bench = Bench::new();
+    bench.timed();
+    let mut world = World::default();
+    let steps = [
+        Step::Order(3, vec![2]),
+        Step::Here(2),
+        Step::Hold,
+        Step::Take(2),
+        Step::Result(2, 3),
+        Step::Order(3, vec![2]),
+        Step::Cancel(3),
+        Step::Flush,
+    ];
+    for step in steps {
+        let effects = carry_out(&mut bench, &mut world, step);
+        world.see(&effects);
+    }
+    assert!(world.told.contains(&(3, 2)), "the device ended it");
+    assert!(!bench.back().contains(&(3, 2)));
+}

@@ -103,6 +103,23 @@ async fn every_step_of_a_job_that_ran_is_told_in_its_order() {
     assert_eq!((&explained["reason"], &explained["next_contact"]), (&Value::Null, &Value::Null));
 }
 
+/// A relay's and a device's clock need not agree with the server's.
+#[actix_web::test]
+async fn what_other_clocks_dated_stands_behind_its_cause() {
+    let told = Told::issued("pc-2", 2).await;
+    told.set(State::Delivered, None, -9_000, None).await;
+    told.set(State::Succeeded, None, -4_000, Some(ran())).await;
+    let early = |at: i64| NOW.plus(at - 10_000);
+    let result = ResultRow { started_at: Some(early(20)), ended_at: early(30), ..ran() };
+    let told_early = Told::issued("pc-2", 2).await;
+    told_early.set(State::Delivered, None, -9_000, None).await;
+    told_early.set(State::Succeeded, None, -9_500, Some(result)).await;
+    let all = [("hq", "issued"), ("PC-2", "delivered"), ("PC-2", "started"), ("PC-2", "ended"), ("hq", "recorded")];
+    for told in [told, told_early] {
+        assert_eq!(told.steps().await, steps(&all), "{}", told.explain().await);
+    }
+}
+
 #[actix_web::test]
 async fn an_end_that_the_server_concluded_and_the_late_result_that_replaced_it_are_told_apart() {
     let told = Told::issued("pc-2", 2).await;
