@@ -10,6 +10,7 @@ use super::{
     schedule::Scheduler,
 };
 use branchline_node::{
+    defects::{Defects, NoDefects},
     driver::{Core, Token},
     store::{Batch, Table},
     uplink::spool::{Kind, Mark, Quotas, Spool, SpoolFigures},
@@ -97,7 +98,9 @@ pub struct Figures {
 }
 
 /// See the module.
-pub struct AgentCore {
+pub struct AgentCore<D: Defects = NoDefects> {
+    /// What is wrong on purpose: nothing, save in a simulator.
+    pub(super) defects: D,
     pub(super) me: Me,
     pub(super) spool: Spool,
     pub(super) journal: Journal,
@@ -127,10 +130,11 @@ pub struct AgentCore {
     revocation_done: bool,
 }
 
-impl AgentCore {
-    pub(super) fn of(me: Me, spool: Spool, documents: Documents) -> Self {
+impl<D: Defects> AgentCore<D> {
+    pub(super) fn of(defects: D, me: Me, spool: Spool, documents: Documents) -> Self {
         let schedule = Scheduler::new(spool.incarnation());
         AgentCore {
+            defects,
             me,
             spool,
             journal: Journal::default(),
@@ -407,7 +411,7 @@ impl AgentCore {
     }
 }
 
-impl Core for AgentCore {
+impl<D: Defects> Core for AgentCore<D> {
     type Event = Event;
     type Effect = Effect;
 

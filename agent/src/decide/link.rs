@@ -5,7 +5,7 @@ use super::{
     event::{Counted, Effect},
     inventory::Request,
 };
-use branchline_node::{link::lanes::Received, uplink::Poke};
+use branchline_node::{defects::Defects, link::lanes::Received, uplink::Poke};
 use branchline_protocol::{
     document::{Document, Kind},
     id::Role,
@@ -15,7 +15,7 @@ use branchline_protocol::{
     wire::{Ack, Contact, Greeting, Lease, Message, MessageFault, PROTOCOL, Welcome},
 };
 
-impl AgentCore {
+impl<D: Defects> AgentCore<D> {
     /// The attachment number is durable before any parent hears it (DESIGN 5).
     pub(super) fn dialling(&mut self, dial: u64, turn: &mut Turn) {
         self.put_attachment(turn);

@@ -11,7 +11,7 @@ use crate::{
     capabilities::{REFRESH_INVENTORY, RESTART, RUN_SCRIPT, permits},
     platform::{Ended, JobLeft, SpawnFault, Status},
 };
-use branchline_node::uplink::spool::Kind;
+use branchline_node::{defects::Defects, uplink::spool::Kind};
 use branchline_protocol::{
     id::OrderNumber,
     inventory::Snapshot,
@@ -78,7 +78,7 @@ pub(super) fn plain_end(
     plain(order, Verdict { end, reason: reason.map(str::to_owned) }, started_at, now.shown())
 }
 
-impl AgentCore {
+impl<D: Defects> AgentCore<D> {
     /// Takes the orders of one message. What is not taken is not acknowledged.
     pub(super) fn orders(&mut self, now: Now, orders: Vec<OrderMessage>, turn: &mut Turn, out: &mut Vec<Effect>) {
         let mut taken = Vec::new();
@@ -328,7 +328,7 @@ impl AgentCore {
             JobLeft::Finished(status, stdout, stderr) => {
                 let verdict = self.verdict(&status);
                 let ran = !matches!(status.ended, Ended::NotStarted(_));
-                let at = |wall: Millis| AgentCore::shown(now, wall);
+                let at = |wall: Millis| Self::shown(now, wall);
                 JobResult {
                     exit_code: status.exit_code(),
                     stdout,

@@ -7,6 +7,7 @@ use super::{
     inventory, journal, schedule,
 };
 use branchline_node::{
+    defects::{Defects, NoDefects},
     store::{Batch, Scan, StoreError, Table},
     uplink::spool::{Spool, SpoolFault},
 };
@@ -75,6 +76,20 @@ impl AgentCore {
         incarnation: u64,
         rows: &Rows,
     ) -> Result<AgentCore, RecoverFault> {
+        AgentCore::recover_with(NoDefects, me, trust, upstreams, incarnation, rows)
+    }
+}
+
+impl<D: Defects> AgentCore<D> {
+    /// The same with defects, for the simulator.
+    pub fn recover_with(
+        defects: D,
+        me: Me,
+        trust: TrustDocument,
+        upstreams: Vec<Upstream>,
+        incarnation: u64,
+        rows: &Rows,
+    ) -> Result<Self, RecoverFault> {
         let mut spool = Spool::new(me.node, me.epoch, incarnation);
         for (key, value) in rows.of(Table::Meta) {
             spool.recover_meta(key, value)?;
@@ -83,7 +98,7 @@ impl AgentCore {
             spool.recover_record(key, value)?;
         }
         let documents = Documents::new(me.clone(), trust, upstreams);
-        let mut core = AgentCore::of(me, spool, documents);
+        let mut core = AgentCore::of(defects, me, spool, documents);
         for (key, value) in rows.of(Table::Meta) {
             core.schedule.recover(key, value)?;
         }

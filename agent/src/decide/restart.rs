@@ -5,6 +5,7 @@
 
 use super::{core::AgentCore, core::Turn, orders::plain_end};
 use crate::platform::{Ended, JobLeft};
+use branchline_node::defects::Defects;
 use branchline_protocol::{
     id::OrderNumber,
     job::End,
@@ -51,7 +52,7 @@ pub fn may_restart(left: &JobLeft) -> bool {
     }
 }
 
-impl AgentCore {
+impl<D: Defects> AgentCore<D> {
     /// Ends the restarts that the machine has come back from.
     pub(super) fn end_restarts(&mut self, now: Now, turn: &mut Turn) {
         let complete = self.journal.all_begun().filter(|(_, open, _)| open.is_complete(&self.life));

@@ -5,6 +5,7 @@ use super::{
     state::{After, RelayCore},
 };
 use branchline_node::{
+    defects::Defects,
     downstream::ledger::{Ask, Change, Kept},
     store::Batch,
 };
@@ -20,7 +21,7 @@ use branchline_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     pub(super) fn welcomed(&mut self, now: Now, welcome: Welcome, out: &mut Vec<Effect>) {
         self.parent_up = true;
         self.spool.link_up(welcome.parent, welcome.store);

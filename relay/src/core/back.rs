@@ -5,7 +5,10 @@ use super::{
     Effect, persist,
     state::{After, RelayCore},
 };
-use branchline_node::store::{Batch, Table};
+use branchline_node::{
+    defects::Defects,
+    store::{Batch, Table},
+};
 use branchline_protocol::{
     id::{NodeId, OrderNumber, Role},
     job::Cancel,
@@ -18,7 +21,7 @@ use std::collections::BTreeMap;
 /// Milliseconds of node time after which it is written down again: what a restart without a parent may set it back by.
 const TIME_KEPT_EVERY_MS: i64 = 600_000;
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     /// Commits behind everything that waits, even if there is nothing to write: a repeated order is not acknowledged
     /// before the first is on disk.
     pub(super) fn commit_in_turn(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {

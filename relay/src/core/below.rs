@@ -5,6 +5,7 @@ use super::{
     state::{After, Link, RelayCore},
 };
 use branchline_node::{
+    defects::Defects,
     downstream::{Child, directory::Attach},
     link::engine::LinkEnd,
     store::Batch,
@@ -20,7 +21,7 @@ use branchline_protocol::{
 };
 use std::sync::Arc;
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
         let (reach, next_contact) = match child.lease {
             None => (Reach::Persistent, None),

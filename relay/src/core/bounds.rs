@@ -4,6 +4,7 @@
 use super::Effect;
 use super::state::{After, RelayCore};
 use branchline_node::{
+    defects::Defects,
     downstream::Child,
     store::Batch,
     uplink::spool::{Kind, Quotas},
@@ -56,7 +57,7 @@ impl Bounds {
     }
 }
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     /// Other quotas than the usual ones.
     pub fn set_quotas(&mut self, quotas: Quotas) {
         self.spool.set_quotas(quotas);

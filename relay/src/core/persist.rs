@@ -16,6 +16,7 @@ use super::{
     state::{Me, RelayCore},
 };
 use branchline_node::{
+    defects::{Defects, NoDefects},
     downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
     store::{Batch, Scan, StoreError, Table},
@@ -150,6 +151,20 @@ impl RelayCore {
         incarnation: u64,
         store: &impl Scan,
     ) -> Result<RelayCore, Recovered> {
+        RelayCore::recover_with(NoDefects, me, root, trust, incarnation, store)
+    }
+}
+
+impl<D: Defects> RelayCore<D> {
+    /// The same with defects, for the simulator.
+    pub fn recover_with(
+        defects: D,
+        me: Me,
+        root: RootKey,
+        trust: TrustDocument,
+        incarnation: u64,
+        store: &impl Scan,
+    ) -> Result<Self, Recovered> {
         let mut shelf = Shelf::new(me.tenant.clone(), root, trust);
         let mut spool = Spool::new(me.node, me.epoch, incarnation).with_quotas(Quotas::RELAY);
         spool.set_memory(MEMORY_BYTES);
@@ -225,7 +240,7 @@ impl RelayCore {
                 Err(fault) => tracing::warn!(%fault, "a stored order does not verify"),
             }
         }
-        let mut core = RelayCore::from_parts(me, spool, ledger, shelf, attachment);
+        let mut core = RelayCore::from_parts(defects, me, spool, ledger, shelf, attachment);
         core.disk = (disk.unwrap_or(incarnation), disk.is_some());
         (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
         core.time_kept = core.kept_time();

@@ -2,6 +2,7 @@
 
 use super::{Effect, Event, Shelf, bounds::Bounds, persist};
 use branchline_node::{
+    defects::{Defects, NoDefects},
     downstream::{
         Child,
         directory::Directory,
@@ -62,7 +63,9 @@ pub(super) struct Link {
 }
 
 /// The relay.
-pub struct RelayCore {
+pub struct RelayCore<D: Defects = NoDefects> {
+    /// What is wrong on purpose: nothing, save in a simulator.
+    pub(super) defects: D,
     pub(super) me: Me,
     pub(super) spool: Spool,
     pub(super) ledger: Ledger,
@@ -90,9 +93,10 @@ pub struct RelayCore {
     pub(super) waiting: BTreeMap<Token, After>,
 }
 
-impl RelayCore {
-    pub(super) fn from_parts(me: Me, spool: Spool, ledger: Ledger, shelf: Shelf, attachment: u64) -> Self {
+impl<D: Defects> RelayCore<D> {
+    pub(super) fn from_parts(defects: D, me: Me, spool: Spool, ledger: Ledger, shelf: Shelf, attachment: u64) -> Self {
         RelayCore {
+            defects,
             me,
             spool,
             ledger,
@@ -424,7 +428,7 @@ fn fact_of(number: u8) -> Fact {
         .unwrap_or(Fact::Held)
 }
 
-impl driver::Core for RelayCore {
+impl<D: Defects> driver::Core for RelayCore<D> {
     type Event = Event;
     type Effect = Effect;
 

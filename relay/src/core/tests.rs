@@ -91,7 +91,7 @@ impl Bench {
 
     fn settle(&mut self, effects: Vec<Effect>, seen: &mut Vec<Effect>) {
         for effect in effects {
-            match RelayCore::into_commit(effect) {
+            match <RelayCore>::into_commit(effect) {
                 Ok((batch, token)) if self.hold => self.held.push((batch, token)),
                 Ok((batch, token)) => self.write(batch, token, seen),
                 Err(effect) => seen.push(effect),

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::store::{AuditRow, NodeRow, Op};
 use branchline_node::{
+    defects::{Defects, NoDefects},
     downstream::{
         Child,
         directory::{Attach, Directory},
@@ -88,7 +89,9 @@ pub struct TenantState {
 
 /// All tenants, and what waits for commits.
 #[derive(Default)]
-pub struct Core {
+pub struct Core<D: Defects = NoDefects> {
+    /// What is wrong on purpose: nothing, save in a simulator.
+    defects: D,
     tenants: BTreeMap<TenantId, TenantState>,
     next_token: Token,
     waiting: BTreeMap<Token, After>,
@@ -133,7 +136,14 @@ impl TenantState {
 impl Core {
     /// From what the store holds. Jobs whose stored envelope cannot be read are answered as faults.
     pub fn recover(found: Recovered) -> Result<Core, String> {
-        let mut core = Core::default();
+        Core::recover_with(NoDefects, found)
+    }
+}
+
+impl<D: Defects> Core<D> {
+    /// The same with defects, for the simulator.
+    pub fn recover_with(defects: D, found: Recovered) -> Result<Self, String> {
+        let mut core = Core { defects, ..Core::default() };
         for tenant in found.tenants {
             core.tenants.entry(tenant).or_default();
         }

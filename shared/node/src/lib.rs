@@ -3,6 +3,7 @@
 pub mod config;
 #[cfg(feature = "downstream")]
 pub mod downstream;
+pub mod defects;
 pub mod driver;
 pub mod enrol;
 pub mod identity;

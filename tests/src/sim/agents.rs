@@ -1,7 +1,7 @@
 //! The shell around an agent's core: what the keeper, the executor and the collector do.
 
 use super::{
-    defect::Defect,
+    defect::{Defect, Seeded},
     host::{AgentProcess, Answers, Stage, Uplink},
     link::Side,
     place::Place,
@@ -50,7 +50,8 @@ impl World {
             pid: 1,
         };
         let recovered = Rows::read(&machine.disk).map_err(|e| e.to_string()).and_then(|rows| {
-            AgentCore::recover(me, self.desk.trust.clone(), Vec::new(), incarnation, &rows).map_err(|e| e.to_string())
+            let (defects, trust) = (Seeded::of(self.options.defect), self.desk.trust.clone());
+            AgentCore::recover_with(defects, me, trust, Vec::new(), incarnation, &rows).map_err(|e| e.to_string())
         });
         let core = match recovered {
             Ok(core) => core,

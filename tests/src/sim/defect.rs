@@ -1,9 +1,13 @@
-//! Defects seeded into the world around the production cores, to prove that the simulator finds what it is for. Never
-//! in production: the cores know nothing of them.
+//! What is wrong on purpose, to prove that the simulator finds what it is for: defects of the cores, which are seeded
+//! through their type parameter, and defects of the world around them. Never in production.
+
+use branchline_node::defects::{self, Defects};
 
 /// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
+    /// One of a production core's own.
+    InCore(defects::Defect),
     /// A store answers that a batch is durable as soon as it has it.
     TellsBeforeSync,
     /// A store's sync does not reach the disk.
@@ -32,26 +36,65 @@ pub enum Defect {
     ServerForgetsEnds,
 }
 
-impl Defect {
-    /// Every one.
-    pub const ALL: [Defect; 13] = [
-        Defect::TellsBeforeSync,
-        Defect::NoSync,
-        Defect::HalfBatches,
-        Defect::AttachmentNotKept,
-        Defect::LosesOrders,
-        Defect::LateCleanup,
-        Defect::ForgetsFolders,
-        Defect::StartsAgain,
-        Defect::NoNodeTime,
-        Defect::ServerTellsEarly,
-        Defect::ServerForgetsNumber,
-        Defect::ServerForgetsStreams,
-        Defect::ServerForgetsEnds,
-    ];
+/// Those of the world, by name.
+const OF_THE_WORLD: [(&str, Defect); 13] = [
+    ("TellsBeforeSync", Defect::TellsBeforeSync),
+    ("NoSync", Defect::NoSync),
+    ("HalfBatches", Defect::HalfBatches),
+    ("AttachmentNotKept", Defect::AttachmentNotKept),
+    ("LosesOrders", Defect::LosesOrders),
+    ("LateCleanup", Defect::LateCleanup),
+    ("ForgetsFolders", Defect::ForgetsFolders),
+    ("StartsAgain", Defect::StartsAgain),
+    ("NoNodeTime", Defect::NoNodeTime),
+    ("ServerTellsEarly", Defect::ServerTellsEarly),
+    ("ServerForgetsNumber", Defect::ServerForgetsNumber),
+    ("ServerForgetsStreams", Defect::ServerForgetsStreams),
+    ("ServerForgetsEnds", Defect::ServerForgetsEnds),
+];
 
-    /// The defect of this name, as `{:?}` writes it.
+impl Defect {
+    /// Every one with its name, those of the cores first.
+    pub fn all() -> Vec<(&'static str, Defect)> {
+        let of_cores = defects::Defect::ALL.into_iter().map(|defect| (defect.name(), Defect::InCore(defect)));
+        of_cores.chain(OF_THE_WORLD).collect()
+    }
+
+    /// The defect of this name.
     pub fn named(name: &str) -> Option<Defect> {
-        Defect::ALL.into_iter().find(|defect| format!("{defect:?}") == name)
+        Defect::all().into_iter().find(|(of, _)| *of == name).map(|(_, defect)| defect)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Defect::all().into_iter().find(|(_, defect)| *defect == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl std::fmt::Debug for Defect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the cores of a run are built with: at most one defect, chosen when the run begins.
+#[derive(Clone, Copy, Default)]
+pub struct Seeded(Option<defects::Defect>);
+
+impl Seeded {
+    /// For the cores of a run with this defect.
+    pub fn of(defect: Option<Defect>) -> Seeded {
+        Seeded(match defect {
+            Some(Defect::InCore(defect)) => Some(defect),
+            _ => None,
+        })
+    }
+}
+
+impl Defects for Seeded {
+    const SEEDED: bool = true;
+
+    fn has(self, defect: defects::Defect) -> bool {
+        self.0 == Some(defect)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     clock::MachineClock,
+    defect::Seeded,
     disk::{Crash, Disk, Snapshot},
     gate::Gate,
     jobs::{Folder, Jobs},
@@ -163,7 +164,7 @@ pub struct AgentHost {
 /// An agent's process.
 pub struct AgentProcess {
     /// Its core.
-    pub driver: Driver<AgentCore, Disk>,
+    pub driver: Driver<AgentCore<Seeded>, Disk>,
     /// What its store answered.
     pub answers: Answers,
     /// Its node time.
@@ -191,7 +192,7 @@ pub struct RelayHost {
 /// A relay's process.
 pub struct RelayProcess {
     /// Its core.
-    pub driver: Driver<RelayCore, Disk>,
+    pub driver: Driver<RelayCore<Seeded>, Disk>,
     /// What its store answered.
     pub answers: Answers,
     /// Its node time.
@@ -220,7 +221,7 @@ pub struct ServerHost {
 /// The server's process: what the dispatcher keeps around its core.
 pub struct ServerProcess {
     /// Its core.
-    pub core: Core,
+    pub core: Core<Seeded>,
     /// Its node time.
     pub time: NodeTime,
     /// Its slots.

@@ -1,7 +1,7 @@
 //! The shell around a relay's core: what the exchange does.
 
 use super::{
-    defect::Defect,
+    defect::{Defect, Seeded},
     gate::Gate,
     host::{Answers, RelayProcess, Stage, Uplink},
     link::{LinkId, Side},
@@ -48,7 +48,8 @@ impl World {
         }
         let me =
             Me { tenant: self.desk.tenant.clone(), node: place.id(), epoch: machine.epoch, name: place.to_string() };
-        let core = match RelayCore::recover(me, self.desk.root, self.desk.trust.clone(), incarnation, &machine.disk) {
+        let (defects, root, trust) = (Seeded::of(self.options.defect), self.desk.root, self.desk.trust.clone());
+        let core = match RelayCore::recover_with(defects, me, root, trust, incarnation, &machine.disk) {
             Ok(core) => core,
             Err(fault) => {
                 self.violation(format_args!("{place} cannot read its disk: {fault}"));

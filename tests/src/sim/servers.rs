@@ -2,7 +2,7 @@
 
 use super::{
     clock::EPOCH_MS,
-    defect::Defect,
+    defect::{Defect, Seeded},
     host::ServerProcess,
     link::{LinkId, Side},
     place::Place,
@@ -50,7 +50,7 @@ impl World {
         };
         let stored = rows.meta.get(&format!("order/{tenant}"));
         let number = stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?))).unwrap_or(0);
-        let core = match Core::recover(found) {
+        let core = match Core::recover_with(Seeded::of(self.options.defect), found) {
             Ok(core) => core,
             Err(fault) => {
                 self.violation(format_args!("the server cannot read its store: {fault}"));

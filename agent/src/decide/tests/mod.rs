@@ -162,7 +162,7 @@ impl Bench {
         self.core.handle(self.now, event, &mut out);
         let mut rest = Vec::new();
         for effect in out {
-            match AgentCore::into_commit(effect) {
+            match <AgentCore>::into_commit(effect) {
                 Ok(commit) => self.pending.push_back(commit),
                 Err(effect) => rest.push(effect),
             }

@@ -5,6 +5,7 @@ use super::{
     orders::{Over, end, enter, holders_op},
 };
 use crate::store::{AuditRow, Op};
+use branchline_node::defects::Defects;
 use branchline_protocol::{
     id::{JobId, NodeId, OrderNumber, TenantId},
     job::{CANCEL, Cancel, State},
@@ -81,7 +82,7 @@ fn cancelled(
     }
 }
 
-impl Core {
+impl<D: Defects> Core<D> {
     /// What a cancel of this job has to reach; `None` when the job has no device short of its end.
     pub fn cancel_plan(&self, tenant: &TenantId, job: JobId) -> Option<CancelPlan> {
         let state = self.tenant(tenant)?;

@@ -40,12 +40,12 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn every_seeded_defect_is_found_by_the_general_mix() {
-    for defect in Defect::ALL {
+    for (name, defect) in Defect::all() {
         let found = (1..=8).find_map(|seed| {
             let report = simulate(&Options { defect: Some(defect), ..Options::new(seed, 2_000) });
             (report.violations > 0).then_some((seed, report.faults, report.told))
         });
-        let (seed, faults, told) = found.unwrap_or_else(|| panic!("{defect:?} is not found"));
-        println!("{defect:?}: seed {seed}, {faults} faults: {}", told[0]);
+        let (seed, faults, told) = found.unwrap_or_else(|| panic!("{name} is not found"));
+        println!("{name}: seed {seed}, {faults} faults: {}", told[0]);
     }
 }
