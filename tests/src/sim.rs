@@ -5,7 +5,9 @@
 //! - [`world`]: virtual time and the queue of what happens next
 //! - [`host`]: machines and processes; [`disk`], [`platter`]: what survives them; [`server_rows`]: the server's store
 //! - [`link`], [`gate`]: links and slots; `wires`, `uplinks`: how frames and dials go
-//! - [`fault`], `faults`: what goes wrong; [`defect`]: what is wrong on purpose; [`jobs`]: what jobs do to the world; `checks`: what must be true
+//! - [`fault`], `faults`: what goes wrong; [`defect`]: what is wrong on purpose
+//! - `desk`, `load`: what administrators do; [`jobs`]: what jobs do to the world
+//! - `checks`, `truth`, `views`: what must be true of ends, of single orders, of what `explain` and `tree` show
 //!
 //! Nodes keep their stores in an exact model of the tables, or, with `engine`, in the real engine over a faulty disk.
 //! Every message is encoded and decoded, every order and document really signed and verified at each hop.
@@ -23,6 +25,7 @@ pub mod gate;
 pub mod host;
 pub mod jobs;
 pub mod link;
+mod load;
 pub mod log;
 mod machines;
 pub mod place;
@@ -32,7 +35,9 @@ pub mod report;
 mod run;
 pub mod server_rows;
 mod servers;
+mod truth;
 mod uplinks;
+mod views;
 mod wires;
 pub mod world;
 

@@ -381,6 +381,11 @@ impl<D: Defects> AgentCore<D> {
         }
     }
 
+    /// With a defect: without waiting for its intent.
+    pub(super) fn start_at_once(&mut self, start: JobStart) {
+        self.starts.insert(start.order, Box::new(start));
+    }
+
     fn is_waiting_start(&self, order: OrderNumber) -> bool {
         let mut then = self.waiting.iter().flat_map(|w| &w.then);
         then.any(|then| matches!(then, Then::Start(start) if start.order == order))

@@ -5,7 +5,11 @@ use super::{
     event::{Counted, Effect},
     inventory::Request,
 };
-use branchline_node::{defects::Defects, link::lanes::Received, uplink::Poke};
+use branchline_node::{
+    defects::{Defect, Defects},
+    link::lanes::Received,
+    uplink::Poke,
+};
 use branchline_protocol::{
     document::{Document, Kind},
     id::Role,
@@ -54,7 +58,8 @@ impl<D: Defects> AgentCore<D> {
     pub(super) fn up(&mut self, now: Now, welcome: &Welcome) {
         self.lease = welcome.lease;
         self.link_up(now, welcome.lease.is_some());
-        self.spool.link_up(welcome.parent, welcome.store);
+        let any = D::SEEDED && self.defects.has(Defect::TRUSTS_ANY_MEMORY);
+        self.spool.link_up(welcome.parent, if any { 0 } else { welcome.store });
     }
 
     /// The slot went to somebody else (ADM-2): say what is left to say, then poll.
@@ -132,7 +137,12 @@ impl<D: Defects> AgentCore<D> {
     fn acks(&mut self, now: Now, acks: &[Ack], turn: &mut Turn, out: &mut Vec<Effect>) -> Result<(), String> {
         for ack in acks {
             tracing::debug!(node = %self.me.node, stored = ack.stored, settled = ack.settled, "acknowledged");
-            let acked = self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
+            let early = D::SEEDED && self.defects.has(Defect::DELETES_ON_STORED);
+            let settled = if early { ack.stored } else { ack.settled };
+            let acked = self
+                .spool
+                .acked(&Ack { settled, ..ack.clone() }, &mut turn.batch)
+                .map_err(|fault| fault.to_string())?;
             if acked.rolled_back && !std::mem::replace(&mut self.told_rolled_back, true) {
                 let message = "the server remembers records of this device that its disk does not".into();
                 self.alert(now, "store_rolled_back", message, turn);

@@ -11,7 +11,10 @@ use crate::{
     capabilities::{REFRESH_INVENTORY, RESTART, RUN_SCRIPT, permits},
     platform::{Ended, JobLeft, SpawnFault, Status},
 };
-use branchline_node::{defects::Defects, uplink::spool::Kind};
+use branchline_node::{
+    defects::{Defect, Defects},
+    uplink::spool::Kind,
+};
 use branchline_protocol::{
     id::OrderNumber,
     inventory::Snapshot,
@@ -88,6 +91,9 @@ impl<D: Defects> AgentCore<D> {
             }
         }
         if !taken.is_empty() {
+            if D::SEEDED && self.defects.has(Defect::JOURNALS_AFTER_TAKEN) {
+                out.push(Effect::Send(Lane::Control, Message::Taken(taken.clone())));
+            }
             turn.then.push(self.send(Lane::Control, Message::Taken(taken)));
         }
         if !turn.left.is_empty() {
@@ -111,7 +117,7 @@ impl<D: Defects> AgentCore<D> {
             Err(fault) => return self.refuse_unverified(now, &message, &fault, turn, out),
         };
         let order = payload.number;
-        if self.journal.knows(order) {
+        if self.journal.knows(order) && !(D::SEEDED && self.defects.has(Defect::TAKES_TWICE)) {
             count(Counted::OrderRepeated, out);
             return Some(order);
         }
@@ -121,7 +127,8 @@ impl<D: Defects> AgentCore<D> {
             return None;
         };
         // Before the first statement node time is this machine's clock, which may be anything.
-        if self.documents.time().is_some() && now.node > payload.fetch_by {
+        let above = D::SEEDED && self.defects.has(Defect::EXPIRES_AT_SERVER_ONLY);
+        if self.documents.time().is_some() && now.node > payload.fetch_by && !above {
             count(Counted::OrderLate, out);
             self.give_back(now, order, turn);
             return None;
@@ -173,6 +180,9 @@ impl<D: Defects> AgentCore<D> {
         let Ok(Cancel { target }) = rmp_serde::from_slice(&open.args) else {
             return self.end_at_once(now, order, open, Verdict::because(End::Refused, "malformed"), turn);
         };
+        if D::SEEDED && !self.journal.knows(target) && self.defects.has(Defect::FORGETS_EARLY_CANCEL) {
+            return self.end_at_once(now, order, open, Verdict::because(End::Succeeded, cancel::CANCELLED), turn);
+        }
         let word = match self.journal.cancel(target, &mut turn.batch) {
             Cancelled::Closed => cancel::CANCELLED,
             Cancelled::Ended => cancel::ENDED,
@@ -275,6 +285,9 @@ impl<D: Defects> AgentCore<D> {
             RUN_SCRIPT => match rmp_serde::from_slice::<RunScript>(&open.args) {
                 Ok(args) => {
                     let start = self.job_start(order, &open, args);
+                    if D::SEEDED && self.defects.has(Defect::JOURNALS_AFTER_START) {
+                        return self.start_at_once(start);
+                    }
                     turn.then.push(Then::Start(Box::new(start)));
                 }
                 Err(_) => self.end(now, malformed(order, now), turn),

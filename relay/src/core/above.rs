@@ -5,7 +5,7 @@ use super::{
     state::{After, RelayCore},
 };
 use branchline_node::{
-    defects::Defects,
+    defects::{Defect, Defects},
     downstream::ledger::{Ask, Change, Kept},
     store::Batch,
 };
@@ -54,7 +54,10 @@ impl<D: Defects> RelayCore<D> {
                 let mut batch = Batch::new();
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
                 let mut after = release;
-                for ack in acks {
+                for mut ack in acks {
+                    if D::SEEDED && self.defects.has(Defect::DELETES_ON_STORED) {
+                        ack.settled = ack.settled.max(ack.stored);
+                    }
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     match self.spool.acked(&ack, &mut batch) {
                         Ok(acked) if acked.rolled_back => {
@@ -75,7 +78,10 @@ impl<D: Defects> RelayCore<D> {
                     {
                         // What the child learns is that it may forget. What the parent stored says nothing of this disk: a
                         // device that came from the parent's side may have brought it more than is here.
-                        told.entry(to).or_default().push(Ack { stored: ack.settled, ..ack });
+                        let wrong = D::SEEDED && self.defects.has(Defect::PASSES_STORED_ON);
+                        told.entry(to)
+                            .or_default()
+                            .push(Ack { stored: if wrong { ack.stored } else { ack.settled }, ..ack });
                     }
                 }
                 let mut effects: Vec<Effect> = told
@@ -181,7 +187,9 @@ impl<D: Defects> RelayCore<D> {
         }
         self.give_back(now, back, &mut batch, &mut after);
         if !taken.is_empty() {
-            after.effects.push(Effect::ToParent(Lane::Control, Message::Taken(taken)));
+            let early = D::SEEDED && self.defects.has(Defect::TAKES_BEFORE_COMMIT);
+            let told = if early { &mut *out } else { &mut after.effects };
+            told.push(Effect::ToParent(Lane::Control, Message::Taken(taken)));
         }
         after.effects.push(release);
         self.commit_in_turn(now, batch, after, out);
@@ -228,7 +236,9 @@ impl<D: Defects> RelayCore<D> {
                     Kind::Revocations => {
                         let revoked = self.shelf.revocations().clone();
                         // Who was revived is given what has waited.
-                        look.extend(suspended.suspended.iter().filter(|device| !revoked.suspends(**device)));
+                        if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
+                            look.extend(suspended.suspended.iter().filter(|device| !revoked.suspends(**device)));
+                        }
                         let gone: Vec<(NodeId, u64)> = self
                             .links
                             .iter()

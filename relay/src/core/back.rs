@@ -6,7 +6,7 @@ use super::{
     state::{After, RelayCore},
 };
 use branchline_node::{
-    defects::Defects,
+    defects::{Defect, Defects},
     store::{Batch, Table},
 };
 use branchline_protocol::{
@@ -83,11 +83,16 @@ impl<D: Defects> RelayCore<D> {
         self.note(change.into_iter().collect(), batch);
     }
 
+    /// With a defect: what is late is left to the server.
+    fn expires_above(&self) -> bool {
+        D::SEEDED && self.defects.has(Defect::EXPIRES_AT_SERVER_ONLY)
+    }
+
     /// Whether an order that is not open here for this device can be given back unseen: it is cancelled or late, and no
     /// result of it is on its way through here.
     pub(super) fn is_dead(&self, now: Now, order: OrderNumber, fetch_by: Millis, device: NodeId) -> bool {
-        self.ledger.row(order, device).is_none()
-            && (self.stated(now) > fetch_by || self.tombs.contains_key(&(order, device)))
+        let late = self.stated(now) > fetch_by && !self.expires_above();
+        self.ledger.row(order, device).is_none() && (late || self.tombs.contains_key(&(order, device)))
     }
 
     /// A result of this order by this device is here and not settled: the device had it, and nothing else is said.
@@ -108,10 +113,15 @@ impl<D: Defects> RelayCore<D> {
         let Ok(Cancel { target }) = rmp_serde::from_slice(args) else { return Vec::new() };
         let mut back = Vec::new();
         for device in devices {
+            let unknown = self.ledger.row(target, *device).is_none();
+            if D::SEEDED && unknown && self.defects.has(Defect::NO_TOMB_BEFORE_ORDER) {
+                continue;
+            }
             self.tombs.insert((target, *device), cancel.fetch_by);
             persist::tomb(target, *device, cancel.fetch_by, batch);
             self.ledger.close(target, *device);
-            if self.ledger.is_free(target, *device) {
+            let wrong = D::SEEDED && !unknown && self.defects.has(Defect::GIVES_BACK_HELD);
+            if self.ledger.is_free(target, *device) || wrong {
                 self.forget(target, *device, batch);
                 back.push((target, *device));
             }
@@ -146,6 +156,7 @@ impl<D: Defects> RelayCore<D> {
                         // Its own word rests on what it knows itself, so that it holds after a restart too.
                         let stated = self.stated(now);
                         let late = self.ledger.payload(order).is_some_and(|payload| stated > payload.fetch_by);
+                        let late = late && !self.expires_above();
                         let dead = late || self.tombs.contains_key(&(order, device));
                         if dead && self.ledger.is_free(order, device) {
                             self.forget(order, device, batch);
@@ -164,7 +175,7 @@ impl<D: Defects> RelayCore<D> {
         let (mut batch, mut after) = (Batch::new(), After::default());
         let mut back = Vec::new();
         for row in self.ledger.overdue(self.stated(now)) {
-            if row.free {
+            if row.free && !self.expires_above() {
                 back.push((row.order, row.device));
             } else if !row.silent {
                 continue;

@@ -5,7 +5,7 @@ use super::{
     state::{After, Link, RelayCore},
 };
 use branchline_node::{
-    defects::Defects,
+    defects::{Defect, Defects},
     downstream::{Child, directory::Attach},
     link::engine::LinkEnd,
     store::Batch,
@@ -13,7 +13,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::Kind,
-    id::{NodeId, Role},
+    id::{AttachmentKey, NodeId, Role},
     record::{Facts, JobResult, Lane, Run, class},
     refusal::Refusal,
     time::Now,
@@ -33,7 +33,10 @@ impl<D: Defects> RelayCore<D> {
         let attach = Attach {
             node: child.node,
             role: child.role,
-            key: child.key,
+            key: match D::SEEDED && self.defects.has(Defect::NO_EPOCH_IN_ATTACHMENT) {
+                true => AttachmentKey { epoch: 1, ..child.key },
+                false => child.key,
+            },
             session: child.session,
             reach,
             at: now.node,
@@ -65,20 +68,24 @@ impl<D: Defects> RelayCore<D> {
             if before != Some(disk) {
                 persist::child_disk(child.node, disk, &mut batch);
             }
-            if before.is_some_and(|before| before != disk) {
+            let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
+            if before.is_some_and(|before| before != disk) && !overlooked {
                 let changes = self.ledger.child_lost(child.node);
                 self.note(changes, &mut batch);
             }
         }
-        let changes = self.ledger.moved(child.node, Some(child.node));
-        self.note(changes, &mut batch);
+        if !(D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES)) {
+            let changes = self.ledger.moved(child.node, Some(child.node));
+            self.note(changes, &mut batch);
+        }
         let after = After { look: below.into_iter().chain([child.node]).collect(), ..After::default() };
         self.commit(now, batch, after, out);
         out.push(Effect::FactsChanged);
     }
 
     pub(super) fn child_gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
-        if self.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+        let any = D::SEEDED && self.defects.has(Defect::LATE_CLEANUP_IN_CORE);
+        if self.links.get(&child.node).is_none_or(|l| l.session != child.session && !any) {
             return;
         }
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
@@ -125,7 +132,8 @@ impl<D: Defects> RelayCore<D> {
             }
             Message::Presence { snapshot, entries } => {
                 for node in self.directory.presence(child.node, snapshot, entries) {
-                    let hop = self.directory.next_hop(node);
+                    let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES);
+                    let hop = self.directory.next_hop(node).filter(|_| !overlooked);
                     let changes = self.ledger.moved(node, hop);
                     self.note(changes, &mut batch);
                     after.look.insert(node);
@@ -177,6 +185,11 @@ impl<D: Defects> RelayCore<D> {
             }
         }
         let (mark, fault) = self.spool.carry(run, batch);
+        if D::SEEDED && self.defects.has(Defect::STORES_BEFORE_COMMIT) {
+            self.spool.committed(&mark);
+            let acks = Message::Acks(vec![self.spool.ack(&stream)]);
+            out.push(Effect::ToChild(child.node, child.session, Lane::Control, acks));
+        }
         after.mark.push(mark);
         let mut refused = Vec::new();
         if let Some(fault) = fault {

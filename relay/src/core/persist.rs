@@ -16,7 +16,7 @@ use super::{
     state::{Me, RelayCore},
 };
 use branchline_node::{
-    defects::{Defects, NoDefects},
+    defects::{Defect, Defects, NoDefects},
     downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
     store::{Batch, Scan, StoreError, Table},
@@ -218,6 +218,9 @@ impl<D: Defects> RelayCore<D> {
             Some((b'o', _)) => orders.push(value),
             _ => {}
         })?;
+        if D::SEEDED && defects.has(Defect::FORGETS_TOMBS) {
+            tombs.clear();
+        }
         for (order, device) in tombs.keys() {
             if let Some(kept) = rows.get_mut(order).and_then(|devices| devices.get_mut(device)) {
                 kept.closed = true;

@@ -2,7 +2,7 @@
 
 use super::{Effect, Event, Shelf, bounds::Bounds, persist};
 use branchline_node::{
-    defects::{Defects, NoDefects},
+    defects::{Defect, Defects, NoDefects},
     downstream::{
         Child,
         directory::Directory,
@@ -259,6 +259,9 @@ impl<D: Defects> RelayCore<D> {
         self.directory.expire(now.node);
         if self.parent_up {
             let mut entries = self.directory.changes();
+            if D::SEEDED && self.defects.has(Defect::TELLS_NO_PRESENCE) {
+                entries.clear();
+            }
             let due = self.figures_told_at.is_none_or(|at| now.mono.0 >= at + FIGURES_EVERY_MS);
             if due && let Some(figures) = self.figures.take() {
                 self.figures_told_at = Some(now.mono.0);

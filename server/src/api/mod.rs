@@ -4,7 +4,7 @@
 pub mod auth;
 pub mod control;
 pub mod error;
-mod explain;
+pub mod explain;
 mod input;
 mod openapi;
 mod routes;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::store::{AuditRow, NodeRow, Op};
 use branchline_node::{
-    defects::{Defects, NoDefects},
+    defects::{Defect, Defects, NoDefects},
     downstream::{
         Child,
         directory::{Attach, Directory},
@@ -32,7 +32,7 @@ use branchline_node::{
 use branchline_protocol::{
     chain::Position,
     document::{Kind, Revocations},
-    id::{NodeId, OrderNumber, Role, TenantId},
+    id::{AttachmentKey, NodeId, OrderNumber, Role, TenantId},
     inventory::Snapshot,
     job::State,
     order::{Envelope, OrderMessage, Payload},
@@ -254,7 +254,9 @@ impl<D: Defects> Core<D> {
                 {
                     let now_suspended = list.suspended.into_iter().collect();
                     let before = std::mem::replace(&mut state.suspended, now_suspended);
-                    revived.extend(before.difference(&state.suspended).copied());
+                    if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
+                        revived.extend(before.difference(&state.suspended).copied());
+                    }
                 }
                 state.documents.insert((kind, site), (version, envelope));
                 self.look(now, &tenant, &revived, out);
@@ -287,7 +289,10 @@ impl<D: Defects> Core<D> {
         let attach = Attach {
             node: child.node,
             role: child.role,
-            key: child.key,
+            key: match D::SEEDED && self.defects.has(Defect::NO_EPOCH_IN_ATTACHMENT) {
+                true => AttachmentKey { epoch: 1, ..child.key },
+                false => child.key,
+            },
             session: child.session,
             reach,
             at: now.node,
@@ -318,14 +323,17 @@ impl<D: Defects> Core<D> {
             if before != Some(disk) {
                 work.ops.push(disk_op(&child.tenant, child.node, disk));
             }
-            if before.is_some_and(|before| before != disk) {
+            let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
+            if before.is_some_and(|before| before != disk) && !overlooked {
                 let changes = state.ledger.child_lost(child.node);
                 work.ops.extend(changes.iter().filter_map(|change| holders_op(state, &child.tenant, change)));
                 note(state, now, changes, &mut work);
             }
         }
-        let changes = state.ledger.moved(child.node, Some(child.node));
-        note(state, now, changes, &mut work);
+        if !(D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES)) {
+            let changes = state.ledger.moved(child.node, Some(child.node));
+            note(state, now, changes, &mut work);
+        }
         work.ops.push(attached_op(
             &child.tenant,
             child.node,
@@ -351,7 +359,8 @@ impl<D: Defects> Core<D> {
 
     fn gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
         let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
-        if state.links.get(&child.node).is_none_or(|l| l.session != child.session) {
+        let any = D::SEEDED && self.defects.has(Defect::LATE_CLEANUP_IN_CORE);
+        if state.links.get(&child.node).is_none_or(|l| l.session != child.session && !any) {
             return;
         }
         let poll = state.links.remove(&child.node).is_some_and(|l| l.poll);
@@ -364,7 +373,9 @@ impl<D: Defects> Core<D> {
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
-        state.directory.detach(child.node, child.session, reach, now.node);
+        if !(D::SEEDED && self.defects.has(Defect::KEEPS_PRESENCE)) {
+            state.directory.detach(child.node, child.session, reach, now.node);
+        }
         let below = state.directory.below(child.node);
         // What was on the link only was never durable there: it waits again.
         state.ledger.child_gone(child.node, &below);
@@ -407,7 +418,9 @@ impl<D: Defects> Core<D> {
                     let upto = state.streams.get(&stream).map_or(0, |at| at.upto);
                     acks.push(Ack { stream, stored: upto, settled: upto, refused });
                 }
-                work.after.push(Effect::Send(child.node, child.session, Lane::Control, Message::Acks(acks)));
+                let early = D::SEEDED && self.defects.has(Defect::SETTLES_BEFORE_COMMIT);
+                let told = if early { &mut *out } else { &mut work.after };
+                told.push(Effect::Send(child.node, child.session, Lane::Control, Message::Acks(acks)));
             }
             Message::Taken(orders) => {
                 for (number, devices) in orders {
@@ -419,7 +432,8 @@ impl<D: Defects> Core<D> {
                 let known: Vec<_> = entries.into_iter().filter(|e| state.nodes.contains_key(&e.node)).collect();
                 let touched = state.directory.presence(child.node, snapshot, known);
                 for node in touched {
-                    let hop = state.directory.next_hop(node);
+                    let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES);
+                    let hop = state.directory.next_hop(node).filter(|_| !overlooked);
                     let changes = state.ledger.moved(node, hop);
                     note(state, now, changes, &mut work);
                     work.look.insert(node);
@@ -477,8 +491,13 @@ impl<D: Defects> Core<D> {
                 issue.devices.len()
             ),
         }));
-        let order = enter(state, issue, None, &mut work).map(|entered| (tenant.clone(), Box::new(entered)));
-        work.after.push(Effect::Issued(id));
+        let mut order = enter(state, issue, None, &mut work).map(|entered| (tenant.clone(), Box::new(entered)));
+        if D::SEEDED && self.defects.has(Defect::SENDS_BEFORE_COMMIT) {
+            self.release(now, After { order: order.take(), ..After::default() }, out);
+        }
+        let early = D::SEEDED && self.defects.has(Defect::ACCEPTS_BEFORE_COMMIT);
+        let told = if early { &mut *out } else { &mut work.after };
+        told.push(Effect::Issued(id));
         self.commit(now, &tenant, work, After { order, ..After::default() }, out);
     }
 
@@ -513,8 +532,9 @@ impl<D: Defects> Core<D> {
             work.look.extend(left::retry(state, now));
             for row in state.ledger.overdue(now.node) {
                 let open = state.orders.get(&row.order);
+                let free = row.free || (D::SEEDED && self.defects.has(Defect::EXPIRES_HELD));
                 let cancelling = open.is_some_and(|o| o.cancelling.contains(&row.device));
-                let over = match (row.handed_over, row.free) {
+                let over = match (row.handed_over, free) {
                     (false, true) if cancelling => Over::of(State::Cancelled, now.node),
                     (false, true) => Over::because(State::Expired, "not_fetched", now.node),
                     (true, _) if row.silent => Over::because(State::OutcomeUnknown, "silent", now.node),

@@ -11,8 +11,85 @@
 pub struct Defect(&'static str);
 
 impl Defect {
+    /// A relay answers *taken* before the order is on its disk.
+    pub const TAKES_BEFORE_COMMIT: Defect = Defect("TakesBeforeCommit");
+    /// A relay answers *stored* before the record is on its disk.
+    pub const STORES_BEFORE_COMMIT: Defect = Defect("StoresBeforeCommit");
+    /// The server answers *settled* before its store has written.
+    pub const SETTLES_BEFORE_COMMIT: Defect = Defect("SettlesBeforeCommit");
+    /// The server accepts a job before its store has written.
+    pub const ACCEPTS_BEFORE_COMMIT: Defect = Defect("AcceptsBeforeCommit");
+    /// The server sends an order before its store has written.
+    pub const SENDS_BEFORE_COMMIT: Defect = Defect("SendsBeforeCommit");
+    /// A device answers *taken* before the order is in its journal.
+    pub const JOURNALS_AFTER_TAKEN: Defect = Defect("JournalsAfterTaken");
+    /// A device starts a job before its intent is in the journal.
+    pub const JOURNALS_AFTER_START: Defect = Defect("JournalsAfterStart");
+    /// A device takes an order that its journal knows.
+    pub const TAKES_TWICE: Defect = Defect("TakesTwice");
+    /// A device or relay deletes what its parent has stored and the server has not settled.
+    pub const DELETES_ON_STORED: Defect = Defect("DeletesOnStored");
+    /// A relay tells a child what the parent stored as if it were stored here.
+    pub const PASSES_STORED_ON: Defect = Defect("PassesStoredOn");
+    /// A device does not offer its records again to a relay with another disk or memory.
+    pub const TRUSTS_ANY_MEMORY: Defect = Defect("TrustsAnyMemory");
+    /// A parent does not notice that a child relay's disk is another one.
+    pub const OVERLOOKS_NEW_DISK: Defect = Defect("OverlooksNewDisk");
+    /// A parent leaves an order with the relay that its device has left.
+    pub const OVERLOOKS_MOVES: Defect = Defect("OverlooksMoves");
+    /// The end of an older link is taken for that of the newer one.
+    pub const LATE_CLEANUP_IN_CORE: Defect = Defect("LateCleanupInCore");
+    /// Attachments are compared without the epoch they are counted in.
+    pub const NO_EPOCH_IN_ATTACHMENT: Defect = Defect("NoEpochInAttachment");
+    /// A relay that starts anew does not know what is cancelled.
+    pub const FORGETS_TOMBS: Defect = Defect("ForgetsTombs");
+    /// A relay forgets a cancel that comes before its order.
+    pub const NO_TOMB_BEFORE_ORDER: Defect = Defect("NoTombBeforeOrder");
+    /// A device forgets a cancel that comes before its order.
+    pub const FORGETS_EARLY_CANCEL: Defect = Defect("ForgetsEarlyCancel");
+    /// A relay gives a cancelled order back that a child may have.
+    pub const GIVES_BACK_HELD: Defect = Defect("GivesBackHeld");
+    /// The server ends a cancelled order that somebody below may have.
+    pub const CANCELS_HELD: Defect = Defect("CancelsHeld");
+    /// Relays and devices take, keep and run what is late.
+    pub const EXPIRES_AT_SERVER_ONLY: Defect = Defect("ExpiresAtServerOnly");
+    /// The server ends a late order that somebody below may have.
+    pub const EXPIRES_HELD: Defect = Defect("ExpiresHeld");
+    /// What waited for a device is not offered to it when it is revived.
+    pub const REVIVES_SILENTLY: Defect = Defect("RevivesSilently");
+    /// The server shows a child up whose link is gone.
+    pub const KEEPS_PRESENCE: Defect = Defect("KeepsPresence");
+    /// A relay does not tell its parent who came and went.
+    pub const TELLS_NO_PRESENCE: Defect = Defect("TellsNoPresence");
+
     /// Every one.
-    pub const ALL: [Defect; 0] = [];
+    pub const ALL: [Defect; 25] = [
+        Defect::TAKES_BEFORE_COMMIT,
+        Defect::STORES_BEFORE_COMMIT,
+        Defect::SETTLES_BEFORE_COMMIT,
+        Defect::ACCEPTS_BEFORE_COMMIT,
+        Defect::SENDS_BEFORE_COMMIT,
+        Defect::JOURNALS_AFTER_TAKEN,
+        Defect::JOURNALS_AFTER_START,
+        Defect::TAKES_TWICE,
+        Defect::DELETES_ON_STORED,
+        Defect::PASSES_STORED_ON,
+        Defect::TRUSTS_ANY_MEMORY,
+        Defect::OVERLOOKS_NEW_DISK,
+        Defect::OVERLOOKS_MOVES,
+        Defect::LATE_CLEANUP_IN_CORE,
+        Defect::NO_EPOCH_IN_ATTACHMENT,
+        Defect::FORGETS_TOMBS,
+        Defect::NO_TOMB_BEFORE_ORDER,
+        Defect::FORGETS_EARLY_CANCEL,
+        Defect::GIVES_BACK_HELD,
+        Defect::CANCELS_HELD,
+        Defect::EXPIRES_AT_SERVER_ONLY,
+        Defect::EXPIRES_HELD,
+        Defect::REVIVES_SILENTLY,
+        Defect::KEEPS_PRESENCE,
+        Defect::TELLS_NO_PRESENCE,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {

@@ -221,7 +221,10 @@ impl World {
     /// Something came on the link that is up.
     pub(super) fn agent_came(&mut self, n: usize, came: Came) {
         let event = match came {
-            Came::Message(received) => Event::Received(received),
+            Came::Message(received) => {
+                self.note_late(n, &received.bytes);
+                Event::Received(received)
+            }
             Came::Lease(lease) => {
                 if let Some(process) = &mut self.agents[n].process {
                     process.uplink.lease = Some(lease);
@@ -265,6 +268,12 @@ impl World {
         if starts > 1 && !self.excluded.contains(&(order, n)) {
             self.doubled += 1;
             self.violation(format_args!("agent{n} runs {order} for the {starts}. time"));
+        }
+        if let Some(state) = self.ended_before(n, order).filter(|_| !self.is_excluded(order, n)) {
+            self.violation(format_args!("agent{n} begins {order}, which is told to be {state}"));
+        }
+        if self.agents[n].late.get(&order) == Some(&true) {
+            self.violation(format_args!("agent{n} begins {order}, which came too late"));
         }
         let (_, ms) = self.job_of(n, order);
         self.await_job(n, order);

@@ -5,16 +5,15 @@ use super::{
     host::Stage,
     link::{Link, Side},
     place::Place,
+    server_rows::Job,
+    truth::agrees,
     world::{AGENTS, World},
 };
-use branchline_protocol::{
-    id::{JobId, OrderNumber},
-    job::State,
-};
+use branchline_protocol::id::OrderNumber;
 use branchline_server::{dispatch::standing, store::JobDeviceRow};
 
 /// A link's end is told upward within so many milliseconds, over every hop.
-const TOLD_MS: u64 = 1_000;
+pub(super) const TOLD_MS: u64 = 1_000;
 
 impl World {
     /// Whether everything the server holds is at its end, and everybody is back.
@@ -27,19 +26,30 @@ impl World {
         !open && self.machines.values().all(|machine| machine.up && machine.frozen_until <= self.now)
     }
 
+    /// Whether all that is left is late and held by somebody who will never tell: the end that comes of silence.
+    pub(super) fn is_silence_left(&self) -> bool {
+        let now = self.now_of(Place::Server).node;
+        let left = self.server.rows.open.iter().all(|key| {
+            let job = &self.server.rows.jobs[key];
+            let excluded = |d: &JobDeviceRow| agent_of(d).is_some_and(|n| self.is_excluded(job.row.number, n));
+            let silent = |d: &JobDeviceRow| now > job.row.fetch_by && !d.holders.is_empty();
+            job.devices.iter().all(|d| d.state.is_end() || excluded(d) || silent(d))
+        });
+        left && !self.is_settled()
+    }
+
     /// Whether a pair is in the stated exclusion: its device was set back after it had the order, or has been set back
     /// and has not yet come again with a newer attachment than anybody knows of it.
-    fn is_excluded(&self, order: OrderNumber, n: usize) -> bool {
+    pub(super) fn is_excluded(&self, order: OrderNumber, n: usize) -> bool {
         self.excluded.contains(&(order, n)) || self.machines[&Place::Agent(n)].rolled_back.is_some()
     }
 
     /// Compares what the server says with what the world saw, and checks the jobs off. `false`: there is no going on.
     pub(super) fn check(&mut self) -> bool {
         let before = self.violations;
-        let jobs: Vec<(JobId, _, Vec<JobDeviceRow>)> =
-            self.server.rows.jobs.values().map(|job| (job.row.id, job.row.number, job.devices.clone())).collect();
-        for (job, order, devices) in jobs {
-            let accepted = self.desk.accepted.contains(&job);
+        let jobs: Vec<Job> = self.server.rows.jobs.values().cloned().collect();
+        for Job { row: job, devices } in jobs {
+            let (order, accepted) = (job.number, self.desk.accepted.contains(&job.id));
             for device in devices {
                 let Some(n) = agent_of(&device) else { continue };
                 self.pairs += 1;
@@ -57,16 +67,10 @@ impl World {
                     continue;
                 }
                 self.ended += u64::from(accepted);
-                let exit = device.result.as_ref().and_then(|r| r.exit_code);
-                let agrees = match device.state {
-                    State::Succeeded => truth.starts == 1 && truth.exit == Some(0) && exit == Some(0),
-                    State::Failed => {
-                        truth.starts == 1 && truth.exit.is_some_and(|code| code != 0) && exit == truth.exit
-                    }
-                    State::OutcomeUnknown => truth.exit.is_none(),
-                    _ => truth.starts == 0,
-                };
-                if !agrees {
+                if let Some(why) = self.contradicts(&job, &device, n) {
+                    self.violation(format_args!("{order} on agent{n}: {why}"));
+                }
+                if !agrees(&job, &device, truth) {
                     self.lost += 1;
                     let (state, reason) = (device.state, device.reason);
                     self.violation(format_args!("{order} on agent{n} is {state} {reason:?}, the world saw {truth:?}"));
@@ -74,6 +78,7 @@ impl World {
             }
         }
         self.check_standing();
+        self.check_views();
         self.forget();
         self.violations == before
     }
@@ -86,8 +91,11 @@ impl World {
         self.server.rows.open.clear();
         self.server.rows.audit.clear();
         self.desk.accepted.clear();
+        self.desk.cancels.clear();
+        self.shown.clear();
         for agent in &mut self.agents {
             agent.jobs.specs.clear();
+            agent.late.clear();
         }
     }
 
@@ -115,7 +123,7 @@ impl World {
     }
 
     /// Whether every hop of a route has a link that its parent's end counts on.
-    fn counts_on(&self, device: Place, route: &[Place]) -> bool {
+    pub(super) fn counts_on(&self, device: Place, route: &[Place]) -> bool {
         let mut hops = vec![Place::Server];
         hops.extend(route);
         hops.push(device);

@@ -3,24 +3,24 @@
 use super::{
     chance::Chance,
     place::Place,
-    world::{AGENTS, What, World},
+    world::{AGENTS, World},
 };
-use branchline_node::{identity::RootKey, time::NodeTime};
+use branchline_node::identity::RootKey;
 use branchline_protocol::{
     document::{Document, Kind, Revocations, TimeStatement},
     hash::Hash,
     id::{JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
-    job::{Class, RunScript, Runnable, State},
+    job::{Class, State},
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Signer, Tree},
-    time::Millis,
+    time::{Millis, Now},
     trust::{KeyStatus, TrustDocument, TrustedKey},
 };
 use branchline_server::{
-    dispatch::{Event, Issue},
+    dispatch::Issue,
     store::{JobDeviceRow, JobRow, NodeRow, Op},
 };
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Keys, and what was ordered.
@@ -33,10 +33,16 @@ pub struct Desk {
     pub root: RootKey,
     /// What everybody was enrolled with.
     pub trust: TrustDocument,
-    /// Revocations, empty.
+    /// Revocations as they are in force, with nobody revoked.
     pub revocations: Envelope,
+    /// Their version.
+    pub revocations_version: u64,
+    /// Devices that are suspended by them.
+    pub suspended: BTreeSet<NodeId>,
     /// Jobs whose issuer was told that they are durable.
     pub accepted: BTreeSet<JobId>,
+    /// Jobs that are being cancelled, by the receipt of the cancel.
+    pub cancels: BTreeMap<JobId, JobId>,
     /// Jobs that were checked off.
     pub forgotten: BTreeSet<JobId>,
     /// Dice of the orders alone.
@@ -58,8 +64,11 @@ impl Desk {
             root: Signer::from_seed(&[9; 32]).public(),
             trust,
             revocations,
+            revocations_version: 1,
+            suspended: BTreeSet::new(),
             signer,
             accepted: BTreeSet::new(),
+            cancels: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             chance: Chance::new(seed, 3),
         }
@@ -111,51 +120,63 @@ impl Desk {
             order_floor: 0,
             trust_version: 1,
             settings_version: 0,
-            revocations_version: 1,
+            revocations_version: self.revocations_version,
         }
         .seal(&self.signer)
     }
 
     /// The kind and version of the revocations.
     pub fn documents(&self) -> [(Kind, (u32, u64), Envelope); 1] {
-        [(Kind::Revocations, (1, 1), self.revocations.clone())]
+        [(Kind::Revocations, (1, self.revocations_version), self.revocations.clone())]
     }
 
-    fn id(&mut self) -> Uuid {
+    /// Signs who is suspended, as a newer version.
+    pub fn revise(&mut self) {
+        self.revocations_version += 1;
+        let (version, suspended) = (self.revocations_version, self.suspended.iter().copied().collect());
+        let list = Revocations { tenant: self.tenant.clone(), term: 1, version, revoked: vec![], suspended };
+        self.revocations = list.seal(&self.signer);
+    }
+
+    /// A new id.
+    pub fn id(&mut self) -> Uuid {
         Uuid::from_u64_pair(self.chance.next(), self.chance.next())
     }
 }
 
+/// An order to be signed.
+pub(super) struct Draft {
+    /// What to do.
+    pub verb: &'static str,
+    /// With what.
+    pub args: Bytes,
+    /// How pressing.
+    pub class: Class,
+    /// Until when a device may journal it.
+    pub fetch_by: Millis,
+    /// Milliseconds it may run.
+    pub run_ms_max: u64,
+    /// For whom.
+    pub devices: BTreeSet<NodeId>,
+    /// The job it comes of.
+    pub origin: Option<JobId>,
+}
+
 impl World {
-    /// An administrator orders a script on some devices, as the dispatcher's shell would take it.
-    pub(super) fn issue(&mut self) {
-        if !self.storm {
-            return;
-        }
-        let wait = self.desk.chance.between(500, 3_500);
-        self.after(wait, What::Issue);
-        let count = self.desk.chance.between(1, 12);
-        let chosen: BTreeSet<usize> = (0..count).map(|_| self.desk.chance.below(AGENTS as u64) as usize).collect();
-        let class = if self.desk.chance.one_in(4) { Class::Urgent } else { Class::Normal };
-        let exit = if self.desk.chance.one_in(5) { "1" } else { "0" };
-        let run_ms = [0, 5, 300, 2_500, 6_000][self.desk.chance.below(5) as usize];
+    /// A signed order with its rows, as the dispatcher's shell makes it; its number is taken. `None`: the server is not
+    /// there.
+    pub(super) fn draft(&mut self, draft: Draft) -> Option<Issue> {
+        let Draft { verb, args, class, fetch_by, run_ms_max, devices, origin } = draft;
+        let tenant = self.desk.tenant.clone();
         let (id, trace) = (JobId(self.desk.id()), TraceId(self.desk.id()));
-        let reachable = self.machines[&Place::Server].frozen_until <= self.now;
-        let Some(process) = self.server.process.as_mut().filter(|_| reachable) else { return };
-        let run = RunScript {
-            run: Runnable::Argv(vec!["run".into(), exit.into(), run_ms.to_string()]),
-            time_out_ms: 600_000,
-            output_cap: 65_536,
-        };
-        let args: Bytes = rmp_serde::to_vec_named(&run).expect("arguments are plain data").into();
-        let now = NodeTime::now(&process.time);
+        let process = self.server.process.as_mut()?;
+        let now: Now = process.time.now();
         process.number += 1;
         let number = OrderNumber { term: 1, number: process.number };
-        let tenant = self.desk.tenant.clone();
-        let Some(state) = process.core.tenant(&tenant) else { return };
-        let mut targets: Vec<(Vec<NodeId>, NodeId, u32)> = chosen
+        let state = process.core.tenant(&tenant)?;
+        let mut targets: Vec<(Vec<NodeId>, NodeId, u32)> = devices
             .iter()
-            .filter_map(|agent| state.nodes.get(&Place::Agent(*agent).id()))
+            .filter_map(|device| state.nodes.get(device))
             .map(|row| (state.directory.get(row.id).map_or(row.route.clone(), |e| e.via.clone()), row.id, row.epoch))
             .collect();
         targets.sort();
@@ -166,13 +187,13 @@ impl World {
             number,
             job: id,
             trace,
-            verb: "run_script".into(),
+            verb: verb.into(),
             args_hash: Hash::of(&args),
             class,
             issued_at: now.node,
             not_before: Millis(0),
-            fetch_by: now.node.plus(30 * 86_400_000),
-            run_ms_max: 600_000,
+            fetch_by,
+            run_ms_max,
             policy_version: 0,
             root: tree.root(),
             leaf_count: tree.leaf_count(),
@@ -205,22 +226,18 @@ impl World {
             tenant,
             number,
             trace,
-            verb: "run_script".into(),
-            command: "run".into(),
+            verb: verb.into(),
+            command: verb.into(),
             selector: "some".into(),
             class,
             ordered_by: "admin".into(),
             issued_at: now.node,
-            fetch_by: payload.fetch_by,
+            fetch_by,
             report_by: payload.report_by(),
             envelope,
             args,
-            origin: None,
+            origin,
         };
-        process.issuing.insert(id);
-        let message = Some(message);
-        let issue = Issue { job: row, devices, payload, message, who: "admin".into() };
-        self.note(format_args!("issue {number} to {} devices", tree.leaf_count()));
-        self.feed_server(Event::Issue(Box::new(issue)));
+        Some(Issue { job: row, devices, payload, message: Some(message), who: "admin".into() })
     }
 }

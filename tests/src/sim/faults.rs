@@ -178,13 +178,17 @@ impl World {
 
     fn move_device(&mut self) {
         let n = self.evil.below(AGENTS as u64) as usize;
-        let to = World::networks()[self.evil.below(6) as usize];
+        // Every other time it goes back to where it came from.
+        let to = match self.evil.one_in(2) {
+            true => self.agents[n].before,
+            false => World::networks()[self.evil.below(6) as usize],
+        };
         let place = Place::Agent(n);
         let Some(Stage::Up(id)) = self.uplink(place).map(|up| up.stage) else { return };
         if self.agents[n].network == to {
             return;
         }
-        self.agents[n].network = to;
+        self.agents[n].before = std::mem::replace(&mut self.agents[n].network, to);
         // The old network is gone: the device knows, its parent does not.
         if let Some(link) = self.links.get_mut(&id) {
             link.silent = true;

@@ -151,6 +151,10 @@ pub struct AgentHost {
     pub jobs: Jobs,
     /// Where it is: its parent, and whether the gateway lies between.
     pub network: (Place, bool),
+    /// Where it was before it moved last.
+    pub before: (Place, bool),
+    /// Orders that came to it, and whether they came too late by its own node time.
+    pub late: BTreeMap<OrderNumber, bool>,
     /// What it asks of its parents.
     pub contact: Contact,
     /// Changes the inventory.

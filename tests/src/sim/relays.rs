@@ -21,7 +21,13 @@ use branchline_node::{
     time::NodeTime,
     uplink::spool::STREAM_META,
 };
-use branchline_protocol::{document::Kind, hash::Hash, id::NodeId, refusal::Refusal, wire::Message};
+use branchline_protocol::{
+    document::Kind,
+    hash::Hash,
+    id::{NodeId, OrderNumber},
+    refusal::Refusal,
+    wire::Message,
+};
 use branchline_relay::core::{Effect, Event, Me, RelayCore};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -199,7 +205,8 @@ impl World {
                             }
                             None => false,
                         };
-                        if self.machines[&place].disk.get(Table::Ledger, &key).is_none() && !journalled() {
+                        let back = || self.is_given_back(n, *order, *device);
+                        if self.machines[&place].disk.get(Table::Ledger, &key).is_none() && !journalled() && !back() {
                             let excluded = Place::of(*device)
                                 .is_some_and(|d| matches!(d, Place::Agent(a) if self.excluded.contains(&(*order, a))));
                             if !excluded {
@@ -231,6 +238,14 @@ impl World {
         }
     }
 
+    /// Whether a relay took an order only to give it back: its disk says that it is cancelled, or it is late.
+    fn is_given_back(&self, n: usize, order: OrderNumber, device: NodeId) -> bool {
+        let tomb = [&b"t"[..], &journal_key(order), device.bytes()].concat();
+        let cancelled = self.machines[&Place::Relay(n)].disk.get(Table::Ledger, &tomb).is_some();
+        let job = self.server.rows.jobs.values().find(|job| job.row.number == order);
+        cancelled || job.is_none_or(|job| self.now_of(Place::Relay(n)).node > job.row.fetch_by)
+    }
+
     /// Something came from the parent.
     pub(super) fn relay_came(&mut self, n: usize, came: Came) {
         match came {
@@ -257,6 +272,7 @@ impl World {
         if let Some(process) = &mut self.relays[n].process {
             process.links.insert(child.node, (child.session, id));
         }
+        self.attached(Place::Relay(n), child.node);
         self.feed_relay(n, Event::ChildUp(child));
     }
 

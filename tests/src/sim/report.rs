@@ -29,6 +29,12 @@ pub struct Report {
     pub pairs: u64,
     /// Crashes that met un-synced writes.
     pub crashes_unsynced: u64,
+    /// Devices' links to another parent than before.
+    pub path_moves: u64,
+    /// Machines that were put back to a snapshot.
+    pub restores: u64,
+    /// Answers of `explain` and rows of `tree` that were held against the truth.
+    pub asked: u64,
     /// Virtual seconds.
     pub virtual_s: f64,
     /// Seconds of the machine.
@@ -54,6 +60,9 @@ impl Report {
             "excluded": self.excluded,
             "pairs": self.pairs,
             "crashes_unsynced": self.crashes_unsynced,
+            "path_moves": self.path_moves,
+            "restores": self.restores,
+            "asked": self.asked,
             "virtual_s": self.virtual_s,
             "wall_s": self.wall_s,
             "hash": self.hash,
@@ -64,7 +73,7 @@ impl Report {
     pub fn line(&self) -> String {
         format!(
             "seed {}: {} faults, {} of {} accepted ended, {} lost, {} doubled, {} excluded, {} crashes with un-synced \
-             writes, {} violations, {:.0} s virtual in {:.2} s, {}",
+             writes, {} path moves, {} restores, {} answers, {} violations, {:.0} s virtual in {:.2} s, {}",
             self.seed,
             self.faults,
             self.ended,
@@ -73,6 +82,9 @@ impl Report {
             self.doubled,
             self.excluded,
             self.crashes_unsynced,
+            self.path_moves,
+            self.restores,
+            self.asked,
             self.violations,
             self.virtual_s,
             self.wall_s,
@@ -94,6 +106,9 @@ impl Report {
         self.excluded += other.excluded;
         self.pairs += other.pairs;
         self.crashes_unsynced += other.crashes_unsynced;
+        self.path_moves += other.path_moves;
+        self.restores += other.restores;
+        self.asked += other.asked;
         self.virtual_s += other.virtual_s;
         self.wall_s += other.wall_s;
         let Hash(digest) = Hash::of_parts(&[self.hash.as_bytes(), other.hash.as_bytes()]);

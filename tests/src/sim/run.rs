@@ -2,6 +2,7 @@
 
 use super::{
     Options, Report,
+    fault::Fault,
     place::Place,
     world::{AGENTS, RELAYS, What, World},
 };
@@ -11,6 +12,12 @@ use branchline_node::store::{Scan, Table};
 const STORM_FAULTS: u64 = 400;
 /// Virtual milliseconds within which everything comes right once the faults have stopped.
 const QUIET_MS_MAX: u64 = 3 * 3_600_000;
+/// After so many virtual milliseconds of quiet, what is late and unconfirmed is left to silence.
+const SILENT_AFTER_MS: u64 = 15 * 60_000;
+/// Virtual milliseconds in which silence becomes an end: a day and what a job may run.
+const LEAP_MS: u64 = 25 * 3_600_000;
+/// An order, and the one that steers it.
+const LEAPS_MAX: u32 = 2;
 /// A storm that hits nothing for so long is over.
 const STORM_MS_MAX: u64 = 600_000;
 
@@ -45,6 +52,7 @@ impl World {
         self.after(10, What::Issue);
         self.after(50, What::Inject);
         self.after(100, What::Keep);
+        self.after(500, What::Ask);
         let until = self.now + STORM_MS_MAX;
         self.run_until(until, |world| world.faults >= goal || world.is_found());
         self.storm = false;
@@ -69,10 +77,17 @@ impl World {
             machine.disk.set_full(false);
         }
         self.links.values_mut().for_each(|link| link.armed = None);
-        let deadline = self.now + QUIET_MS_MAX;
-        while self.now < deadline && !self.is_settled() {
-            let step = (self.now + 5_000).min(deadline);
-            self.run_until(step, |_| false);
+        self.revive_all();
+        for _ in 0..=LEAPS_MAX {
+            let (deadline, silent_from) = (self.now + QUIET_MS_MAX, self.now + SILENT_AFTER_MS);
+            while self.now < deadline && !self.is_settled() && !(self.now >= silent_from && self.is_silence_left()) {
+                let step = (self.now + 5_000).min(deadline);
+                self.run_until(step, |_| false);
+            }
+            if self.is_settled() || !self.is_silence_left() {
+                break;
+            }
+            self.leap(LEAP_MS);
         }
         self.note(format_args!("quiet"));
         self.check()
@@ -98,6 +113,7 @@ impl World {
         Report {
             seed: self.options.seed,
             faults: self.faults,
+            restores: self.kinds.get(Fault::Restore.word()).copied().unwrap_or(0),
             kinds: self.kinds,
             accepted: self.accepted,
             ended: self.ended,
@@ -107,6 +123,8 @@ impl World {
             excluded: self.excluded_count,
             pairs: self.pairs,
             crashes_unsynced: self.crashes_unsynced,
+            path_moves: self.path_moves,
+            asked: self.asked,
             virtual_s: self.now as f64 / 1_000.0,
             wall_s: 0.0,
             hash,

@@ -128,6 +128,9 @@ impl World {
                 if let Some(process) = &mut self.server.process {
                     process.issuing.remove(&job);
                 }
+                if let Some(job) = self.desk.cancels.remove(&job) {
+                    return self.cancelled(job);
+                }
                 if self.server.rows.job(&self.desk.tenant, job).is_none() {
                     self.violation(format_args!("the server accepts job {job}, and has not stored it"));
                 }
@@ -226,6 +229,7 @@ impl World {
         if process.stated_at.is_none_or(|at| now.mono.since(at) >= 1_000) {
             self.state_time();
         }
+        self.attached(Place::Server, child.node);
         self.feed_server(Event::Up(child));
     }
 

@@ -15,7 +15,11 @@ use super::{
     place::Place,
 };
 use branchline_node::link::engine::LinkEnd;
-use branchline_protocol::{id::OrderNumber, wire::Contact};
+use branchline_protocol::{
+    id::{JobId, OrderNumber},
+    job::State,
+    wire::Contact,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -74,8 +78,14 @@ pub enum What {
     Space(Place),
     /// The server states the time.
     Statement(u64),
-    /// An administrator orders something.
+    /// An administrator does something.
     Issue,
+    /// An administrator cancels this job.
+    Cancel(JobId),
+    /// The server learns of newer revocations.
+    Publish,
+    /// Somebody asks how a job and the tree stand.
+    Ask,
     /// Something goes wrong.
     Inject,
     /// A machine's state is kept.
@@ -91,6 +101,8 @@ pub struct World {
     sequence: u64,
     /// Dice of the network and of the machines.
     pub(super) chance: Chance,
+    /// Dice of who asks what.
+    pub(super) curious: Chance,
     /// Dice of the faults alone.
     pub(super) evil: Chance,
     pub(super) log: Log,
@@ -113,6 +125,16 @@ pub struct World {
     pub(super) violations: u64,
     /// When the parent's end of a link from (parent, child) was over last: what is told of it may still be on its way.
     pub(super) over: BTreeMap<(Place, Place), u64>,
+    /// When a link from (parent, child) was up last.
+    pub(super) attached: BTreeMap<(Place, Place), u64>,
+    /// The parent by which each device was up last.
+    pub(super) parents: BTreeMap<Place, Place>,
+    /// Devices' links to another parent than before.
+    pub(super) path_moves: u64,
+    /// What was shown of orders that are over.
+    pub(super) shown: BTreeMap<(OrderNumber, usize), (State, Option<String>)>,
+    /// Answers of `explain` and rows of `tree` that were held against the truth.
+    pub(super) asked: u64,
     pub(super) told: Vec<String>,
     pub(super) excluded: BTreeSet<(OrderNumber, usize)>,
     pub(super) accepted: u64,
@@ -153,6 +175,8 @@ impl World {
             .map(|n| AgentHost {
                 jobs: Jobs::default(),
                 network: Self::networks()[n % Self::networks().len()],
+                before: Self::networks()[n / 6 % Self::networks().len()],
+                late: BTreeMap::new(),
                 contact: if n % 8 == 7 { Contact::Poll } else { Contact::Persistent },
                 version: 1,
                 boot: 1,
@@ -164,6 +188,7 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             chance: Chance::new(options.seed, 1),
+            curious: Chance::new(options.seed, 4),
             evil: Chance::new(options.seed, 2),
             log: Log::new(options.replay),
             machines,
@@ -182,6 +207,11 @@ impl World {
             crashes_unsynced: 0,
             violations: 0,
             over: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            path_moves: 0,
+            shown: BTreeMap::new(),
+            asked: 0,
             told: Vec::new(),
             excluded: BTreeSet::new(),
             accepted: 0,
@@ -283,9 +313,18 @@ impl World {
             | What::JobHeard(agent, ..)
             | What::Collected(agent, _) => Some(Place::Agent(*agent)),
             What::Loaded(relay, ..) => Some(Place::Relay(*relay)),
-            What::Statement(_) => Some(Place::Server),
+            What::Statement(_) | What::Cancel(_) | What::Publish | What::Ask => Some(Place::Server),
             What::JobEnds(..) | What::Heal(_) | What::Space(_) | What::Issue | What::Inject | What::Keep => None,
         }
+    }
+
+    /// Nothing happens anywhere for so long; then everything goes on as it was about to.
+    pub(super) fn leap(&mut self, ms: u64) {
+        self.note(format_args!("nothing happens for {ms} ms"));
+        let queue = std::mem::take(&mut self.queue);
+        self.queue = queue.into_iter().map(|((at, sequence), what)| ((at + ms, sequence), what)).collect();
+        self.now += ms;
+        self.clock.store(self.now, Ordering::Relaxed);
     }
 
     fn happen(&mut self, what: What) {
@@ -323,6 +362,9 @@ impl World {
                 self.after(60_000, What::Statement(life));
             }
             What::Issue => self.issue(),
+            What::Cancel(job) => self.cancel(job),
+            What::Publish => self.publish(),
+            What::Ask => self.ask(),
             What::Inject => self.inject(),
             What::Keep => self.keep(),
             _ => {}

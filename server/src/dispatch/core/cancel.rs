@@ -5,7 +5,7 @@ use super::{
     orders::{Over, end, enter, holders_op},
 };
 use crate::store::{AuditRow, Op};
-use branchline_node::defects::Defects;
+use branchline_node::defects::{Defect, Defects};
 use branchline_protocol::{
     id::{JobId, NodeId, OrderNumber, TenantId},
     job::{CANCEL, Cancel, State},
@@ -118,7 +118,8 @@ impl<D: Defects> Core<D> {
                 detail,
             }));
             for (device, stands) in reach {
-                if state.ledger.is_free(target, device) {
+                let wrong = D::SEEDED && self.defects.has(Defect::CANCELS_HELD);
+                if state.ledger.is_free(target, device) || wrong {
                     continue;
                 }
                 open.cancelling.insert(device);

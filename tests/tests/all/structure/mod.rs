@@ -1,5 +1,6 @@
 //! What no compiler checks: which crate may know which, what the licences allow, and that the map of the code is true.
 
+mod defects;
 mod dependencies;
 mod licences;
 mod tree;
