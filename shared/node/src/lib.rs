@@ -1,5 +1,6 @@
 //! The nodes' common life: supervision, time and chance, identity, the store, the link and both of its ends.
 //! Nothing here knows a job's meaning, a database of the server or a platform of the agent.
+pub mod backup;
 pub mod config;
 pub mod defects;
 #[cfg(feature = "downstream")]

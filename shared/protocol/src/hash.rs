@@ -26,6 +26,13 @@ impl Hash {
         Hash(*hasher.finalize().as_bytes())
     }
 
+    /// The digest of what a reader brings up to its end, as [`Hash::of`] of all of it.
+    pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut reader, &mut hasher)?;
+        Ok(Hash(*hasher.finalize().as_bytes()))
+    }
+
     /// The hex form's inverse; `None` for anything but 64 hex digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 64 || !text.is_ascii() {
