@@ -76,6 +76,12 @@ pub enum Verb {
     Audit(verbs::audit::Args),
     /// Show records that were refused
     DeadLetters(verbs::audit::Args),
+    /// Write all that a server knows into one file, its keys included; the server may be running
+    Backup(verbs::backup::Args),
+    /// Put a backup into a new state folder
+    Restore(verbs::restore::Args),
+    /// Show or end the recovery of a restored server: it listens to its children before it issues anything
+    Recovery(verbs::recovery::Args),
     /// Measure: a tree of real processes with many agents in one
     Load(verbs::load::Args),
     /// Many agents in this process (load starts this)

@@ -14,6 +14,11 @@ impl Session {
         Session { global: global.clone() }
     }
 
+    /// Which installation it is.
+    pub fn context(&self) -> Result<Context, Failure> {
+        Context::load(self.global.context.as_deref())
+    }
+
     /// Speaks for the tenant of the command line, or for the usual one.
     pub fn client(&self) -> Result<Client, Failure> {
         self.client_for(self.global.tenant.as_deref())

@@ -32,6 +32,8 @@ pub struct Config {
     pub link_rate: LinkRate,
     /// Addresses told to children instead of `link`, e.g. a name; empty: the address really bound.
     pub advertise_link: Vec<String>,
+    /// Seconds that a restored server listens to its children at most before it issues anything (OPS-7).
+    pub recovering_max_s: u64,
     /// Makes the installation if the state folder is empty.
     pub init_if_new: bool,
     /// Tenants and sites made at init and added when missing.
@@ -58,6 +60,7 @@ impl Config {
             poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
             link_rate: link_rate(r),
             advertise_link: r.or("advertise_link", Vec::new()),
+            recovering_max_s: r.number_or("recovering_max_s", 600, 1..=86_400),
             init_if_new: r.or("init_if_new", false),
             tenants: r.tables("tenants", |t| {
                 let name: String = t.required("name");

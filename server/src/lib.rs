@@ -3,6 +3,7 @@
 
 pub mod actors;
 pub mod api;
+pub mod backup;
 pub mod config;
 pub mod dispatch;
 pub mod domain;

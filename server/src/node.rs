@@ -1,13 +1,14 @@
 //! Starts a server: store, keys, listeners, actor tree, API.
 
 use crate::{
+    backup::{self, DATABASE, ServerBackupFault},
     actors::{
         dispatcher::{Dispatcher, Parts, Statements},
         trunks::{self, Incoming, TrunkRegistry, TrunkSetup},
     },
     api::{self, ApiState},
     config::Config,
-    domain::{InitWish, Office, OfficeFault},
+    domain::{InitWish, Office, OfficeFault, raise_term},
     host::ServerHost,
     steering::Steering,
     store::{SqliteStore, Store, StoreError},
@@ -73,6 +74,10 @@ fn office_fault(e: OfficeFault) -> StartFault {
     StartFault::new(exit_code::STATE, "installation", format!("{e}; initialise the state folder, or restore it"))
 }
 
+fn mark_fault(e: ServerBackupFault) -> StartFault {
+    StartFault::new(exit_code::STATE, e.code(), format!("the mark of a restored folder: {e}"))
+}
+
 fn tls_fault(e: impl std::fmt::Display) -> StartFault {
     StartFault::new(exit_code::STATE, "tls", e.to_string())
 }
@@ -89,7 +94,11 @@ async fn open(config: &Config, ambient: &Ambient, init: bool) -> Result<(Arc<dyn
     let cannot =
         |e: std::io::Error| StartFault::new(exit_code::STATE, "state_folder", format!("{}: {e}", folder.display()));
     std::fs::create_dir_all(folder).map_err(cannot)?;
-    let store: Arc<dyn Store> = SqliteStore::open(&folder.join("server.db")).await.map_err(store_fault)?;
+    let store: Arc<dyn Store> = SqliteStore::open(&folder.join(DATABASE)).await.map_err(store_fault)?;
+    if let Some(mark) = backup::mark(folder).map_err(mark_fault)? {
+        raise_term(&*store, mark, ambient.clock.wall()).await.map_err(office_fault)?;
+        backup::unmark(folder).map_err(mark_fault)?;
+    }
     let office = if init {
         let api_hosts = vec![config.api.ip().to_string()];
         let wish = InitWish { server_name: config.name.clone(), api_hosts, tenants: config.tenants.clone() };
@@ -137,6 +146,7 @@ impl Server {
             statements: statements.clone(),
             gauge: gauge.clone(),
             restarts: restarted,
+            recovering_max_ms: config.recovering_max_s * 1_000,
             metrics: metrics.clone(),
         };
         let add = |e: branchline_node::supervise::SuperviseError| {
@@ -180,7 +190,9 @@ impl Server {
             dispatcher: dispatcher.clone(),
             statements,
         });
-        let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"));
+        // Another one after a restore: children offer what is not settled once more.
+        let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"))
+            ^ u64::from(office.term());
         let door = Door::new(config.link_rate, time.clone(), &metrics);
         let make = ReceptionMaker {
             door: door.clone(),

@@ -3,12 +3,12 @@
 use crate::{
     actors::{
         dispatcher::{
-            CancelOrder, Dispatcher, DocumentsChanged, FindOrder, IssueJob, NodeRevoked, ReissueJob, TenantMade,
+            CancelOrder, Dispatcher, DocumentsChanged, EndRecovery, FindOrder, IssueJob, NodeRevoked, ReissueJob, TenantMade,
             ViewFigures, ViewNodes, WaitComplete,
         },
         trunks::TrunkRegistry,
     },
-    api::control::{Control, NewJob, NodeView, ServerFigures, TokenWish, Whereabouts},
+    api::control::{Control, NewJob, NodeView, RecoveryFigures, ServerFigures, TokenWish, Whereabouts},
     domain::Office,
     store::JobRow,
 };
@@ -70,6 +70,19 @@ impl Control for Steering {
 
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal> {
         self.dispatcher().await?.send(ViewNodes(tenant.clone(), role)).await.map_err(away)
+    }
+
+    fn recovery(&self) -> RecoveryFigures {
+        let now = self.office.time().now().mono;
+        let recovering = self.office.recovery().map(|p| {
+            let left = p.until.since(now).div_ceil(1_000);
+            (p.heard as u64, p.awaited as u64, left)
+        });
+        RecoveryFigures { term: self.office.term(), recovering }
+    }
+
+    async fn end_recovery(&self) -> Result<(), Refusal> {
+        self.dispatcher().await?.send(EndRecovery).await.map_err(away)?
     }
 
     async fn figures(&self) -> Result<ServerFigures, Refusal> {

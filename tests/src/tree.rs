@@ -132,6 +132,7 @@ impl Tree {
             poll_interval_s: 3_600,
             link_rate: Default::default(),
             advertise_link: Vec::new(),
+            recovering_max_s: 600,
             init_if_new: true,
             tenants: tenants.iter().map(|t| (tenant(t), vec![SITE.to_string()])).collect(),
         };

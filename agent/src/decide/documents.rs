@@ -11,6 +11,7 @@ use branchline_protocol::{
     order::Envelope,
     trust::TrustDocument,
 };
+use std::collections::BTreeMap;
 
 /// First bytes of the documents' keys in [`Table::Meta`].
 const KEY: &[u8] = b"document/";
@@ -40,13 +41,16 @@ pub struct Documents {
     time: Option<TimeStatement>,
     /// The statement that was written down last.
     time_written: Option<TimeStatement>,
+    /// The newest of each kind as it came.
+    envelopes: BTreeMap<Kind, Envelope>,
 }
 
 impl Documents {
     /// What the bundle says: its trust document, and its upstreams as the first list.
     pub fn new(me: Me, trust: TrustDocument, first_upstreams: Vec<Upstream>) -> Self {
         let (revocations, upstreams, settings, time) = (None, None, None, None);
-        Documents { me, trust, first_upstreams, revocations, upstreams, settings, time, time_written: None }
+        let (time_written, envelopes) = (None, BTreeMap::new());
+        Documents { me, trust, first_upstreams, revocations, upstreams, settings, time, time_written, envelopes }
     }
 
     /// Takes a document if it is verified and newer than what is here; `None` when it is not newer.
@@ -90,6 +94,7 @@ impl Documents {
         if !newer {
             return Ok(None);
         }
+        self.envelopes.insert(kind, envelope.clone());
         if written {
             let value = rmp_serde::to_vec(envelope).expect("an envelope is plain data");
             batch.put(Table::Meta, key(kind), value);
@@ -144,6 +149,13 @@ impl Documents {
                 Kind::Time => version(&self.time),
             })
             .collect()
+    }
+
+    /// What a restored server asks for, as far as it is newer than what it says it has (OPS-7).
+    pub fn newer_than(&self, asked: &[(Kind, (u32, u64))]) -> Vec<(Kind, Envelope)> {
+        let versions: BTreeMap<Kind, (u32, u64)> = Kind::ALL.into_iter().zip(self.versions()).collect();
+        let newer = asked.iter().filter(|(kind, than)| versions.get(kind).is_some_and(|version| version > than));
+        newer.filter_map(|(kind, _)| Some((*kind, self.envelopes.get(kind)?.clone()))).collect()
     }
 
     /// The newest term seen.

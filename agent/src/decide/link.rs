@@ -16,7 +16,7 @@ use branchline_protocol::{
     order::Envelope,
     record::Lane,
     time::Now,
-    wire::{Ack, Contact, Greeting, Lease, Message, MessageFault, PROTOCOL, Welcome},
+    wire::{Ack, Contact, Greeting, Lease, Message, MessageFault, PROTOCOL, Recalled, Welcome},
 };
 
 impl<D: Defects> AgentCore<D> {
@@ -117,6 +117,13 @@ impl<D: Defects> AgentCore<D> {
                 }
                 at_once(out);
             }
+            Ok(Message::Recall(asked)) => {
+                // Open orders follow as records of this device, durable at each hop.
+                let documents = self.documents.newer_than(&asked.documents);
+                let recalled = Recalled { documents, orders: Vec::new(), last: true };
+                out.push(Effect::Send(Lane::Control, Message::Recalled(recalled)));
+                at_once(out);
+            }
             // Their word is unsigned: only the server's signed orders end anything here.
             Ok(Message::Ended(_) | Message::Ancestors(_)) => at_once(out),
             Ok(
@@ -124,7 +131,8 @@ impl<D: Defects> AgentCore<D> {
                 | Message::Taken(_)
                 | Message::Presence { .. }
                 | Message::Versions(_)
-                | Message::Left(_),
+                | Message::Left(_)
+                | Message::Recalled(_),
             )
             | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);

@@ -2,6 +2,7 @@
 
 pub mod agent_host;
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod cancel;
 pub mod device;
@@ -13,8 +14,10 @@ pub mod job;
 pub mod jobs;
 pub mod load;
 pub mod node;
+pub mod recovery;
 pub mod reissue;
 pub mod restart;
+pub mod restore;
 pub mod revoke;
 pub mod run;
 pub mod settings;

@@ -115,6 +115,10 @@ impl<D: Defects> RelayCore<D> {
                 }
                 self.commit(now, batch, After { effects: vec![release], ..After::default() }, out);
             }
+            Message::Recall(recall) => {
+                self.recall(now, recall, out);
+                out.push(release);
+            }
             Message::Ancestors(chain) => {
                 self.set_ancestors(now, chain, out);
                 out.push(release);

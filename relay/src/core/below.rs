@@ -52,6 +52,8 @@ impl<D: Defects> RelayCore<D> {
         self.bounds.renew(child.node);
         let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
         self.links.insert(child.node, link);
+        // Before any document: what it holds may be what is asked for.
+        self.recall_for(&child, out);
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             let Some((version, envelope)) = self.shelf.get(kind) else { continue };
             if child.greeting.documents.get(index).is_none_or(|has| has < version) {
@@ -89,6 +91,7 @@ impl<D: Defects> RelayCore<D> {
             return;
         }
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
+        self.recall_without(child.node);
         self.bounds.renew(child.node);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
@@ -141,6 +144,7 @@ impl<D: Defects> RelayCore<D> {
             }
             Message::Versions(documents) => self.directory.holds(child.node, &documents),
             Message::Left(left) => self.left(now, child, left, out),
+            Message::Recalled(recalled) => self.recalled(now, child, recalled, out),
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
             }

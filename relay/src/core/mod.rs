@@ -8,6 +8,7 @@ mod below;
 mod bounds;
 mod event;
 mod persist;
+mod recall;
 mod shelf;
 mod state;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The state between events and effects.
 
-use super::{Effect, Event, Shelf, bounds::Bounds, persist};
+use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling};
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
@@ -84,6 +84,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) parent_up: bool,
     pub(super) attachment: u64,
     pub(super) bounds: Bounds,
+    /// What a restored server wants to know, while this link to it lasts.
+    pub(super) recalling: Option<Recalling>,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -111,6 +113,7 @@ impl<D: Defects> RelayCore<D> {
             parent_up: false,
             attachment,
             bounds: Bounds::default(),
+            recalling: None,
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -210,6 +213,7 @@ impl<D: Defects> RelayCore<D> {
             Event::Document(kind, envelope) => self.take_document(now, kind, envelope, Vec::new(), out),
             Event::ParentDown => {
                 self.parent_up = false;
+                self.recalling = None;
                 self.spool.link_down();
             }
             Event::ChildUp(child) => self.child_up(now, child, out),
@@ -248,6 +252,7 @@ impl<D: Defects> RelayCore<D> {
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.expire(now, out);
         self.retry_left(now, out);
+        self.look_at_recall(now, out);
         if !self.facts.is_empty() {
             let mut grouped: BTreeMap<(OrderNumber, u8), Vec<NodeId>> = BTreeMap::new();
             for (order, fact, device) in std::mem::take(&mut self.facts) {

@@ -347,6 +347,7 @@ fn a_relay_whose_clock_is_wrong_hands_orders_on_until_a_statement_tells_it_the_t
         trust_version: 1,
         settings_version: 1,
         revocations_version: 1,
+        restored_from: None,
     };
     bench.hold = true;
     let seen = bench.feed(Event::Alive(statement.seal(&server_key())));

@@ -5,10 +5,12 @@
 
 mod again;
 mod issue;
+mod recovery;
 mod views;
 
 pub use again::{CancelOrder, ReissueJob};
 pub use issue::IssueJob;
+pub use recovery::EndRecovery;
 pub use views::{FindOrder, ViewFigures, ViewNodes};
 
 use crate::{
@@ -74,6 +76,8 @@ pub struct Parts {
     pub gauge: SharedGauge,
     /// Restarts of the node's actors.
     pub restarts: Arc<AtomicU64>,
+    /// Milliseconds that a restored server listens to its children at most.
+    pub recovering_max_ms: u64,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -125,7 +129,14 @@ impl Dispatcher {
         let mut effects = Vec::new();
         self.core.handle(self.parts.time.now(), event, &mut effects);
         for effect in effects {
-            self.perform(effect);
+            match effect {
+                Effect::Learned(learned) => self.keep_learned(*learned, ctx),
+                Effect::Revoke(tenant, nodes) => self.revoke_again(tenant, nodes, ctx),
+                other => self.perform(other),
+            }
+        }
+        if let Some(recovery) = self.core.recovery() {
+            self.parts.office.set_recovery(recovery.progress());
         }
         self.pump(ctx);
     }
@@ -154,6 +165,7 @@ impl Dispatcher {
                     let _ = issuer.send(());
                 }
             }
+            Effect::Learned(_) | Effect::Revoke(..) => unreachable!("`feed` takes them"),
         }
     }
 
@@ -247,6 +259,7 @@ impl Dispatcher {
             self.feed(Event::Tenant(tenant.clone()), ctx);
             self.take_documents(&tenant, ctx);
         }
+        self.begin_recovery(ctx);
         self.state_time(ctx);
         self.publish_facts();
         ctx.run_interval(Duration::from_secs(STATEMENT_S), |actor, ctx| actor.state_time(ctx));

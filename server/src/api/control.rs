@@ -95,6 +95,15 @@ pub struct ServerFigures {
     pub gateways: Vec<(NodeId, String, u32, u32)>,
 }
 
+/// Whether a restored server is still listening to its children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryFigures {
+    /// The server's term.
+    pub term: u32,
+    /// Children heard, children awaited, and seconds until it is over at the latest; `None`: it is not recovering.
+    pub recovering: Option<(u64, u64, u64)>,
+}
+
 /// The running server, as the API's handlers see it.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
@@ -108,6 +117,10 @@ pub trait Control: Send + Sync + 'static {
     async fn whereabouts(&self, tenant: &TenantId, order: OrderNumber, device: NodeId) -> Result<Whereabouts, Refusal>;
     /// Every node of the tenant, by role if one is given, with its standing.
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
+    /// Whether the server recovers, and how far it is (OPS-7).
+    fn recovery(&self) -> RecoveryFigures;
+    /// Ends a recovery before its time. 409 `not_recovering`.
+    async fn end_recovery(&self) -> Result<(), Refusal>;
     /// The server's own figures.
     async fn figures(&self) -> Result<ServerFigures, Refusal>;
     /// Returns when the job has no device short of its end, or after `ms` at the latest (at most 30,000).

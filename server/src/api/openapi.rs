@@ -18,6 +18,7 @@ use utoipa::{
         routes::tokens::enrol_token, routes::tokens::bundle,
         routes::nodes::revoke, routes::nodes::gateways, routes::nodes::gateway_address,
         routes::settings::show, routes::settings::change,
+        routes::recovery::show, routes::recovery::end,
         routes::sites::list, routes::sites::add,
         routes::audit::list, routes::audit::dead_letters,
         routes::tenants::list, routes::tenants::add,

@@ -1,7 +1,7 @@
 //! The JSON of DESIGN 9. Scripts rely on these shapes: fields may be added, none changes its meaning.
 
 use super::{
-    control::{NodeView, ServerFigures},
+    control::{NodeView, RecoveryFigures, ServerFigures},
     select::Names,
 };
 use crate::store::{InventorySummary, JobDeviceRow, JobHead, JobRow};
@@ -347,13 +347,13 @@ pub struct TreeNodeView {
 }
 
 /// The server's own row; its figures only where all of them are the caller's business.
-pub fn tree_server(figures: &ServerFigures, all: bool) -> TreeNodeView {
+pub fn tree_server(figures: &ServerFigures, recovery: RecoveryFigures, all: bool) -> TreeNodeView {
     TreeNodeView {
         id: figures.id.clone(),
         name: figures.name.clone(),
         role: "server".into(),
         parent: None,
-        state: "online",
+        state: if recovery.recovering.is_some() { "recovering" } else { "online" },
         unreachable_since: None,
         slots: if all { figures.slots.clone() } else { Value::Null },
         queues: if all { figures.queues.clone() } else { Value::Null },

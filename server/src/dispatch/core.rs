@@ -3,12 +3,14 @@
 mod cancel;
 mod event;
 mod orders;
+mod recall;
 
 pub use cancel::CANCELLING;
 pub(super) use cancel::{cancel_told, given_back};
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
+pub(super) use recall::{take_order, trust};
 use orders::{
     attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
     tell_ended,
@@ -17,6 +19,7 @@ use orders::{
 use super::{
     intake::{self, Preloaded},
     left,
+    recovery::Recovery,
     streams::Streams,
 };
 use crate::store::{AuditRow, NodeRow, Op};
@@ -85,6 +88,8 @@ pub struct TenantState {
     pub suspended: BTreeSet<NodeId>,
     /// Newest documents by kind and site.
     pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
+    /// Cancels that came back from below and that the store had not: what each of them cancels (OPS-7).
+    pub(super) recalled: BTreeMap<OrderNumber, OrderNumber>,
 }
 
 /// All tenants, and what waits for commits.
@@ -95,6 +100,10 @@ pub struct Core<D: Defects = NoDefects> {
     tenants: BTreeMap<TenantId, TenantState>,
     next_token: Token,
     waiting: BTreeMap<Token, After>,
+    /// The server's term.
+    term: u32,
+    /// While a restored server listens to its children: nothing goes down (OPS-7).
+    recovery: Option<Recovery>,
 }
 
 /// What happens once a commit is durable.
@@ -268,6 +277,13 @@ impl<D: Defects> Core<D> {
             Event::Revoked(tenant, node) => self.revoked(now, &tenant, node, out),
             Event::Committed(token) => self.committed(now, token, out),
             Event::Tick => self.tick(now, out),
+            Event::Term(term) => self.term = term,
+            Event::Recover(recovery) => self.recover_by(now, *recovery, out),
+            Event::EndRecovery => {
+                self.recovery.iter_mut().for_each(Recovery::end);
+                self.look_at_recovery(now, out);
+            }
+            Event::Recovered(term) => self.recovered(now, term, out),
         }
     }
 
@@ -309,7 +325,13 @@ impl<D: Defects> Core<D> {
         }
         state.directory.holds(child.node, &child.greeting.documents);
         state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), ..Link::default() });
-        send_documents(state, &child, out);
+        if let Some(recall) = recall::recall_for(&self.recovery, self.term, state, &child) {
+            // Before any document: what it holds may be what is asked for.
+            out.push(Effect::Send(child.node, child.session, Lane::Control, Message::Recall(recall)));
+        }
+        if self.recovery.is_none() {
+            send_documents(state, &child, out);
+        }
         match child.gateway {
             Some(gateway) => state.gateways.insert(child.node, gateway),
             None => state.gateways.remove(&child.node),
@@ -462,6 +484,9 @@ impl<D: Defects> Core<D> {
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
             Message::Left(left) => left::left(state, now, child, left, &mut work),
+            Message::Recalled(recalled) => {
+                recall::recalled(&mut self.recovery, self.term, state, now, child, recalled, &mut work);
+            }
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down");
             }
@@ -472,6 +497,7 @@ impl<D: Defects> Core<D> {
         if let Some(state) = self.tenants.get_mut(&child.tenant) {
             end_poll(state, child.node, self.waiting.len(), out);
         }
+        self.look_at_recovery(now, out);
     }
 
     fn issue(&mut self, now: Now, issue: Issue, out: &mut Vec<Effect>) {
@@ -506,6 +532,7 @@ impl<D: Defects> Core<D> {
         if let Some(row) = state.nodes.get_mut(&node) {
             row.revoked_at = Some(now.node);
         }
+        self.recovery.iter_mut().for_each(|recovery| recovery.gone(tenant, node));
         if let Some(link) = state.links.remove(&node) {
             let refusal = Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token");
             out.push(Effect::Refuse(node, link.session, refusal));
@@ -530,7 +557,9 @@ impl<D: Defects> Core<D> {
             state.directory.expire(now.node);
             let mut work = Work::default();
             work.look.extend(left::retry(state, now));
-            for row in state.ledger.overdue(now.node) {
+            // What came to an end below may not have been told yet.
+            let overdue = if self.recovery.is_some() { Vec::new() } else { state.ledger.overdue(now.node) };
+            for row in overdue {
                 let open = state.orders.get(&row.order);
                 let free = row.free || (D::SEEDED && self.defects.has(Defect::EXPIRES_HELD));
                 let cancelling = open.is_some_and(|o| o.cancelling.contains(&row.device));
@@ -547,6 +576,7 @@ impl<D: Defects> Core<D> {
                 self.commit(now, &tenant, work, After::default(), out);
             }
         }
+        self.look_at_recovery(now, out);
     }
 
     fn commit(&mut self, now: Now, tenant: &TenantId, work: Work, mut after: After, out: &mut Vec<Effect>) {
@@ -575,7 +605,7 @@ impl<D: Defects> Core<D> {
 
     /// Offers what waits for these devices; to a child that is no holder yet once it durably is.
     fn look(&mut self, now: Now, tenant: &TenantId, devices: &[NodeId], out: &mut Vec<Effect>) {
-        if devices.is_empty() {
+        if devices.is_empty() || self.recovery.is_some() {
             return;
         }
         let Some(state) = self.tenants.get_mut(tenant) else { return };

@@ -1,6 +1,8 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
-use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back};
+use super::core::{
+    Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust,
+};
 use crate::store::{AuditRow, DEAD_LETTER_BYTES_MAX, DeadLetterRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{
@@ -9,6 +11,7 @@ use branchline_protocol::{
     id::{NodeId, OrderNumber, Role},
     inventory::{ApplyFault, CLOCK_SKEW_MS, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
+    order::{OrderMessage, verify_order},
     record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
     time::{Millis, Now},
     wire::Message,
@@ -235,6 +238,9 @@ fn apply(
             let (order, to, reason, at) = (result.order, State::from(result.end), result.reason, now.node);
             let open = state.orders.get(&order).filter(|open| open.open.contains_key(&device));
             let Some(target) = open.map(|open| open.target) else {
+                if let Some(target) = state.recalled.get(&order).copied() {
+                    cancel_told(state, now, target, device, reason.as_deref(), work);
+                }
                 // The first result stands. Only an end that the server had concluded from silence gives way, once.
                 let tenant = child.tenant.clone();
                 work.ops.push(Op::LateResult { tenant, order, device, state: to, reason, at, result: row });
@@ -244,6 +250,17 @@ fn apply(
                 cancel_told(state, now, target, device, reason.as_deref(), work);
             }
             end(state, order, device, Over { state: to, reason, at, result: Some(row) }, Some(child.node), work);
+        }
+        class::ORDER => {
+            let message: OrderMessage = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
+            let trust = trust(state).ok_or("malformed")?;
+            let verified = verify_order(&message, &child.tenant, &trust).map_err(|fault| fault.code())?;
+            // A device tells of its own orders only.
+            let mut leaves = message.proof.leaves.iter();
+            if !leaves.all(|(_, leaf)| leaf.device == device) {
+                return Err("foreign");
+            }
+            take_order(state, now, &child.tenant, verified.payload, message, work);
         }
         class::PROGRESS => {
             let progress: Progress = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;

@@ -5,6 +5,7 @@
 mod core;
 mod intake;
 mod left;
+pub mod recovery;
 mod standing;
 mod streams;
 #[cfg(test)]

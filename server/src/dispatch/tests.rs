@@ -492,5 +492,6 @@ fn adm_2_a_poll_ends_when_what_it_was_offered_is_taken() {
 }
 
 mod random;
+mod recovery;
 mod scenarios;
 mod steering;

@@ -74,6 +74,7 @@ impl Office {
     /// Refuses a node from now on, everywhere, with every epoch it has had (ENR-9). Once durable, the newest list is
     /// answered; a node that is revoked already changes nothing. 404 `no_such_node`.
     pub async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Revoked, Refusal> {
+        self.may_issue()?;
         let turn = self.turn().await;
         let mut row = self.node_row(tenant, node).await?.ok_or_else(no_such_node)?;
         let now = self.now();
@@ -127,6 +128,7 @@ impl Office {
         device: NodeId,
         suspended: bool,
     ) -> Result<Envelope, Refusal> {
+        self.may_issue()?;
         let turn = self.turn().await;
         let row =
             self.node_row(tenant, device).await?.filter(|row| row.revoked_at.is_none()).ok_or_else(no_such_node)?;
@@ -164,12 +166,15 @@ impl Office {
     }
 
     /// The server's word on time, newer than every one before it; `None` for an unknown tenant. `floor`: orders below
-    /// it are settled everywhere.
+    /// it are settled everywhere. A server that was restored states nothing before it has heard its children.
     ///
     /// Its version is the time itself unless the clock stood or went back, so it rises across restarts without being
     /// stored; a clock set back gives statements that children ignore until it has caught up, as node time demands.
     pub fn time_statement(&self, tenant: &TenantId, now: Millis, floor: u64) -> Option<Envelope> {
         self.write(|state| {
+            if state.recovery.is_some() {
+                return None;
+            }
             let version = state.last_statement.saturating_add(1).max(u64::try_from(now.0).unwrap_or(0));
             let held = state.tenants.get(tenant)?;
             state.last_statement = version;
@@ -182,6 +187,7 @@ impl Office {
                 trust_version: held.trust.0.version,
                 settings_version: held.settings.0.version,
                 revocations_version: held.revocations.0.version,
+                restored_from: state.restored_from,
             };
             Some(statement.seal(&held.keys.signer))
         })
@@ -196,6 +202,7 @@ impl Office {
 
     /// All gateways' public addresses, as children are told from now on. 422 `bad_address` or `bad_certificate`.
     pub async fn set_gateways(&self, who: &str, gateways: Vec<GatewayAddress>) -> Result<(), Refusal> {
+        self.may_issue()?;
         let gateways = gateways.into_iter().map(checked).collect::<Result<Vec<_>, _>>()?;
         if gateways.len() > GATEWAYS_MAX {
             let message = format!("{} gateways, at most {GATEWAYS_MAX} are allowed", gateways.len());
@@ -207,6 +214,7 @@ impl Office {
     /// One more gateway's public address, or another root for one that is known.
     pub async fn add_gateway(&self, who: &str, public: String, outer_root: Option<Bytes>) -> Result<(), Refusal> {
         let new = checked(GatewayAddress { public, outer_root })?;
+        self.may_issue()?;
         if self.gateways().iter().filter(|g| g.public != new.public).count() >= GATEWAYS_MAX {
             let message = format!("there are {GATEWAYS_MAX} gateways already");
             return Err(Refusal::new(422, "too_many_gateways", message));
@@ -226,6 +234,7 @@ impl Office {
     /// Where a relay listens for links: `host:port` each. 404 `no_such_node` for anything but a relay in service.
     pub async fn set_addresses(&self, tenant: &TenantId, relay: NodeId, addresses: Vec<String>) -> Result<(), Refusal> {
         hosts_of(&addresses)?;
+        self.may_issue()?;
         let turn = self.turn().await;
         let draft = self.read(|state| {
             let held = state.tenants.get(tenant)?;
@@ -258,6 +267,10 @@ impl Office {
             return Ok(());
         }
         let lists: Vec<Relisted> = self.read(|state| {
+            // All lists are made anew when the recovery is over.
+            if state.recovery.is_some() {
+                return Vec::new();
+            }
             let changed = Changed { ways: Some(&ways), ..Changed::default() };
             state.tenants.iter().flat_map(|(tenant, held)| relist(state, tenant, held, changed)).collect()
         });

@@ -6,11 +6,15 @@ use super::{
     files,
     names::{Host, check_site_name, host_of},
     office::{CHANGES_KEPT, Draft, Inner, Office, SiteState, State, TenantState, WAYS, audit, parents_key},
+    recovery::{RECOVERING, RESTORED_FROM},
     tenant_keys::{TenantKeys, first_revocations, loopback, seal},
     tokens::{SECRET_BYTES, new_secret, secret_hash},
     upstreams::{Changed, Parents, RelayWays, relist},
 };
-use crate::store::{ApiTokenRow, NodeRow, Op, Store, StoreError};
+use crate::{
+    dispatch::recovery::Progress,
+    store::{ApiTokenRow, NodeRow, Op, Store, StoreError},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use branchline_node::{
     identity::{
@@ -40,7 +44,7 @@ use tokio::sync::{broadcast, watch};
 
 const SERVER_ID: &str = "server_id";
 const SERVER_NAME: &str = "server_name";
-const TERM: &str = "term";
+pub(super) const TERM: &str = "term";
 const API_HOSTS: &str = "api_hosts";
 
 /// Why there is no office, or no new tenant in it.
@@ -146,6 +150,10 @@ impl Office {
             store.commit(ops).await?;
         }
         let office = Self::load(folder, store, ambient, Some(&wish.server_name)).await?;
+        if office.recovery().is_some() {
+            // What is missing is made at the next start: a server that recovers issues nothing.
+            return Ok(office);
+        }
         let system = TenantId::system();
         if !office.knows(&system) {
             office.make_tenant("init", &system, Vec::new(), &hosts).await?;
@@ -213,7 +221,10 @@ impl Office {
             let held = load_tenant(&*store, &tenant, keys, &rows, &time).await?;
             tenants.insert(tenant, held);
         }
-        let state = State { server, server_name, term, ways, tenants, last_statement: 0 };
+        let restored_from = meta_value(&*store, RESTORED_FROM).await?;
+        let listens = store.meta(RECOVERING).await?.is_some_and(|value| !value.is_empty());
+        let recovery = listens.then(|| Progress { heard: 0, awaited: 0, until: time.now().mono });
+        let state = State { server, server_name, term, ways, tenants, last_statement: 0, restored_from, recovery };
         let office = Office(Arc::new(Inner {
             folder: folder.to_owned(),
             store,
@@ -359,12 +370,12 @@ fn keys_folder(folder: &Path, tenant: &TenantId) -> PathBuf {
     folder.join("tenants").join(tenant.as_str())
 }
 
-async fn meta_text(store: &dyn Store, key: &str) -> Result<Option<String>, OfficeFault> {
+pub(super) async fn meta_text(store: &dyn Store, key: &str) -> Result<Option<String>, OfficeFault> {
     let bytes = store.meta(key).await?;
     bytes.map(|b| String::from_utf8(b.to_vec())).transpose().map_err(|_| OfficeFault::BadValue(key.into()))
 }
 
-async fn meta_value<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<Option<T>, OfficeFault> {
+pub(super) async fn meta_value<T: DeserializeOwned>(store: &dyn Store, key: &str) -> Result<Option<T>, OfficeFault> {
     let bytes = store.meta(key).await?;
     bytes.map(|b| rmp_serde::from_slice(&b)).transpose().map_err(|_| OfficeFault::BadValue(key.into()))
 }
@@ -390,7 +401,7 @@ fn keep_server_id(folder: &Path, server: NodeId) -> Result<(), OfficeFault> {
     }
 }
 
-fn listeners(
+pub(super) fn listeners(
     keys: &TenantKeys,
     trust: &TrustDocument,
     time: &NodeTime,

@@ -9,13 +9,16 @@ mod founding;
 pub mod names;
 mod office;
 pub mod reception;
+mod recovery;
 mod settings;
 mod tenant_keys;
 pub mod tokens;
 pub mod upstreams;
 
 pub use founding::{InitWish, OfficeFault};
+pub(crate) use files::{rename, sync_folder};
 pub use office::{Office, TenantTls};
+pub use recovery::raise_term;
 
 #[cfg(test)]
 mod tests;

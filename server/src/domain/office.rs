@@ -15,7 +15,10 @@ use super::{
     tokens::{distinct, secret_hash},
     upstreams::{Changed, Parents, RelayWays, Relisted, Ways, relist},
 };
-use crate::store::{AuditRow, Op, Store, StoreError};
+use crate::{
+    dispatch::recovery::Progress,
+    store::{AuditRow, Op, Store, StoreError},
+};
 use branchline_node::{identity::Identity, node::Ambient, time::NodeTime};
 use branchline_protocol::{
     document::{Revocations, Settings, UpstreamList},
@@ -78,6 +81,10 @@ pub(super) struct State {
     pub ways: Ways,
     pub tenants: BTreeMap<TenantId, TenantState>,
     pub last_statement: u64,
+    /// From which state the present term began, if the server was ever restored.
+    pub restored_from: Option<Millis>,
+    /// While children are heard first: nothing is issued.
+    pub recovery: Option<Progress>,
 }
 
 pub(super) struct TenantState {
@@ -169,6 +176,7 @@ impl Office {
     /// Makes a tenant with its keys and sites; answers the secret of its API token, which is also in
     /// `tokens/<tenant>`. 409 `duplicate_tenant`, 422 for bad sites.
     pub async fn add_tenant(&self, who: &str, tenant: TenantId, sites: Vec<String>) -> Result<String, Refusal> {
+        self.may_issue()?;
         if self.knows(&tenant) {
             let message = format!("there is a tenant {tenant} already");
             return Err(Refusal::new(409, "duplicate_tenant", message).field("name"));
@@ -183,6 +191,7 @@ impl Office {
     /// Defines a site (TOP-16). 409 `duplicate_site`, 422 `bad_name`, 404 `no_such_tenant`.
     pub async fn add_site(&self, tenant: &TenantId, who: &str, name: String) -> Result<(), Refusal> {
         check_site_name(&name)?;
+        self.may_issue()?;
         let turn = self.turn().await;
         let (known, taken) = self.read(|state| match state.tenants.get(tenant) {
             Some(held) => (true, held.sites.contains_key(&name)),

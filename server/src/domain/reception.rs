@@ -150,6 +150,7 @@ impl Office {
     }
 
     async fn admit(&self, request: EnrolRequest) -> Result<(Admitted, EnrolAnswer), Denied> {
+        self.may_issue()?;
         let turn = self.turn().await;
         let now = self.now();
         let token = self.0.store.token(secret_hash(&request.token)).await?;

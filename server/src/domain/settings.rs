@@ -21,6 +21,7 @@ impl Office {
     /// change nothing. 422 with the field, 404 `no_such_tenant`, 409 `conflict`.
     pub async fn set_settings(&self, tenant: &TenantId, who: &str, wanted: Settings) -> Result<Settings, Refusal> {
         wanted.check()?;
+        self.may_issue()?;
         let turn = self.turn().await;
         let held = self.settings(tenant)?;
         if wanted.version != held.version {

@@ -59,6 +59,7 @@ impl Office {
         who: &str,
         wish: &TokenWish,
     ) -> Result<(String, Millis), Refusal> {
+        self.may_issue()?;
         let turn = self.turn().await;
         let minted = self.mint(tenant, who, wish)?;
         self.keep(turn, Draft::of(minted.ops)).await.map_err(store_refusal)?;
@@ -70,6 +71,7 @@ impl Office {
     ///
     /// As [`Office::make_token`], and 404 `no_such_parent`, 409 `no_route` and `no_gateway`.
     pub async fn bundle(&self, tenant: &TenantId, who: &str, wish: &TokenWish) -> Result<(String, Millis), Refusal> {
+        self.may_issue()?;
         let turn = self.turn().await;
         let mut minted = self.mint(tenant, who, wish)?;
         let (text, parents, lists) = self.read(|state| {

@@ -189,6 +189,8 @@ pub(super) struct Changed<'c> {
     pub relays: Option<&'c BTreeMap<NodeId, RelayWays>>,
     /// A site, new or with other parents.
     pub site: Option<(&'c str, &'c Parents)>,
+    /// Every list is made anew in this term, the same or not.
+    pub anew: Option<u32>,
 }
 
 /// The lists of one tenant that become others, each a version newer and signed.
@@ -206,11 +208,12 @@ pub(super) fn relist(state: &State, tenant: &TenantId, held: &TenantState, chang
             .map(|(id, relay)| relay.upstream(id))
             .chain([ways.server(state.server, &state.server_name, parents.server_ways())])
             .collect();
-        if old.is_some_and(|old| old.upstreams == upstreams) {
+        if changed.anew.is_none() && old.is_some_and(|old| old.upstreams == upstreams) {
             return None;
         }
         let version = old.map_or(1, |old| old.version + 1);
-        let list = UpstreamList { tenant: tenant.clone(), site: site.into(), term: state.term, version, upstreams };
+        let term = changed.anew.unwrap_or(state.term);
+        let list = UpstreamList { tenant: tenant.clone(), site: site.into(), term, version, upstreams };
         let envelope = list.seal(&held.keys.signer);
         Some(Relisted { tenant: tenant.clone(), site: site.into(), list, envelope })
     };

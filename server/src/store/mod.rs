@@ -6,6 +6,7 @@
 mod codec;
 mod heads;
 mod read;
+mod snapshot;
 mod sqlite;
 mod summary;
 mod write;
@@ -15,6 +16,7 @@ mod writer;
 mod tests;
 
 pub use heads::{InventorySummary, JobHead};
+pub use snapshot::Snapshot;
 pub use sqlite::SqliteStore;
 pub use summary::{Summary, summary};
 
@@ -289,6 +291,9 @@ pub enum Op {
     ApiToken(ApiTokenRow),
     /// A new job with all its devices, as they stand at issue.
     Job(Box<JobRow>, Vec<JobDeviceRow>),
+    /// A job of the server's own that its store does not know, with devices of it: it came back from below (OPS-7). What
+    /// is there already stays as it is; where another job has its number nothing is kept.
+    Recalled(Box<JobRow>, Vec<JobDeviceRow>),
     /// One device of a job changed. Written as told: whether an end may change is the caller's rule. A device that is
     /// not of the job changes nothing, and its result is not kept.
     JobDevice {

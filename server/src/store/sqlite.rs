@@ -5,6 +5,7 @@ use super::{
     Store, StoreError, StreamRow, TokenRow,
     codec::database,
     read,
+    snapshot::{self, Snapshot},
     writer::{QUEUE_BATCHES_MAX, Waiting, Writer, WriterState},
 };
 use async_trait::async_trait;
@@ -93,6 +94,14 @@ impl SqliteStore {
         Ok(Arc::new(SqliteStore { readers, queue: Mutex::new(Some(queue)), writer, state }))
     }
 
+    /// Copies the database in `path`, as it is at one instant, into the new file `into` (mode 0600); others may have it
+    /// open. What is committed when this is called is in the copy.
+    ///
+    /// Fails with [`StoreError::NewerFormat`] or [`StoreError::Database`].
+    pub async fn snapshot(path: &Path, into: &Path) -> Result<Snapshot, StoreError> {
+        snapshot::snapshot(path, into).await
+    }
+
     fn refusal(&self) -> StoreError {
         StoreError::Stopped(self.state.stopped.borrow().clone().unwrap_or_else(|| "it is closed".into()))
     }
@@ -112,7 +121,8 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+/// Refuses a store of a newer build.
+pub(super) async fn check_format(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let known = FORMATS.iter().map(|(number, _, _)| *number).max().unwrap_or(0);
     let attempt = "reading the store's format";
     let table = "SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
@@ -125,6 +135,11 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
             return Err(StoreError::NewerFormat { found, known });
         }
     }
+    Ok(())
+}
+
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    check_format(connection).await?;
     let migrations = FORMATS.iter().map(|(number, what, sql)| {
         let sql: SqlStr = (*sql).into_sql_str();
         Migration::new(i64::from(*number), (*what).into(), MigrationType::Simple, sql, false)

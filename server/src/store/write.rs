@@ -2,6 +2,7 @@
 //! are gathered and written many rows a statement; everything else is one prepared statement an op.
 
 mod inventory;
+mod recalled;
 
 use super::{
     DEAD_LETTERS_MAX, DeadLetterRow, INVENTORY_HISTORY_MAX, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, StreamRow,
@@ -362,6 +363,7 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
                 .await?;
         }
         Op::DeadLetter(row) => dead_letter(connection, row).await?,
+        Op::Recalled(row, devices) => recalled::recalled(connection, *row, devices).await?,
         Op::JobDevice { .. } | Op::Holders { .. } | Op::Stream(..) => unreachable!("gathered by `apply`"),
     }
     Ok(())

@@ -267,6 +267,10 @@ pub struct TimeStatement {
     pub settings_version: u64,
     /// Newest revocation list.
     pub revocations_version: u64,
+    /// When the state was saved that the server was restored to last; what was settled after that it may not know.
+    /// `None`: it never was (OPS-7).
+    #[serde(default)]
+    pub restored_from: Option<Millis>,
 }
 
 macro_rules! document {

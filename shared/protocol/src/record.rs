@@ -107,6 +107,8 @@ pub mod class {
     pub const RECEIPT: u16 = 7;
     /// An operation log entry.
     pub const LOG: u16 = 8;
+    /// [`crate::order::OrderMessage`]: an order as it came to a device, for a restored server that may not know it.
+    pub const ORDER: u16 = 9;
 }
 
 /// One record of a stream.

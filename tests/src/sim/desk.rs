@@ -64,7 +64,6 @@ impl Desk {
             root: Signer::from_seed(&[9; 32]).public(),
             trust,
             revocations,
-            revocations_version: 1,
             suspended: BTreeSet::new(),
             signer,
             accepted: BTreeSet::new(),
@@ -121,6 +120,7 @@ impl Desk {
             trust_version: 1,
             settings_version: 0,
             revocations_version: self.revocations_version,
+            restored_from: None,
         }
         .seal(&self.signer)
     }

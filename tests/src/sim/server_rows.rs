@@ -167,6 +167,29 @@ impl ServerRows {
                 }
                 self.jobs.insert(key, job);
             }
+            Op::Recalled(row, devices) => {
+                let key = (row.tenant.clone(), row.id);
+                let taken = |(of, other): (&(TenantId, JobId), &Job)| {
+                    of.0 == row.tenant && of.1 != row.id && other.row.number == row.number
+                };
+                if self.jobs.iter().any(taken) {
+                    return Ok(());
+                }
+                let job = self
+                    .jobs
+                    .entry(key.clone())
+                    .or_insert_with(|| Job { row: JobRow::clone(row), devices: Vec::new() });
+                for device in devices.iter().filter(|device| device.device.is_ok()) {
+                    if !job.devices.iter().any(|known| known.device == device.device) {
+                        let new = JobDeviceRow { delivered_at: None, late: false, ..device.clone() };
+                        job.devices.push(JobDeviceRow { holders: Vec::new(), result: None, ..new });
+                    }
+                }
+                job.devices.sort_by_key(|d| (d.leaf.is_none(), d.leaf));
+                if job.is_open() {
+                    self.open.insert(key);
+                }
+            }
             Op::Holders { tenant, job, device, holders } => {
                 if let Some(row) = self.device(tenant, *job, *device) {
                     row.holders.clone_from(holders);

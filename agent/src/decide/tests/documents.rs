@@ -17,6 +17,7 @@ pub(super) fn statement(version: u64, time: i64, order_floor: u64) -> TimeStatem
         trust_version: 1,
         settings_version: 1,
         revocations_version: 1,
+        restored_from: None,
     }
 }
 

@@ -108,6 +108,7 @@ fn statement(time: u64, version: u64) -> Envelope {
         trust_version,
         settings_version,
         revocations_version,
+        restored_from: None,
     };
     statement.seal(&server_key())
 }

@@ -67,6 +67,7 @@ impl Handler<ReissueJob> for Dispatcher {
 
 impl Dispatcher {
     fn cancel(&mut self, tenant: TenantId, who: String, job: JobId) -> Result<CancelJob, Refusal> {
+        self.parts.office.may_issue()?;
         let plan = self
             .core
             .cancel_plan(&tenant, job)
@@ -95,6 +96,7 @@ impl Dispatcher {
     }
 
     fn reissue(&mut self, ReissueJob { who, job, devices }: ReissueJob) -> Result<crate::dispatch::Issue, Refusal> {
+        self.parts.office.may_issue()?;
         let unreadable = |e: rmp_serde::decode::Error| Refusal::new(500, "internal", format!("job {}: {e}", job.id));
         let old: Payload = rmp_serde::from_slice(&job.envelope.payload).map_err(unreadable)?;
         let state =

@@ -72,6 +72,7 @@ impl Candidate for Seen<'_> {
 
 impl Dispatcher {
     fn prepare(&mut self, IssueJob { tenant, who, job }: IssueJob) -> Result<Issue, Refusal> {
+        self.parts.office.may_issue()?;
         let verb = job::verb(&job.verb).ok_or_else(|| {
             let known: Vec<&str> = job::VERBS.iter().map(|v| v.name).collect();
             Refusal::new(422, "unknown_verb", format!("known verbs: {}", known.join(", "))).field("verb")

@@ -5,6 +5,7 @@ pub mod devices;
 pub mod explain;
 pub mod jobs;
 pub mod nodes;
+pub mod recovery;
 pub mod settings;
 pub mod sites;
 pub mod status;
@@ -61,6 +62,8 @@ routes! {
     post "/api/v1/gateways" => nodes::gateway_address;
     get "/api/v1/settings" => settings::show;
     put "/api/v1/settings" => settings::change;
+    get "/api/v1/recovery" => recovery::show;
+    post "/api/v1/recovery/end" => recovery::end;
     get "/api/v1/sites" => sites::list;
     post "/api/v1/sites" => sites::add;
     get "/api/v1/tenants" => tenants::list;

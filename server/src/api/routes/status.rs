@@ -1,7 +1,7 @@
 //! What the node says of itself. `/getstatus` and `/metrics` need no token: they stand on the private port and tell
 //! nothing of any tenant by name.
 
-use super::{Answer, Shared};
+use super::{Answer, Shared, recovery::RecoveryView};
 use crate::api::{BUILD, auth::Caller, input::Params, openapi};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -16,13 +16,17 @@ pub struct StatusView {
     uptime_s: u64,
     /// The server's id.
     server_id: String,
+    /// Its term, and how far its recovery is if it was restored.
+    #[serde(flatten)]
+    recovery: RecoveryView,
 }
 
 /// That it runs, since when, and which build.
 #[utoipa::path(get, path = "/getstatus", tag = "status", security(()), responses((status = 200, body = StatusView)))]
 pub async fn getstatus(shared: Shared) -> HttpResponse {
     let uptime_s = shared.ambient.clock.mono().since(shared.started_at) / 1_000;
-    HttpResponse::Ok().json(StatusView { build: BUILD, uptime_s, server_id: shared.server_id.to_string() })
+    let (server_id, recovery) = (shared.server_id.to_string(), RecoveryView::from(shared.control.recovery()));
+    HttpResponse::Ok().json(StatusView { build: BUILD, uptime_s, server_id, recovery })
 }
 
 /// The text Prometheus scrapes.

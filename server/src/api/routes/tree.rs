@@ -24,7 +24,7 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
         let key = |v: &crate::api::control::NodeView| (v.node.role, v.node.name.clone(), v.node.id);
         key(a).cmp(&key(b))
     });
-    let mut nodes = vec![views::tree_server(&figures, all)];
+    let mut nodes = vec![views::tree_server(&figures, shared.control.recovery(), all)];
     nodes.extend(figures.gateways.iter().map(|gateway| views::tree_gateway(&figures.id, gateway, all)));
     nodes.extend(views.iter().map(|view| views::tree_node(&figures.id, view)));
     Ok(HttpResponse::Ok().json(TreeView { nodes }))

@@ -15,7 +15,7 @@ mod tenants;
 
 use super::{
     ApiState, Control, configure,
-    control::{NewJob, NodeView, ServerFigures, Standing, TokenWish, Whereabouts},
+    control::{NewJob, NodeView, RecoveryFigures, ServerFigures, Standing, TokenWish, Whereabouts},
     select::{Target, names},
 };
 use crate::store::{ApiTokenRow, JobDeviceRow, JobRow, NodeRow, Op, ResultRow, SqliteStore, Store};
@@ -224,13 +224,15 @@ struct FakeControl {
     /// Answered to whatever is ordered, if set.
     refusal: Mutex<Option<Refusal>>,
     settings: Mutex<Settings>,
+    recovery: Mutex<RecoveryFigures>,
 }
 
 impl FakeControl {
     fn new(store: Arc<SqliteStore>) -> FakeControl {
         let settings = Mutex::new(Settings::first(tenant("a"), 1));
         let (said, jobs, whereabouts, refusal) = Default::default();
-        FakeControl { store, nodes: vec![], said, jobs, whereabouts, refusal, settings }
+        let recovery = Mutex::new(RecoveryFigures { term: 1, recovering: None });
+        FakeControl { store, nodes: vec![], said, jobs, whereabouts, refusal, settings, recovery }
     }
 
     /// Everything it was told to do, in order.
@@ -290,6 +292,16 @@ impl FakeControl {
 
 #[async_trait]
 impl Control for FakeControl {
+    fn recovery(&self) -> RecoveryFigures {
+        *self.recovery.lock().unwrap()
+    }
+
+    async fn end_recovery(&self) -> Result<(), Refusal> {
+        self.hear("end the recovery".into())?;
+        self.recovery.lock().unwrap().recovering = None;
+        Ok(())
+    }
+
     async fn issue(&self, tenant: &TenantId, who: &str, job: NewJob) -> Result<JobId, Refusal> {
         let nodes = self.nodes(tenant, None).await?;
         let names = names(&nodes);

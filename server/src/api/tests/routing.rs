@@ -56,7 +56,8 @@ async fn what_is_on_no_list_is_404_in_the_same_shape() {
 async fn ops_2_the_status_shows_the_build() {
     let world = World::new().await;
     world.clock.advance(61_999);
-    let expected = json!({"build": env!("CARGO_PKG_VERSION"), "uptime_s": 61, "server_id": id(7).to_string()});
+    let expected = json!({"build": env!("CARGO_PKG_VERSION"), "uptime_s": 61, "server_id": id(7).to_string(), "term": 1,
+        "recovering": null});
     assert_eq!(world.get("", "/getstatus").await, (200, expected));
 }
 

@@ -1,7 +1,10 @@
 //! What the dispatcher's core hears and what it asks for.
 
 use crate::{
-    dispatch::Preloaded,
+    dispatch::{
+        Preloaded,
+        recovery::{Learned, Recovery},
+    },
     store::{JobDeviceRow, JobRow, NodeRow, Op, StreamRow},
 };
 use branchline_node::{downstream::Child, link::engine::LinkEnd};
@@ -66,6 +69,14 @@ pub enum Event {
     Committed(Token),
     /// Time to look for what has expired.
     Tick,
+    /// The server's term.
+    Term(u32),
+    /// The server was restored: it listens before it speaks (OPS-7).
+    Recover(Box<Recovery>),
+    /// An operator does not want to wait for it.
+    EndRecovery,
+    /// What [`Effect::Learned`] brought is durable, and so is this term.
+    Recovered(u32),
 }
 
 /// What is to be done, in this order.
@@ -85,6 +96,10 @@ pub enum Effect {
     JobChanged(TenantId, JobId),
     /// An order, or what a cancel brought, is durable: whoever asked may be told.
     Issued(JobId),
+    /// The recovery is over: make what was learned durable, then feed [`Event::Recovered`].
+    Learned(Box<Learned>),
+    /// The server once revoked these nodes up to these epochs, and does not know it any more.
+    Revoke(TenantId, Vec<(NodeId, Epoch)>),
 }
 
 /// A signed order with its rows.

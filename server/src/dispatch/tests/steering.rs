@@ -10,7 +10,7 @@ const RECEIPT: JobId = JobId(Uuid::from_u128(44));
 const REPORT_BY: u64 = 1_000 + 10 + 86_400_000;
 
 /// The steering order for these devices, as the shell makes it.
-fn steering(devices: &[u128]) -> Issue {
+pub fn steering(devices: &[u128]) -> Issue {
     let mut issue = issue(devices);
     let leaves: Vec<Leaf> = devices.iter().map(|d| Leaf { device: node(*d), epoch: 1 }).collect();
     let tree = Tree::build(&tenant(), CANCEL_ORDER, leaves);
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     /// The holders in the store.
-    fn holders(&self, device: u128) -> Vec<u128> {
+    pub fn holders(&self, device: u128) -> Vec<u128> {
         let of = |op: &Op| match op {
             Op::Job(job, rows) if job.id == JOB => {
                 rows.iter().find(|row| row.device == Ok(node(device))).map(|row| row.holders.clone())

@@ -13,6 +13,8 @@
 //! | 9 | Ancestors | down | control: the chain above changed |
 //! | 12 | Versions | up | control: documents the sender now has on disk (ADM-14) |
 //! | 16 | Left | up | control; soft: orders that stay with the parent for now, and why |
+//! | 20 | Recall | down | control: the server was restored, tell what it may not know |
+//! | 21 | Recalled | up | control: signed documents and orders in answer to that |
 //!
 //! Other kinds are counted and passed over.
 
@@ -88,6 +90,33 @@ pub struct PresenceEntry {
     pub settings: (u32, u64),
 }
 
+/// What a restored server asks of its children, and they of theirs (DESIGN 5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Documents of these kinds are told if they are newer than this (term, version).
+    pub documents: Vec<(Kind, (u32, u64))>,
+    /// Open orders are told that are newer than this one, or of an older term.
+    pub newest: OrderNumber,
+}
+
+impl Recall {
+    /// Whether an open order is to be told.
+    pub fn wants(&self, order: OrderNumber) -> bool {
+        order > self.newest || order.term < self.newest.term
+    }
+}
+
+/// A part of the answer. Everything in it bears the server's or the root's own signature, so that nobody's word is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recalled {
+    /// Documents as they are held.
+    pub documents: Vec<(Kind, Envelope)>,
+    /// Open orders with the proofs of those they are for below the sender.
+    pub orders: Vec<OrderMessage>,
+    /// Whether the sender has told what it knows. What it learns later it tells all the same.
+    pub last: bool,
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
@@ -119,6 +148,10 @@ pub enum Message {
     /// Orders the child did not take for these devices and why, e.g. `no_space`: they stay with the parent, which offers
     /// them again later.
     Left(Vec<(OrderNumber, Vec<NodeId>, String)>),
+    /// The server was restored to an older state.
+    Recall(Recall),
+    /// What a node below knows that it may not.
+    Recalled(Recalled),
 }
 
 /// Why bytes are no message.
@@ -156,6 +189,8 @@ impl Message {
             Message::Ancestors(v) => put(9, v, &mut out),
             Message::Versions(v) => put(12, v, &mut out),
             Message::Left(v) => put(16, v, &mut out),
+            Message::Recall(v) => put(20, v, &mut out),
+            Message::Recalled(v) => put(21, v, &mut out),
         }
         out.freeze()
     }
@@ -184,6 +219,8 @@ impl Message {
             9 => Message::Ancestors(get(kind, body)?),
             12 => Message::Versions(get(kind, body)?),
             16 => Message::Left(get(kind, body)?),
+            20 => Message::Recall(get(kind, body)?),
+            21 => Message::Recalled(get(kind, body)?),
             other => return Err(MessageFault::Unknown(other)),
         })
     }
@@ -232,16 +269,32 @@ mod tests {
             )]),
             Message::Presence { snapshot: true, entries: vec![] },
             Message::Versions(vec![(1, 2), (0, 0)]),
+            Message::Recall(Recall {
+                documents: vec![(Kind::Revocations, (1, 4))],
+                newest: OrderNumber { term: 1, number: 9 },
+            }),
+            Message::Recalled(Recalled { last: true, ..Recalled::default() }),
         ] {
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
         }
     }
 
     #[test]
+    fn ops_7_orders_after_the_newest_known_one_and_those_of_older_terms_are_told() {
+        let order = |term, number| OrderNumber { term, number };
+        let recall = Recall { documents: vec![], newest: order(2, 10) };
+        assert!(!recall.wants(order(2, 10)));
+        assert!(!recall.wants(order(2, 1)));
+        assert!(recall.wants(order(2, 11)));
+        assert!(recall.wants(order(3, 1)));
+        assert!(recall.wants(order(1, 5)), "an older term's may never have been heard of");
+    }
+
+    #[test]
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in (1..=9u8).chain([12, 16]) {
+        for kind in (1..=9u8).chain([12, 16, 20, 21]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }
