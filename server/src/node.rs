@@ -1,12 +1,12 @@
 //! Starts a server: store, keys, listeners, actor tree, API.
 
 use crate::{
-    backup::{self, DATABASE, ServerBackupFault},
     actors::{
         dispatcher::{Dispatcher, Parts, Statements},
         trunks::{self, Incoming, TrunkRegistry, TrunkSetup},
     },
     api::{self, ApiState},
+    backup::{self, DATABASE, ServerBackupFault},
     config::Config,
     domain::{InitWish, Office, OfficeFault, raise_term},
     host::ServerHost,

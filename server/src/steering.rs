@@ -3,8 +3,8 @@
 use crate::{
     actors::{
         dispatcher::{
-            CancelOrder, Dispatcher, DocumentsChanged, EndRecovery, FindOrder, IssueJob, NodeRevoked, ReissueJob, TenantMade,
-            ViewFigures, ViewNodes, WaitComplete,
+            CancelOrder, Dispatcher, DocumentsChanged, EndRecovery, FindOrder, IssueJob, NodeRevoked, ReissueJob,
+            TenantMade, ViewFigures, ViewNodes, WaitComplete,
         },
         trunks::TrunkRegistry,
     },

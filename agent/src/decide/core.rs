@@ -7,6 +7,7 @@ use super::{
     inventory::{Inventory, Request},
     journal::Journal,
     restart::Restarts,
+    kept::Kept,
     schedule::Scheduler,
 };
 use branchline_node::{
@@ -104,6 +105,7 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) me: Me,
     pub(super) spool: Spool,
     pub(super) journal: Journal,
+    pub(super) kept: Kept,
     pub(super) inventory: Inventory,
     pub(super) schedule: Scheduler,
     /// The settings that a parent was told of in a way that reaches it.
@@ -138,6 +140,7 @@ impl<D: Defects> AgentCore<D> {
             me,
             spool,
             journal: Journal::default(),
+            kept: Kept::default(),
             inventory: Inventory::default(),
             schedule,
             told_settings: (0, 0),
@@ -205,6 +208,8 @@ impl<D: Defects> AgentCore<D> {
     }
 
     pub(super) fn append_result(&mut self, now: Now, lane: Lane, trace: TraceId, result: &JobResult, turn: &mut Turn) {
+        self.append_old_order(now, lane, result.order, Some(trace), turn);
+        self.bound_kept(now, turn);
         let body = rmp_serde::to_vec_named(result).expect("a result is plain data");
         self.append(now, lane, class::RESULT, Some(trace), body.into(), turn);
     }
@@ -335,6 +340,7 @@ impl<D: Defects> AgentCore<D> {
         for (order, open) in begun.into_iter().filter(|(_, open)| !open.needs_slot()) {
             self.carry_out(now, order, open, turn);
         }
+        self.prune_kept(&mut turn.batch);
         self.schedule.start(now, self.documents.settings(), self.inventory.is_new(), &mut turn.batch);
         self.release_held(now, true, turn);
         self.look_at_schedule(now, turn);
@@ -455,6 +461,7 @@ impl<D: Defects> Core for AgentCore<D> {
             Event::LowSpace(low) => {
                 self.low_space = low;
                 if low {
+                    self.kept.bound(now.node, 0, &mut turn.batch);
                     self.spool.relieve(&mut turn.batch);
                 }
             }

@@ -274,6 +274,11 @@ impl Journal {
         })
     }
 
+    /// Every order that is not at its end.
+    pub fn all_open(&self) -> Vec<OrderNumber> {
+        self.open.keys().copied().collect()
+    }
+
     /// Every order that was taken and not begun.
     pub fn all_received(&self) -> Vec<OrderNumber> {
         self.open.iter().filter(|(_, e)| e.phase == Phase::Received).map(|(order, _)| *order).collect()

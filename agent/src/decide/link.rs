@@ -146,11 +146,10 @@ impl<D: Defects> AgentCore<D> {
         for ack in acks {
             tracing::debug!(node = %self.me.node, stored = ack.stored, settled = ack.settled, "acknowledged");
             let early = D::SEEDED && self.defects.has(Defect::DELETES_ON_STORED);
-            let settled = if early { ack.stored } else { ack.settled };
-            let acked = self
-                .spool
-                .acked(&Ack { settled, ..ack.clone() }, &mut turn.batch)
-                .map_err(|fault| fault.to_string())?;
+            let ack = &Ack { settled: if early { ack.stored } else { ack.settled }, ..ack.clone() };
+            let settled = self.settling(now, ack);
+            let acked = self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
+            self.keep_settled(now, settled, turn);
             if acked.rolled_back && !std::mem::replace(&mut self.told_rolled_back, true) {
                 let message = "the server remembers records of this device that its disk does not".into();
                 self.alert(now, "store_rolled_back", message, turn);
@@ -194,6 +193,7 @@ impl<D: Defects> AgentCore<D> {
                     }
                     // At once: what comes next on this link is judged by it.
                     out.push(Effect::LearnTime(time));
+                    self.offer_again(now, turn);
                 }
             }
             Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),

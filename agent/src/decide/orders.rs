@@ -133,12 +133,14 @@ impl<D: Defects> AgentCore<D> {
             self.give_back(now, order, turn);
             return None;
         }
-        let mut open = Open::of(&payload, message.args);
+        let mut open = Open::of(&payload, message.args.clone());
         if let Some(why) = self.leaves(&open) {
             count(Counted::OrderLeft, out);
             turn.left.push((order, why));
             return None;
         }
+        // From here on it is taken, and has a result some time that may be asked for again.
+        self.kept.take(order, &message, &mut turn.batch);
         if epoch != self.me.epoch {
             // Ordered to an earlier life of this device: it may have been run then, on a disk that is no more.
             let verdict = match epoch < self.me.epoch {
@@ -184,7 +186,10 @@ impl<D: Defects> AgentCore<D> {
             return self.end_at_once(now, order, open, Verdict::because(End::Succeeded, cancel::CANCELLED), turn);
         }
         let word = match self.journal.cancel(target, &mut turn.batch) {
-            Cancelled::Closed => cancel::CANCELLED,
+            Cancelled::Closed => {
+                self.kept.forget(target, &mut turn.batch);
+                cancel::CANCELLED
+            }
             Cancelled::Ended => cancel::ENDED,
             Cancelled::Begun => {
                 turn.then.push(Then::Kill(target));

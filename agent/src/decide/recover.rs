@@ -4,7 +4,7 @@ use super::{
     core::{ATTACHMENT, AgentCore},
     documents::Documents,
     event::Me,
-    inventory, journal, schedule,
+    inventory, journal, kept, schedule,
 };
 use branchline_node::{
     defects::{Defects, NoDefects},
@@ -38,6 +38,9 @@ pub enum RecoverFault {
     /// An order.
     #[error("recover the journal: {0}")]
     Journal(#[from] journal::Unreadable),
+    /// A settled result.
+    #[error("recover what is kept: {0}")]
+    Kept(#[from] kept::Unreadable),
     /// A section.
     #[error("recover the inventory: {0}")]
     Inventory(#[from] inventory::Unreadable),
@@ -101,6 +104,7 @@ impl<D: Defects> AgentCore<D> {
         let mut core = AgentCore::of(defects, me, spool, documents);
         for (key, value) in rows.of(Table::Meta) {
             core.schedule.recover(key, value)?;
+            core.kept.recover(key, value)?;
         }
         for (key, value) in rows.of(Table::Journal) {
             core.journal.recover(key, value)?;

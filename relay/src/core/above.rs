@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl<D: Defects> RelayCore<D> {
     pub(super) fn welcomed(&mut self, now: Now, welcome: Welcome, out: &mut Vec<Effect>) {
         self.parent_up = true;
+        self.recalling = None;
         self.spool.link_up(welcome.parent, welcome.store);
         let entries = self.directory.snapshot();
         out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: true, entries }));

@@ -2,7 +2,7 @@
 //! answers on (OPS-7). It has told everything once every child that was there has, or after a moment.
 
 use super::{Effect, state::RelayCore};
-use branchline_node::downstream::Child;
+use branchline_node::{defects::Defects, downstream::Child};
 use branchline_protocol::{
     document::Kind,
     id::NodeId,
@@ -28,7 +28,7 @@ pub(super) struct Recalling {
     told: bool,
 }
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     /// The parent asks.
     pub(super) fn recall(&mut self, now: Now, asked: Recall, out: &mut Vec<Effect>) {
         let documents = asked.documents.iter().filter_map(|(kind, than)| {

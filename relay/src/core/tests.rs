@@ -491,3 +491,4 @@ fn a_fact_that_the_result_overtook_is_not_told() {
 mod back;
 mod links;
 mod random;
+mod recall;

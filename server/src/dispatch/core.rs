@@ -10,11 +10,11 @@ pub(super) use cancel::{cancel_told, given_back};
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
-pub(super) use recall::{take_order, trust};
 use orders::{
     attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
     tell_ended,
 };
+pub(super) use recall::{take_order, trust};
 
 use super::{
     intake::{self, Preloaded},

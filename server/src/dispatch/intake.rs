@@ -1,8 +1,6 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
-use super::core::{
-    Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust,
-};
+use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust};
 use crate::store::{AuditRow, DEAD_LETTER_BYTES_MAX, DeadLetterRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{

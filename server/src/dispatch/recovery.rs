@@ -240,7 +240,9 @@ impl Listening {
             }
             Kind::Time => document::open::<TimeStatement>(envelope, tenant, &keys).map(|found| found.term),
             // Each is made anew from what is there after the recovery.
-            Kind::Upstreams => document::open::<document::UpstreamList>(envelope, tenant, &keys).map(|found| found.term),
+            Kind::Upstreams => {
+                document::open::<document::UpstreamList>(envelope, tenant, &keys).map(|found| found.term)
+            }
         }
     }
 

@@ -15,8 +15,8 @@ mod tenant_keys;
 pub mod tokens;
 pub mod upstreams;
 
-pub use founding::{InitWish, OfficeFault};
 pub(crate) use files::{rename, sync_folder};
+pub use founding::{InitWish, OfficeFault};
 pub use office::{Office, TenantTls};
 pub use recovery::raise_term;
 

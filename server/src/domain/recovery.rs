@@ -248,7 +248,8 @@ impl Office {
         let mut ops =
             vec![Op::Document(tenant.clone(), Kind::Revocations, String::new(), list.version(), envelope.clone())];
         for row in &revoked {
-            let detail = format!("{} {:?} {} epoch {}, as a node below still knows", row.role, row.name, row.id, row.epoch);
+            let detail =
+                format!("{} {:?} {} epoch {}, as a node below still knows", row.role, row.name, row.id, row.epoch);
             ops.push(Op::Node(row.clone()));
             ops.push(audit(tenant, now, "server", "node.revoke", detail));
         }
@@ -279,9 +280,8 @@ fn cover(
             None => list.revoked.push((node, epoch)),
         }
     }
-    let refused = |row: &&NodeRow| {
-        row.tenant == list.tenant && row.revoked_at.is_none() && list.covers(row.id, row.epoch)
-    };
+    let refused =
+        |row: &&NodeRow| row.tenant == list.tenant && row.revoked_at.is_none() && list.covers(row.id, row.epoch);
     let revoked: Vec<NodeRow> =
         rows.iter().filter(refused).map(|row| NodeRow { revoked_at: Some(now), ..row.clone() }).collect();
     list.suspended.retain(|device| !revoked.iter().any(|row| row.id == *device));

@@ -25,7 +25,7 @@ fn upstreams(version: u64, site: &str) -> UpstreamList {
     UpstreamList { tenant: tenant(), site: site.into(), term: 1, version, upstreams: vec![upstream("listed")] }
 }
 
-fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
+pub(super) fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
     Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![] }
 }
 

@@ -6,6 +6,7 @@ mod link;
 mod orders;
 mod random;
 mod restart;
+mod recall;
 mod room;
 mod schedule;
 mod steering;

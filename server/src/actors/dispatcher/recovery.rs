@@ -56,7 +56,13 @@ impl Dispatcher {
         ctx.spawn(work.into_actor(self).map(|done, actor, ctx| match done {
             Ok(((term, revoked), learned)) => {
                 let (progress, why) = (learned.progress, learned.why);
-                tracing::warn!(term, heard = progress.heard, awaited = progress.awaited, why = why.as_str(), "recovered");
+                tracing::warn!(
+                    term,
+                    heard = progress.heard,
+                    awaited = progress.awaited,
+                    why = why.as_str(),
+                    "recovered"
+                );
                 for (tenant, of) in learned.tenants {
                     let number = actor.numbers.entry(tenant).or_insert(0);
                     *number = of.newest.max(*number);

@@ -7,6 +7,7 @@ mod explaining;
 mod identity;
 mod jobs;
 mod jobs_again;
+mod recovery;
 mod routing;
 mod serving;
 mod settings;

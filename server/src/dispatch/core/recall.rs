@@ -31,12 +31,7 @@ const RECALLED: &str = "(recalled)";
 const COMMAND_CHARS_MAX: usize = 1_000;
 
 /// What a child is to be asked: everyone while the server recovers, later whoever has not heard of this term.
-pub(super) fn recall_for(
-    recovery: &Option<Recovery>,
-    term: u32,
-    state: &TenantState,
-    child: &Child,
-) -> Option<Recall> {
+pub(super) fn recall_for(recovery: &Option<Recovery>, term: u32, state: &TenantState, child: &Child) -> Option<Recall> {
     let held = |kind: Kind| state.documents.get(&(kind, String::new())).map_or((0, 0), |(version, _)| *version);
     let newest = match recovery {
         Some(recovery) => recovery.newest(&child.tenant)?,
@@ -205,7 +200,7 @@ fn command(verb: &str, args: &[u8]) -> String {
     text.chars().take(COMMAND_CHARS_MAX).collect()
 }
 
-impl Core {
+impl<D: Defects> Core<D> {
     /// How far the recovery is, while there is one.
     pub fn recovery(&self) -> Option<&Recovery> {
         self.recovery.as_ref()

@@ -98,6 +98,13 @@ impl Spool {
         self.ready.range((from, Bound::Unbounded)).next().filter(|(of, _)| *of == lane).map(|(_, stream)| *stream)
     }
 
+    /// Records that this acknowledgement settles, as far as they are here: [`Spool::acked`] deletes them.
+    pub fn settling(&self, ack: &Ack) -> impl Iterator<Item = &Record> {
+        let slots = self.streams.get(&ack.stream).into_iter().flat_map(|state| &state.slots);
+        let settled = slots.take_while(|slot| slot.last <= ack.settled).filter(|slot| !slot.is_gap);
+        settled.filter_map(|slot| slot.record.as_deref())
+    }
+
     /// The parent acknowledged. Deletes what is settled. Of streams that others may bring to the server too, it may know
     /// more than was ever sent from here.
     ///
