@@ -5,6 +5,7 @@
 pub mod api;
 pub mod logs;
 pub mod platform;
+mod restore;
 
 use api::Api;
 use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, platform::Platform};
@@ -93,7 +94,9 @@ struct Device {
 pub struct Tree {
     folder: TempDir,
     shim: String,
-    server: RunningServer,
+    /// `None` only while it is stopped to be restored.
+    server: Option<RunningServer>,
+    server_config: branchline_server::Config,
     apis: BTreeMap<String, Api>,
     gateways: BTreeMap<String, RunningGateway>,
     relays: BTreeMap<String, RunningRelay>,
@@ -136,7 +139,10 @@ impl Tree {
             init_if_new: true,
             tenants: tenants.iter().map(|t| (tenant(t), vec![SITE.to_string()])).collect(),
         };
+        let mut server_config = config.clone();
         let server = Server::start(config, Ambient::system()).await.expect("the server starts");
+        let bound = &server.started().addresses;
+        (server_config.link, server_config.trunk, server_config.api) = (bound["link"], bound["trunk"], bound["api"]);
         // A relay's private port shows a certificate of its tenant's CA.
         let ca_of = |tenant: &&str| state.join("tenants").join(tenant).join("ca").join("ca.pem");
         let cas: Vec<_> = std::iter::once(state.join("ca.pem")).chain(tenants.iter().map(ca_of)).collect();
@@ -147,12 +153,13 @@ impl Tree {
         };
         let apis = tenants.iter().chain(&["system"]).map(|name| (name.to_string(), token(name))).collect();
         let (gateways, relays, relay_configs, devices) = Default::default();
-        Tree { folder, shim: shim.into(), server, apis, gateways, relays, relay_configs, devices, cas }
+        let server = Some(server);
+        Tree { folder, shim: shim.into(), server, server_config, apis, gateways, relays, relay_configs, devices, cas }
     }
 
     /// The running server.
     pub fn server(&self) -> &RunningServer {
-        &self.server
+        self.server.as_ref().expect("a running server")
     }
 
     /// The API with a tenant's token, or the system's.
@@ -175,7 +182,7 @@ impl Tree {
             public: local(),
             private: local(),
             public_names: Vec::new(),
-            server_trunk: self.server.started().addresses["trunk"].to_string(),
+            server_trunk: self.server().started().addresses["trunk"].to_string(),
             bundle,
             bind_source: None,
             certificate: None,
@@ -245,7 +252,7 @@ impl Tree {
 
     /// The actor tree of a relay, or of `server`.
     pub fn supervision(&self, node: &str) -> &Supervision {
-        self.relays.get(node).map_or_else(|| self.server.supervision(), RunningRelay::supervision)
+        self.relays.get(node).map_or_else(|| self.server().supervision(), RunningRelay::supervision)
     }
 
     /// Starts an agent at its parent's site; its link comes up by itself. `parent` as for relays.
@@ -360,7 +367,7 @@ impl Tree {
         let address = match (self.gateways.get(node), self.relays.get(node)) {
             (Some(gateway), _) => of(&gateway.started, "private"),
             (_, Some(relay)) => of(relay.started(), "private"),
-            _ => of(self.server.started(), "api"),
+            _ => of(self.server().started(), "api"),
         };
         Api::new(address, &self.cas, None)
     }
@@ -390,7 +397,7 @@ impl Tree {
     /// The trace that the server gave a job.
     pub async fn trace(&self, of: &str, job: &Value) -> String {
         let id: JobId = job["id"].as_str().and_then(|id| id.parse().ok()).expect("a job's id");
-        let row = self.server.store().job(&tenant(of), id).await.expect("the store answers");
+        let row = self.server().store().job(&tenant(of), id).await.expect("the store answers");
         row.expect("the job is stored").trace.to_string()
     }
 
@@ -418,7 +425,9 @@ impl Tree {
         for (_, gateway) in self.gateways {
             gateway.stop().await;
         }
-        self.server.stop().await;
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
     }
 }
 

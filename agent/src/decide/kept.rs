@@ -131,6 +131,7 @@ impl Kept {
     }
 
     /// Bytes of settled results with their orders.
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

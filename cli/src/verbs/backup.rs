@@ -2,10 +2,7 @@
 
 use super::text::cell;
 use crate::{answer::Answer, context::Context, failure::Failure, session::Session};
-use branchline_node::{
-    backup::Manifest,
-    time::{Clock, SystemClock},
-};
+use branchline_node::{backup::Manifest, time::SystemClock};
 use branchline_server::backup::{ServerBackupFault, back_up};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

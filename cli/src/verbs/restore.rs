@@ -2,7 +2,7 @@
 
 use super::backup::{failed, shown};
 use crate::{answer::Answer, failure::Failure};
-use branchline_node::time::{Clock, SystemClock};
+use branchline_node::time::SystemClock;
 use branchline_server::backup::restore;
 use serde_json::json;
 use std::path::PathBuf;

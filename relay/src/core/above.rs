@@ -210,6 +210,7 @@ impl<D: Defects> RelayCore<D> {
         out: &mut Vec<Effect>,
     ) {
         let suspended = self.shelf.revocations().clone();
+        let term = self.shelf.time().map(|statement| statement.term);
         let mut look = BTreeSet::new();
         let newer = match self.shelf.take(kind, &envelope) {
             Ok(newer) => newer,
@@ -227,6 +228,13 @@ impl<D: Defects> RelayCore<D> {
                     if self.is_time_due(Now { node: statement.time, ..now }) {
                         persist::document(kind, &envelope, &mut batch);
                         self.time_kept = Some(statement.time.max(self.time_kept.unwrap_or_default()));
+                    }
+                    // A server that was restored is told by each device what it may not know, once that hears of it.
+                    if term.is_some_and(|term| term < statement.term) {
+                        for (child, link) in &self.links {
+                            let message = Message::Document(kind, envelope.clone());
+                            effects.push(Effect::ToChild(*child, link.session, Lane::Control, message));
+                        }
                     }
                     // At once: the orders that come next on this link are judged by it.
                     out.push(Effect::LearnTime(statement.time, envelope));

@@ -7,11 +7,13 @@ mod again;
 mod issue;
 mod recovery;
 mod views;
+mod wait;
 
 pub use again::{CancelOrder, ReissueJob};
 pub use issue::IssueJob;
 pub use recovery::EndRecovery;
 pub use views::{FindOrder, ViewFigures, ViewNodes};
+pub use wait::WaitComplete;
 
 use crate::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
@@ -484,26 +486,5 @@ impl Handler<NodeRevoked> for Dispatcher {
         self.take_documents(&tenant, ctx);
         self.publish_facts();
         self.feed(Event::Revoked(tenant, node), ctx);
-    }
-}
-
-/// Answers when the job has nobody short of an end.
-#[derive(Message)]
-#[rtype(result = "oneshot::Receiver<()>")]
-pub struct WaitComplete(pub TenantId, pub JobId);
-
-impl Handler<WaitComplete> for Dispatcher {
-    type Result = MessageResult<WaitComplete>;
-    fn handle(&mut self, WaitComplete(tenant, job): WaitComplete, _: &mut Self::Context) -> Self::Result {
-        let (tx, rx) = oneshot::channel();
-        let open = self.core.tenant(&tenant).is_some_and(|t| t.orders.values().any(|o| o.job == job));
-        if open {
-            let waiting = self.waiting.entry((tenant, job)).or_default();
-            waiting.retain(|w| !w.is_closed());
-            waiting.push(tx);
-        } else {
-            let _ = tx.send(());
-        }
-        MessageResult(rx)
     }
 }

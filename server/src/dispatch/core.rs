@@ -296,7 +296,7 @@ impl<D: Defects> Core<D> {
             ));
             return;
         };
-        if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch == child.key.epoch) {
+        if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch <= child.key.epoch) {
             let refusal = Refusal::new(401, "unknown_node", "this identity is not enrolled here; enrol anew");
             out.push(Effect::Refuse(child.node, child.session, refusal));
             return;
@@ -365,6 +365,11 @@ impl<D: Defects> Core<D> {
             &child.greeting.capabilities,
         ));
         if let Some(row) = state.nodes.get_mut(&child.node) {
+            if row.epoch < child.key.epoch {
+                // Its certificate is this server's word, given after the backup that it was restored from.
+                row.epoch = child.key.epoch;
+                work.ops.insert(0, Op::Node(row.clone()));
+            }
             row.capabilities = child.greeting.capabilities.clone();
             row.attachment = child.key.attachment;
             row.route.clear();

@@ -81,12 +81,18 @@ impl Platform for Restarting {
 pub struct Changing {
     seed: u64,
     packages: AtomicUsize,
+    scripted: bool,
 }
 
 impl Changing {
     /// A device with this many packages.
     pub fn new(seed: u64, packages: usize) -> Arc<Changing> {
-        Arc::new(Changing { seed, packages: packages.into() })
+        Arc::new(Changing { seed, packages: packages.into(), scripted: false })
+    }
+
+    /// The same whose jobs really run.
+    pub fn scripted(seed: u64, packages: usize) -> Arc<Changing> {
+        Arc::new(Changing { seed, packages: packages.into(), scripted: true })
     }
 
     /// One more package is installed from here on.
@@ -95,7 +101,8 @@ impl Changing {
     }
 
     fn now(&self) -> VirtualPlatform {
-        VirtualPlatform::new(self.seed, self.packages.load(Ordering::SeqCst))
+        let device = VirtualPlatform::new(self.seed, self.packages.load(Ordering::SeqCst));
+        if self.scripted { device.with_real_jobs(host()) } else { device }
     }
 }
 

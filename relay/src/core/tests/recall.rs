@@ -2,7 +2,7 @@
 
 use super::*;
 use branchline_protocol::{
-    document::{Document, Kind, Revocations},
+    document::{Document, Kind, Revocations, TimeStatement},
     wire::{Recall, Recalled},
 };
 
@@ -78,6 +78,34 @@ fn ops_7_a_relay_tells_newer_documents_and_open_orders_and_waits_for_its_childre
         seen.iter().position(|e| matches!(e, Effect::ToChild(n, _, _, m) if *n == node(3) && what(m)))
     };
     assert!(place(|m| matches!(m, Message::Recall(_))) < place(|m| matches!(m, Message::Document(..))));
+}
+
+#[test]
+fn ops_7_a_statement_of_a_higher_term_is_handed_on_at_once_and_others_wait_for_heartbeats() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.child_up(&child(1, Role::Agent, 1));
+    let statement = |term, version| {
+        let statement = TimeStatement {
+            tenant: tenant(),
+            time: Millis(version as i64),
+            term,
+            version,
+            order_floor: 0,
+            trust_version: 1,
+            settings_version: 1,
+            revocations_version: 1,
+            restored_from: (term > 1).then_some(Millis(1)),
+        };
+        Event::Alive(statement.seal(&server_key()))
+    };
+    let handed_on = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Document(Kind::Time, _))))
+    };
+    assert!(!handed_on(&bench.feed(statement(1, 5))), "the first of all");
+    assert!(!handed_on(&bench.feed(statement(1, 6))));
+    assert!(handed_on(&bench.feed(statement(2, 7))));
+    assert!(!handed_on(&bench.feed(statement(2, 8))));
 }
 
 #[test]

@@ -12,15 +12,16 @@ use crate::{
     dispatch::recovery::{Recovery, Why},
     store::{JobDeviceRow, JobRow, Op},
 };
-use branchline_node::downstream::Child;
+use branchline_node::{defects::Defects, downstream::Child};
 use branchline_protocol::{
     document::{self, Document, Kind, Revocations},
     id::{NodeId, OrderNumber, TenantId},
     job::{RunScript, Runnable, State},
     order::{OrderMessage, Payload, verify_order},
+    record::Lane,
     time::Now,
     trust::TrustDocument,
-    wire::{Recall, Recalled},
+    wire::{Message, Recall, Recalled},
 };
 
 /// Why a job's outcome is unknown that came back from below.
@@ -244,6 +245,14 @@ impl<D: Defects> Core<D> {
         for (tenant, devices) in all {
             let Some(state) = self.tenants.get_mut(&tenant) else { continue };
             super::cancel::tell_holders(state);
+            // At once: what children tell a server of this term they tell when they hear of it.
+            if let Some((_, statement)) = state.documents.get(&(Kind::Time, String::new())) {
+                let told = |(child, link): (&NodeId, &super::Link)| {
+                    let message = Message::Document(Kind::Time, statement.clone());
+                    Effect::Send(*child, link.session, Lane::Control, message)
+                };
+                out.extend(state.links.iter().map(told));
+            }
             self.look(now, &tenant, &devices, out);
         }
     }

@@ -359,3 +359,16 @@ fn ops_7_whoever_has_not_heard_of_the_term_is_asked_and_an_old_list_revokes_agai
     first.feed(Event::Term(1));
     assert!(recalls(&first.feed(Event::Up(child(1, 1))), 1).is_empty());
 }
+
+#[test]
+fn ops_7_a_device_that_was_enrolled_anew_after_the_backup_is_known_by_its_certificate() {
+    let mut bench = bench();
+    let mut anew = Child::clone(&child(1, 1));
+    anew.key.epoch = 2;
+    let seen = bench.feed(Event::Up(Arc::new(anew)));
+    assert!(!seen.iter().any(|e| matches!(e, Effect::Refuse(..))), "{seen:?}");
+    let epoch = |op: &Op| if let Op::Node(row) = op { Some((row.id, row.epoch)) } else { None };
+    assert_eq!(bench.ops.iter().filter_map(epoch).collect::<Vec<_>>(), [(node(1), 2)]);
+    let seen = bench.feed(Event::Up(child(1, 9)));
+    assert!(seen.iter().any(|e| matches!(e, Effect::Refuse(..))), "its former identity is not");
+}

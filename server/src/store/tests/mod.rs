@@ -4,6 +4,7 @@ mod commits;
 mod dead_letters;
 mod opening;
 mod reads;
+mod recalled;
 mod volume;
 mod way_down;
 

@@ -4,6 +4,7 @@ mod durability;
 mod examples;
 mod outages;
 mod refusals;
+mod restore;
 mod revocation;
 mod satellite;
 mod secrets;

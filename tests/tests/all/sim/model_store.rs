@@ -138,6 +138,19 @@ impl Writer {
         Op::Job(Box::new(row), devices)
     }
 
+    /// A job that comes back: a new one, or some devices of one that may be there.
+    fn recalled(&mut self) -> Op {
+        let (jobs, known) = (self.jobs, self.chance.one_in(2));
+        if known && jobs > 0 {
+            self.jobs = self.chance.below(jobs);
+        }
+        let Op::Job(row, devices) = self.job() else { unreachable!("it makes jobs") };
+        self.jobs = self.jobs.max(jobs);
+        let unknown = |row: JobDeviceRow| JobDeviceRow { state: State::OutcomeUnknown, ..row };
+        let some = devices.into_iter().filter(|row| row.leaf.is_some_and(|leaf| leaf % 2 == (jobs as u32) % 2));
+        Op::Recalled(row, some.map(unknown).collect())
+    }
+
     fn sections(&mut self) -> BTreeMap<String, Items> {
         let name = self.text(&["os", "hardware", "software"]);
         let items = json!({"pretty_name": self.text(&["Debian", "Arch"]), "cpu_model": "x"});
@@ -145,7 +158,8 @@ impl Writer {
     }
 
     fn op(&mut self) -> Op {
-        match self.chance.below(30) {
+        match self.chance.below(32) {
+            30..=31 => self.recalled(),
             0 => Op::Tenant(self.tenant()),
             1 => Op::Site(self.tenant(), self.text(&["hq", "osaka", "lima"])),
             2..=4 => Op::Node(self.node()),

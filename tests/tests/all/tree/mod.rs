@@ -7,6 +7,7 @@ mod jobs;
 mod nodes;
 mod polls;
 mod restart;
+mod restore;
 mod separation;
 mod settings;
 mod slots;
