@@ -6,8 +6,8 @@ use super::{
     event::{Counted, Effect, Event, JobStart, Me, Note},
     inventory::{Inventory, Request},
     journal::Journal,
-    restart::Restarts,
     kept::Kept,
+    restart::Restarts,
     schedule::Scheduler,
 };
 use branchline_node::{

@@ -64,6 +64,7 @@ impl Desk {
             root: Signer::from_seed(&[9; 32]).public(),
             trust,
             revocations,
+            revocations_version: 1,
             suspended: BTreeSet::new(),
             signer,
             accepted: BTreeSet::new(),
