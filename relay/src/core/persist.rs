@@ -7,7 +7,7 @@
 //! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
 //! | Meta | `node_time` | i64: node time goes on from here |
 //! | Meta, Spool | | see [`branchline_node::uplink::spool`] |
-//! | Ledger | `o` + order number + first leaf's device | order message |
+//! | Ledger | `o` + order number + hash of its devices | order message: one for each set of devices it came for |
 //! | Ledger | `r` + order number + device | waiting 0, held 1, handed over 2; then the holders, who holds it first |
 //! | Ledger | `t` + order number + device | i64: cancelled, to be known until then |
 
@@ -24,6 +24,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::Kind,
+    hash::Hash,
     id::{NodeId, OrderNumber},
     job::CANCEL,
     order::{Envelope, OrderMessage, verify_order},
@@ -48,8 +49,8 @@ fn numbered(kind: u8, order: OrderNumber) -> Vec<u8> {
 
 /// Keeps an order as it came.
 pub fn order(number: OrderNumber, message: &OrderMessage, batch: &mut Batch) {
-    let first = message.proof.leaves.first().map(|(_, l)| *l.device.bytes()).unwrap_or_default();
-    let key = [numbered(b'o', number), first.to_vec()].concat();
+    let devices: Vec<&[u8]> = message.proof.leaves.iter().map(|(_, leaf)| &leaf.device.bytes()[..]).collect();
+    let key = [numbered(b'o', number), Hash::of_parts(&devices).0.to_vec()].concat();
     batch.put(Table::Ledger, key, rmp_serde::to_vec(message).expect("orders are plain data"));
 }
 

@@ -291,6 +291,17 @@ fn a_nested_relay_that_lost_its_disk_leaves_the_device_as_holder() {
 }
 
 #[test]
+fn an_order_that_comes_twice_for_overlapping_devices_is_whole_after_a_crash() {
+    let mut bench = Bench::new();
+    bench.given(order(1, &[1, 3], &server_key()));
+    bench.given(order(1, &[1, 2], &server_key()));
+    bench.crash();
+    for device in [1, 2, 3] {
+        assert_eq!(orders_to(&bench.child_up(&child(device, Role::Agent, 1)), device), [1], "device {device}");
+    }
+}
+
+#[test]
 fn this_disks_number_outlives_restarts() {
     let mut bench = Bench::new();
     let greeted = |seen: Vec<Effect>| {
