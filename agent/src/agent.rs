@@ -122,6 +122,7 @@ impl Agent {
             platform: platform.name(),
             capabilities,
             pid: process.pid,
+            signer: Arc::new(identity.key.signer()),
         };
         let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient).await?;
         let parts = Parts {

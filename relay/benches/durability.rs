@@ -71,7 +71,8 @@ impl Bench {
     fn new(folder: &Path, signer: &Signer, ambient: &Ambient) -> Bench {
         let (store, _) =
             Store::open(&folder.join("relay/store.redb"), StoreOptions::new(1, 1)).expect("the store opens");
-        let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "bench".into() };
+        let key = Arc::new(Signer::from_seed(&[77; 32]));
+        let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "bench".into(), signer: key };
         let key = TrustedKey { key: signer.public(), role: "server".into(), status: KeyStatus::Active };
         let trust = TrustDocument { tenant: tenant(), term: 1, version: 1, cas: vec![], keys: vec![key] };
         let root = Signer::from_seed(&[1; 32]).public();

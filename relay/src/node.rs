@@ -177,8 +177,13 @@ impl Relay {
             restarts: restarted,
             metrics: metrics.clone(),
         };
-        let me =
-            Me { tenant: subject.tenant.clone(), node: subject.node, epoch: subject.epoch, name: config.name.clone() };
+        let me = Me {
+            tenant: subject.tenant.clone(),
+            node: subject.node,
+            epoch: subject.epoch,
+            name: config.name.clone(),
+            signer: Arc::new(identity.key.signer()),
+        };
         let supervision = Supervisor::start(ambient.clock.clone(), Some(restarts));
         let add = |e: branchline_node::supervise::SuperviseError| {
             StartFault::new(exit_code::SUPERVISION, "supervision", e.to_string())

@@ -331,10 +331,10 @@ impl Handler<UplinkEvent> for Keeper {
         self.look_at_space(ctx);
         let node = self.parts.me.node;
         match event {
-            UplinkEvent::Dialling { reply, .. } => {
+            UplinkEvent::Dialling { reply, parent, .. } => {
                 self.dials += 1;
                 self.reply = Some((self.dials, reply));
-                self.event(Event::Dialling { dial: self.dials }, ctx);
+                self.event(Event::Dialling { dial: self.dials, parent }, ctx);
             }
             UplinkEvent::Up { welcome, route, link } => {
                 tracing::info!(%node, parent = %welcome.parent, ?route, lease = ?welcome.lease, "link up");

@@ -190,7 +190,9 @@ impl<D: Defects> AgentCore<D> {
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
         let journal = self.journal.next_deadline(now, !self.documents.suspends_me());
-        journal.into_iter().chain(self.schedule.next_deadline()).chain(self.restarts.next_deadline()).min()
+        let heads = self.spool.heads_due_in(now.node).map(|ms| now.mono.plus(ms));
+        let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads];
+        journal.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// A record of our own, durable with this turn.
@@ -359,6 +361,17 @@ impl<D: Defects> AgentCore<D> {
         }
     }
 
+    /// Heads of this device's streams: every five minutes of traffic, and at the end of a poll, before it says that it is
+    /// done.
+    fn sign_heads(&mut self, now: Now, turn: &mut Turn) {
+        let leaves = self.link.as_ref().is_some_and(|link| link.poll && !link.done && !link.closing)
+            && self.waiting.is_empty()
+            && self.spool.is_drained();
+        if let Some(mark) = self.spool.sign_heads(now.node, leaves, &mut turn.batch) {
+            turn.marks.push(mark);
+        }
+    }
+
     /// A report that was held goes into the spool, before any later one.
     pub(super) fn release_held(&mut self, now: Now, at_once: bool, turn: &mut Turn) {
         if let Some(report) = self.schedule.release(now, at_once, &mut turn.batch) {
@@ -441,7 +454,7 @@ impl<D: Defects> Core for AgentCore<D> {
                 self.collector = true;
                 self.inventory.interrupted();
             }
-            Event::Dialling { dial } => self.dialling(dial, &mut turn),
+            Event::Dialling { dial, parent } => self.dialling(dial, parent, &mut turn),
             Event::Up(welcome) => self.up(now, &welcome),
             Event::Received(received) => self.received(now, received, &mut turn, out),
             Event::Lease(lease) => self.leased(lease),
@@ -467,6 +480,7 @@ impl<D: Defects> Core for AgentCore<D> {
             }
             Event::Tick => self.tick(now, &mut turn),
         }
+        self.sign_heads(now, &mut turn);
         self.close(turn, now, out);
         self.go_on(now, out);
     }

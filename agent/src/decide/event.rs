@@ -6,14 +6,14 @@ use branchline_protocol::{
     id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     inventory::Snapshot,
     job::{End, RunScript},
-    order::Envelope,
+    order::{Envelope, Signer},
     record::Lane,
     refusal::Refusal,
     time::Millis,
     wire::{Contact, Goodbye, Greeting, Lease, Message, Welcome},
 };
 use jiff::tz::TimeZone;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Who this agent is: fixed for the life of its core.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Me {
     pub capabilities: Vec<String>,
     /// The agent's process, as scripts see it.
     pub pid: u32,
+    /// The key of its certificate: signs receipts and heads of its streams.
+    pub signer: Arc<Signer>,
 }
 
 /// What happens.
@@ -63,6 +65,8 @@ pub enum Event {
     Dialling {
         /// Comes back with the greeting.
         dial: u64,
+        /// The parent: the receipt names it.
+        parent: NodeId,
     },
     /// A parent welcomed us.
     Up(Box<Welcome>),

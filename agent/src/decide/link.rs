@@ -12,8 +12,9 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::{Document, Kind},
-    id::Role,
+    id::{NodeId, Role},
     order::Envelope,
+    receipt::Receipt,
     record::Lane,
     time::Now,
     wire::{Ack, Contact, Greeting, Lease, Message, MessageFault, PROTOCOL, Recalled, Welcome},
@@ -21,14 +22,14 @@ use branchline_protocol::{
 
 impl<D: Defects> AgentCore<D> {
     /// The attachment number is durable before any parent hears it (DESIGN 5).
-    pub(super) fn dialling(&mut self, dial: u64, turn: &mut Turn) {
+    pub(super) fn dialling(&mut self, dial: u64, parent: NodeId, turn: &mut Turn) {
         self.put_attachment(turn);
         self.told_settings = self.settings_version();
-        let greeting = self.greeting();
+        let greeting = self.greeting(parent);
         turn.then(Effect::Greet(dial, Box::new(greeting)));
     }
 
-    fn greeting(&self) -> Greeting {
+    fn greeting(&self, parent: NodeId) -> Greeting {
         let next_poll_s = match (self.me.contact, self.lease, self.documents.settings()) {
             (_, Some(lease), _) => Some(lease.interval_ms / 1_000),
             (Contact::Poll, None, Some(settings)) => Some(settings.poll_normal_s),
@@ -49,9 +50,24 @@ impl<D: Defects> AgentCore<D> {
             documents: self.documents.versions(),
             term: self.documents.term(),
             wake_port: 0,
-            receipt: None,
+            receipt: Some(self.receipt(parent).seal(&self.me.signer)),
             capabilities: self.me.capabilities.clone(),
             next_poll_s,
+        }
+    }
+
+    /// What lets this parent, and those above it, bring this device's records (RLY-9).
+    fn receipt(&self, parent: NodeId) -> Receipt {
+        let (heads, complete) = self.spool.own_heads();
+        Receipt {
+            tenant: self.me.tenant.clone(),
+            node: self.me.node,
+            key: self.me.signer.public(),
+            epoch: self.me.epoch,
+            attachment: self.attachment,
+            parent,
+            heads,
+            complete,
         }
     }
 

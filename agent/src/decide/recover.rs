@@ -93,7 +93,7 @@ impl<D: Defects> AgentCore<D> {
         incarnation: u64,
         rows: &Rows,
     ) -> Result<Self, RecoverFault> {
-        let mut spool = Spool::new(me.node, me.epoch, incarnation);
+        let mut spool = Spool::new(me.node, me.epoch, incarnation).with_signer(me.tenant.clone(), me.signer.clone());
         for (key, value) in rows.of(Table::Meta) {
             spool.recover_meta(key, value)?;
         }

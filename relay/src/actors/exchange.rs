@@ -432,11 +432,11 @@ impl Handler<UplinkEvent> for Exchange {
 
     fn handle(&mut self, event: UplinkEvent, ctx: &mut Self::Context) {
         match event {
-            UplinkEvent::Dialling { reply, .. } => {
+            UplinkEvent::Dialling { reply, parent, .. } => {
                 self.dials += 1;
                 self.greetings.retain(|_, r| !r.is_closed());
                 self.greetings.insert(self.dials, reply);
-                self.feed(Event::Dialling(self.dials), ctx);
+                self.feed(Event::Dialling(self.dials, parent), ctx);
             }
             UplinkEvent::Up { welcome, route, link } => {
                 tracing::info!(parent = %welcome.parent, ?route, "uplink up");

@@ -26,6 +26,7 @@ impl<D: Defects> RelayCore<D> {
         self.parent_up = true;
         self.recalling = None;
         self.spool.link_up(welcome.parent, welcome.store);
+        self.receipts.link_up();
         let entries = self.directory.snapshot();
         out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: true, entries }));
         self.set_ancestors(now, welcome.ancestors, out);
@@ -56,6 +57,14 @@ impl<D: Defects> RelayCore<D> {
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
                 let mut after = release;
                 for mut ack in acks {
+                    if ack.stream.node != self.me.node && ack.refused.iter().any(|(_, code)| code == "foreign") {
+                        // Those who brought it are told; the device is not: what it has itself, it keeps.
+                        self.spool.disown(&ack.stream, &mut batch);
+                        for to in self.brought_by(ack.stream.node) {
+                            told.entry(to).or_default().push(ack.clone());
+                        }
+                        continue;
+                    }
                     if D::SEEDED && self.defects.has(Defect::DELETES_ON_STORED) {
                         ack.settled = ack.settled.max(ack.stored);
                     }

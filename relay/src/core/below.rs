@@ -49,6 +49,7 @@ impl<D: Defects> RelayCore<D> {
             return;
         }
         self.directory.holds(child.node, &child.greeting.documents);
+        self.receipts.attached(child.node, child.greeting.receipt.clone());
         self.bounds.renew(child.node);
         let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
         self.links.insert(child.node, link);
@@ -158,14 +159,16 @@ impl<D: Defects> RelayCore<D> {
         &mut self,
         now: Now,
         child: &Child,
-        run: Run,
+        mut run: Run,
         batch: &mut Batch,
         after: &mut After,
         out: &mut Vec<Effect>,
     ) {
         let stream = run.stream;
-        if child.role == Role::Agent && stream.node != child.node {
-            // A device speaks for itself only (RLY-9).
+        let receipts = std::mem::take(&mut run.receipts);
+        let alien = child.role == Role::Agent && stream.node != child.node;
+        if alien || !self.receipts.brought(stream.node, child.node, receipts, batch) {
+            // A device speaks for itself only, a relay for those that were attached below it (RLY-9).
             let refused: Vec<(u64, String)> = run.records.iter().map(|r| (r.number, "foreign".into())).collect();
             let upto = run.records.last().map_or(0, |r| r.number);
             let ack = branchline_protocol::wire::Ack { stream, stored: upto, settled: upto, refused };

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// What happens.
 pub enum Event {
-    /// A parent is about to be greeted: the number goes back with [`Effect::Greet`].
-    Dialling(u64),
+    /// This parent is about to be greeted: the number goes back with [`Effect::Greet`].
+    Dialling(u64, NodeId),
     /// The parent welcomed us.
     ParentUp(Box<Welcome>),
     /// The parent said something; credit is owed for it.

@@ -9,6 +9,7 @@ mod bounds;
 mod event;
 mod persist;
 mod recall;
+mod receipts;
 mod shelf;
 mod state;
 #[cfg(test)]

@@ -6,12 +6,14 @@
 //! | Meta | `d` + kind | envelope of a document; of time statements one in ten minutes |
 //! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
 //! | Meta | `node_time` | i64: node time goes on from here |
+//! | Meta | `receipt/` + node + child | receipts that the child showed for the node's records |
 //! | Meta, Spool | | see [`branchline_node::uplink::spool`] |
 //! | Ledger | `o` + order number + hash of its devices | order message: one for each set of devices it came for |
 //! | Ledger | `r` + order number + device | waiting 0, held 1, handed over 2; then the holders, who holds it first |
 //! | Ledger | `t` + order number + device | i64: cancelled, to be known until then |
 
 use super::{
+    receipts::Receipts,
     shelf::Shelf,
     state::{Me, RelayCore},
 };
@@ -42,6 +44,7 @@ pub(super) const DISK: &[u8] = b"disk";
 /// Key of node time.
 pub const NODE_TIME: &[u8] = b"node_time";
 const CHILD_DISK: &[u8] = b"child/";
+const RECEIPTS: &[u8] = b"receipt/";
 
 fn numbered(kind: u8, order: OrderNumber) -> Vec<u8> {
     [&[kind][..], &order.term.to_be_bytes(), &order.number.to_be_bytes()].concat()
@@ -123,6 +126,28 @@ pub fn child_disk(child: NodeId, disk: u64, batch: &mut Batch) {
     batch.put(Table::Meta, [CHILD_DISK, child.bytes()].concat(), disk.to_be_bytes().to_vec());
 }
 
+/// Where receipts are kept that a child showed for a node.
+fn receipts_key(node: NodeId, child: NodeId) -> Vec<u8> {
+    [RECEIPTS, node.bytes(), child.bytes()].concat()
+}
+
+/// Keeps them.
+pub(super) fn receipts(node: NodeId, child: NodeId, receipts: &[Envelope], batch: &mut Batch) {
+    let value = rmp_serde::to_vec(receipts).expect("envelopes are plain data");
+    batch.put(Table::Meta, receipts_key(node, child), value);
+}
+
+/// Forgets them.
+pub(super) fn receipts_gone(node: NodeId, child: NodeId, batch: &mut Batch) {
+    batch.delete(Table::Meta, receipts_key(node, child));
+}
+
+/// Node, child and receipts of a row.
+fn receipts_row(rest: &[u8], value: &[u8]) -> Option<(NodeId, NodeId, Vec<Envelope>)> {
+    let (of, by) = rest.split_at_checked(16)?;
+    Some((node(of)?, node(by)?, rmp_serde::from_slice(value).ok()?))
+}
+
 /// Keeps a document.
 pub fn document(kind: Kind, envelope: &Envelope, batch: &mut Batch) {
     let key = vec![b'd', kind as u8];
@@ -167,12 +192,15 @@ impl<D: Defects> RelayCore<D> {
         store: &impl Scan,
     ) -> Result<Self, Recovered> {
         let mut shelf = Shelf::new(me.tenant.clone(), root, trust);
-        let mut spool = Spool::new(me.node, me.epoch, incarnation).with_quotas(Quotas::RELAY);
+        let mut spool = Spool::new(me.node, me.epoch, incarnation)
+            .with_quotas(Quotas::RELAY)
+            .with_signer(me.tenant.clone(), me.signer.clone());
         spool.set_memory(MEMORY_BYTES);
         let mut attachment = 0;
         let mut faults = Vec::new();
         let mut documents = BTreeMap::new();
         let (mut disk, mut disks, mut time_kept) = (None, BTreeMap::new(), None);
+        let mut receipts = Vec::new();
         store.scan_all(Table::Meta, |key, value| {
             if key == ATTACHMENT {
                 attachment = number(&value).unwrap_or(0);
@@ -182,6 +210,8 @@ impl<D: Defects> RelayCore<D> {
                 time_kept = value[..].try_into().ok().map(i64::from_be_bytes).map(Millis);
             } else if let Some(child) = key.strip_prefix(CHILD_DISK) {
                 disks.extend(node(child).zip(number(&value)));
+            } else if let Some(rest) = key.strip_prefix(RECEIPTS) {
+                receipts.extend(receipts_row(rest, &value));
             } else if let [b'd', kind] = key {
                 documents.insert(*kind, value);
             } else if let Err(e) = spool.recover_meta(key, &value) {
@@ -244,7 +274,9 @@ impl<D: Defects> RelayCore<D> {
                 Err(fault) => tracing::warn!(%fault, "a stored order does not verify"),
             }
         }
+        let receipts = Receipts::recover(receipts, &spool);
         let mut core = RelayCore::from_parts(defects, me, spool, ledger, shelf, attachment);
+        core.receipts = receipts;
         core.disk = (disk.unwrap_or(incarnation), disk.is_some());
         (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
         core.time_kept = core.kept_time();

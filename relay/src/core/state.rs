@@ -1,6 +1,6 @@
 //! The state between events and effects.
 
-use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling};
+use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling, receipts::Receipts};
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
@@ -15,11 +15,15 @@ use branchline_node::{
 use branchline_protocol::{
     id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role, TenantId},
     job::Class,
+    order::Signer,
     record::{Alert, Fact, Facts, Lane, class},
     time::{Millis, Now},
     wire::{Ack, Contact, Goodbye, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Milliseconds that inventory and logs may gather before they go up in one message (RLY-4).
 const GATHER_MS: u64 = 1_000;
@@ -37,6 +41,8 @@ pub struct Me {
     pub epoch: Epoch,
     /// Its name, shown in chains.
     pub name: String,
+    /// The key of its certificate: signs receipts and heads of its own streams.
+    pub signer: Arc<Signer>,
 }
 
 /// What one child is to be told of one stream: child, session, stream, refused numbers with their codes.
@@ -86,6 +92,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) bounds: Bounds,
     /// What a restored server wants to know, while this link to it lasts.
     pub(super) recalling: Option<Recalling>,
+    /// What lets this relay speak for nodes below it.
+    pub(super) receipts: Receipts,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -114,6 +122,7 @@ impl<D: Defects> RelayCore<D> {
             attachment,
             bounds: Bounds::default(),
             recalling: None,
+            receipts: Receipts::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -170,7 +179,7 @@ impl<D: Defects> RelayCore<D> {
         self.parent_up
     }
 
-    fn greeting(&self) -> Greeting {
+    fn greeting(&self, parent: NodeId) -> Greeting {
         Greeting {
             protocol: *PROTOCOL.end(),
             build: env!("CARGO_PKG_VERSION").into(),
@@ -187,7 +196,7 @@ impl<D: Defects> RelayCore<D> {
             documents: self.shelf.versions(),
             term: self.shelf.time().map_or(0, |t| t.term),
             wake_port: 0,
-            receipt: None,
+            receipt: Some(self.receipt(parent).seal(&self.me.signer)),
             capabilities: Vec::new(),
             next_poll_s: None,
         }
@@ -195,14 +204,15 @@ impl<D: Defects> RelayCore<D> {
 
     fn event(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Dialling(number) => {
+            Event::Dialling(number, parent) => {
                 self.attachment += 1;
                 let mut batch = Batch::new();
                 batch.put(Table::Meta, persist::ATTACHMENT.to_vec(), self.attachment.to_be_bytes().to_vec());
                 if !std::mem::replace(&mut self.disk.1, true) {
                     batch.put(Table::Meta, persist::DISK.to_vec(), self.disk.0.to_be_bytes().to_vec());
                 }
-                let greet = Effect::Greet(number, Box::new(self.greeting()));
+                self.receipts.sweep(&mut batch);
+                let greet = Effect::Greet(number, Box::new(self.greeting(parent)));
                 self.commit(now, batch, After { effects: vec![greet], ..After::default() }, out);
             }
             Event::ParentUp(welcome) => self.welcomed(now, *welcome, out),
@@ -260,6 +270,10 @@ impl<D: Defects> RelayCore<D> {
             }
             let facts = grouped.into_iter().map(|((order, fact), devices)| (order, fact_of(fact), devices)).collect();
             self.tell(now, class::FACTS, &Facts { facts }, out);
+        }
+        let mut batch = Batch::new();
+        if let Some(mark) = self.spool.sign_heads(now.node, false, &mut batch) {
+            self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
         }
         self.directory.expire(now.node);
         if self.parent_up {
@@ -321,7 +335,8 @@ impl<D: Defects> RelayCore<D> {
             Lane::Inventory | Lane::Logs => flush,
             _ => flush || under_way[lane as usize] == 0,
         };
-        while let Some((lane, runs)) = self.spool.take_of(may) {
+        while let Some((lane, mut runs)) = self.spool.take_of(may) {
+            self.receipts.accompany(self.me.node, &mut runs);
             out.push(Effect::ToParent(lane, Message::Records(runs)));
         }
         let keys = self.spool.to_load();

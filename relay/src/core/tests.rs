@@ -25,6 +25,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 mod bounds;
+mod receipts;
 
 const PARENT: NodeId = NodeId(Uuid::from_u128(1000));
 const RELAY: NodeId = NodeId(Uuid::from_u128(500));
@@ -65,7 +66,8 @@ impl Bench {
 
     fn open(folder: &tempfile::TempDir, incarnation: u64) -> (RelayCore, StoreHandle) {
         let (store, _) = Store::open(&folder.path().join("relay.redb"), StoreOptions::new(1, incarnation)).unwrap();
-        let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "osaka".into() };
+        let key = Arc::new(Signer::from_seed(&[77; 32]));
+        let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "osaka".into(), signer: key };
         let key = TrustedKey { key: server_key().public(), role: "server".into(), status: KeyStatus::Active };
         let trust = TrustDocument { tenant: tenant(), term: 1, version: 1, cas: vec![], keys: vec![key] };
         let root = Signer::from_seed(&[1; 32]).public();

@@ -20,6 +20,7 @@ use super::{
     intake::{self, Preloaded},
     left,
     recovery::Recovery,
+    receipts::Receipts,
     streams::Streams,
 };
 use crate::store::{AuditRow, NodeRow, Op};
@@ -73,6 +74,8 @@ pub struct TenantState {
     /// Orders that are not over.
     pub orders: BTreeMap<OrderNumber, OpenJob>,
     pub(super) streams: Streams,
+    /// Who may speak for whom.
+    pub(super) receipts: Receipts,
     /// What was refused, by node, code and field: when it was audited last, and how many records since.
     pub(super) refusals: BTreeMap<(NodeId, &'static str, Option<&'static str>), (Millis, u64)>,
     pub(super) links: BTreeMap<NodeId, Link>,
@@ -338,6 +341,7 @@ impl<D: Defects> Core<D> {
         };
         let below = state.directory.below(child.node);
         let mut work = Work::default();
+        intake::greeted(state, now, &child, &mut work);
         state.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
             let disk = child.greeting.incarnation;
@@ -543,6 +547,7 @@ impl<D: Defects> Core<D> {
             out.push(Effect::Refuse(node, link.session, refusal));
         }
         state.directory.forget(node);
+        state.receipts.forget(node);
         let mut work = Work::default();
         let open: Vec<OrderNumber> =
             state.orders.iter().filter(|(_, o)| o.open.contains_key(&node)).map(|(n, _)| *n).collect();

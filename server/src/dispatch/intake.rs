@@ -1,6 +1,9 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
-use super::core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust};
+use super::{
+    core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust},
+    receipts::{Mismatch, Refused},
+};
 use crate::store::{AuditRow, DEAD_LETTER_BYTES_MAX, DeadLetterRow, Op, ResultRow, StreamRow};
 use branchline_node::downstream::Child;
 use branchline_protocol::{
@@ -9,7 +12,8 @@ use branchline_protocol::{
     id::{NodeId, OrderNumber, Role},
     inventory::{ApplyFault, CLOCK_SKEW_MS, INVENTORY_BYTES_MAX, Report, ReportKind, SectionChange, Snapshot},
     job::State,
-    order::{OrderMessage, verify_order},
+    order::{Envelope, OrderMessage, verify_order},
+    receipt::{Head, open_head},
     record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
     time::{Millis, Now},
     wire::Message,
@@ -46,14 +50,17 @@ pub fn run(
 ) -> Taken {
     let mut taken = Taken::default();
     let stream = run.stream;
-    if let Some(code) = unheard(state, child, stream.node) {
-        taken.foreign = true;
-        for record in &run.records {
-            refuse(state, now, child, stream, record, (code, None), work);
-            taken.refused.push((record.number, code.to_string()));
+    let limit = match heard(state, now, child, &stream, &run.receipts, work) {
+        Ok(limit) => limit,
+        Err(code) => {
+            taken.foreign = true;
+            for record in &run.records {
+                refuse(state, now, child, stream, record, (code, None), work);
+                taken.refused.push((record.number, code.to_string()));
+            }
+            return taken;
         }
-        return taken;
-    }
+    };
     // What it wrote it wrote while it was alive; its clock may be ahead of ours.
     if let Some(last) = run.records.last() {
         state.directory.heard(stream.node, last.at.min(now.node));
@@ -61,6 +68,13 @@ pub fn run(
     let before = state.streams.get(&stream);
     let mut position = before;
     for record in run.records {
+        if record.number > limit && position.is_none_or(|at| record.number > at.upto) {
+            // Its device had gone elsewhere when it wrote this, so it did not give it to this child.
+            taken.foreign = true;
+            refuse(state, now, child, stream, &record, ("foreign", None), work);
+            taken.refused.push((record.number, "foreign".into()));
+            continue;
+        }
         let next = match follow(position, &stream, &record, run.settled) {
             Ok((Next::Known, _)) => continue,
             Ok((Next::Takes(next), resumed)) => {
@@ -81,16 +95,24 @@ pub fn run(
         };
         if record.class == class::GAP {
             dropped(child, &stream, &record, position, work);
+        } else if record.class == class::HEAD {
+            signed(state, now, child, &stream, &record, work);
         } else if let Err(code) = apply(state, now, child, stream.node, &record, preloaded, token, &mut taken, work) {
             refuse(state, now, child, stream, &record, (code, wrong_field(&record)), work);
             taken.refused.push((record.number, code.into()));
         }
         position = Some(next);
+        if let Some(mismatch) = state.receipts.reached(&stream, next) {
+            altered(state, now, child, mismatch, "another hash than came", work);
+        }
     }
     if let Some(at) = position.filter(|at| before != Some(*at)) {
         let gone = state.streams.put(stream, at);
         work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto: at.upto, hash: at.head }));
         work.ops.extend(gone.into_iter().map(|stream| Op::StreamGone(child.tenant.clone(), stream)));
+        if child.node != stream.node {
+            state.receipts.came(&stream, child.node);
+        }
     }
     taken
 }
@@ -128,15 +150,84 @@ struct Fields<K, A, S, O, C, D> {
     digest: D,
 }
 
-/// Why nothing of a node's is heard from this child. A relay speaks only for nodes of its tenant, a device for itself
-/// (RLY-9); what a revoked one says counts no more (S-12).
-fn unheard(state: &TenantState, child: &Child, node: NodeId) -> Option<&'static str> {
-    let row = state.nodes.get(&node);
-    match row {
-        None => Some("foreign"),
-        Some(_) if child.role == Role::Agent && node != child.node => Some("foreign"),
-        Some(row) => row.revoked_at.map(|_| "revoked"),
+/// Up to which number a stream is heard from this child, or why not at all. A relay speaks only for nodes of its tenant
+/// that attached themselves below it, a device for itself (RLY-9); what a revoked one says counts no more (S-12).
+fn heard(
+    state: &mut TenantState,
+    now: Now,
+    child: &Child,
+    stream: &StreamId,
+    receipts: &[Envelope],
+    work: &mut Work,
+) -> Result<u64, &'static str> {
+    let node = stream.node;
+    let row = state.nodes.get(&node).ok_or("foreign")?;
+    if row.revoked_at.is_some() {
+        return Err("revoked");
     }
+    if node == child.node {
+        return Ok(u64::MAX);
+    }
+    if child.role == Role::Agent {
+        return Err("foreign");
+    }
+    let (mismatches, refused) = state.receipts.take(&child.tenant, &state.nodes, &state.streams, receipts);
+    for mismatch in mismatches {
+        altered(state, now, child, mismatch, "another hash than came", work);
+    }
+    if let Some(Refused { of, fault }) = refused
+        && may_audit(state, now, child.node, "receipt").is_some()
+    {
+        let of = of.map_or_else(|| "somebody".into(), |of| of.to_string());
+        let detail = format!("a receipt of {of}, for records of {node}: {fault}");
+        work.ops.push(audit(child, now.node, child.node, "receipt.refused", detail));
+    }
+    state.receipts.limit(child.node, stream).ok_or("foreign")
+}
+
+/// A child greeted: its own word on where it is and how far it has written.
+pub(super) fn greeted(state: &mut TenantState, now: Now, child: &Child, work: &mut Work) {
+    let Some(receipt) = &child.greeting.receipt else { return };
+    for mismatch in state.receipts.attached(receipt, &state.streams) {
+        altered(state, now, child, mismatch, "another hash than came", work);
+    }
+}
+
+/// A head among the records: what comes before it must be what its node wrote.
+fn signed(state: &mut TenantState, now: Now, child: &Child, stream: &StreamId, record: &Record, work: &mut Work) {
+    let Some(key) = state.receipts.key_of(stream.node) else { return };
+    let why = match open_head(&record.body, &child.tenant, stream.node, &key) {
+        Ok(head) if head == Head::of(stream, record.number - 1, record.prev) => return,
+        Ok(_) => "another hash than came",
+        Err(_) => "nothing of what came",
+    };
+    altered(state, now, child, Mismatch { stream: *stream, number: record.number - 1 }, why, work);
+}
+
+/// Somebody between the device and this server altered, left out or added records: who brought them is named.
+fn altered(state: &mut TenantState, now: Now, child: &Child, mismatch: Mismatch, why: &str, work: &mut Work) {
+    let Mismatch { stream, number } = mismatch;
+    let Some(count) = may_audit(state, now, stream.node, "stream_head_mismatch") else { return };
+    let by = state.receipts.bringer(&stream).unwrap_or(child.node);
+    tracing::error!(device = %stream.node, %by, number, "records are not what their device signed");
+    let parents: Vec<String> = state.receipts.parents_of(stream.node).map(|parent| parent.to_string()).collect();
+    let (what, parents) = (shown(&stream), parents.join(", "));
+    let detail = format!(
+        "{what} up to number {number}, brought by {by}: the device signed {why}; it was attached to {parents}; {count} \
+         since the last alert"
+    );
+    work.ops.push(audit(child, now.node, stream.node, "alert.stream_head_mismatch", detail));
+}
+
+/// Whether an audit of this kind about a node is due, and of how many: once a minute.
+fn may_audit(state: &mut TenantState, now: Now, node: NodeId, code: &'static str) -> Option<u64> {
+    let (last, count) = state.refusals.entry((node, code, None)).or_insert((Millis(i64::MIN), 0));
+    *count += 1;
+    if now.node.0 < last.0.saturating_add(AUDIT_EVERY_MS) {
+        return None;
+    }
+    *last = now.node;
+    Some(std::mem::take(count))
 }
 
 /// Where a record leads to from where the stream is held; with the number held before, if what lies between was settled

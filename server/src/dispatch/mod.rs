@@ -6,6 +6,7 @@ mod core;
 mod intake;
 mod left;
 pub mod recovery;
+mod receipts;
 mod standing;
 mod streams;
 #[cfg(test)]

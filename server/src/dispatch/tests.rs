@@ -2,6 +2,7 @@
 
 mod inventory;
 mod presence;
+mod receipts;
 
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
@@ -12,6 +13,7 @@ use branchline_protocol::{
     inventory::{Report, ReportKind, Snapshot},
     job::{Class, End, State},
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Signer, Tree},
+    receipt::Receipt,
     record::{Fact, Facts, JobResult, Lane, Run, class},
     time::{Millis, Mono, Now},
     wire::{Contact, Goodbye, Greeting, Message, PresenceEntry, Reach},
@@ -90,7 +92,19 @@ impl Bench {
         seen
     }
 
+    /// What an honest child says: a relay with receipts of the devices whose records it brings.
     fn said(&mut self, child: &Arc<Child>, message: Message) -> Vec<Effect> {
+        let mut message = message;
+        if let Message::Records(runs) = &mut message {
+            for run in runs.iter_mut().filter(|r| r.stream.node != child.node && r.receipts.is_empty()) {
+                let attachment = 1_000_000 + self.clock;
+                run.receipts = vec![receipt(run.stream.node, child.node, attachment).seal(&key(run.stream.node))];
+            }
+        }
+        self.said_bare(child, message)
+    }
+
+    fn said_bare(&mut self, child: &Arc<Child>, message: Message) -> Vec<Effect> {
         let preloaded = Preloaded::new();
         self.feed(Event::Said { child: child.clone(), message, lane: Lane::Work, credit: 7, preloaded })
     }
@@ -114,6 +128,17 @@ impl Bench {
     }
 }
 
+/// The key of a node's certificate.
+fn key(node: NodeId) -> Signer {
+    Signer::from_seed(&Hash::of(node.bytes()).0)
+}
+
+/// What a node says of itself when it greets a parent, all of its streams being new.
+fn receipt(node: NodeId, parent: NodeId, attachment: u64) -> Receipt {
+    let (key, heads) = (key(node).public(), vec![]);
+    Receipt { tenant: tenant(), node, key, epoch: 1, attachment, parent, heads, complete: true }
+}
+
 fn row(n: u128) -> NodeRow {
     NodeRow {
         id: node(n),
@@ -131,7 +156,7 @@ fn row(n: u128) -> NodeRow {
         last_contact: None,
         enrolled_at: Millis(0),
         revoked_at: None,
-        key_hash: Hash::of(&n.to_be_bytes()),
+        key_hash: Hash::of(&key(node(n)).public().0),
         tags: vec![],
     }
 }

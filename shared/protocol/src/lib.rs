@@ -8,6 +8,7 @@ pub mod id;
 pub mod inventory;
 pub mod job;
 pub mod order;
+pub mod receipt;
 pub mod record;
 pub mod refusal;
 pub mod schedule;

@@ -3,6 +3,7 @@
 use crate::{
     hash::Hash,
     id::{Epoch, NodeId, OrderNumber, TraceId},
+    order::Envelope,
     time::Millis,
 };
 use bytes::Bytes;
@@ -103,8 +104,9 @@ pub mod class {
     pub const GAP: u16 = 5;
     /// [`super::Alert`]: something an administrator should know.
     pub const ALERT: u16 = 6;
-    /// A signed attachment receipt (DESIGN 6).
-    pub const RECEIPT: u16 = 7;
+    /// What the stream is up to here, signed by the node that wrote it ([`crate::receipt::seal_head`]). Its number is the
+    /// next after the head it signs.
+    pub const HEAD: u16 = 7;
     /// An operation log entry.
     pub const LOG: u16 = 8;
     /// [`crate::order::OrderMessage`]: an order as it came to a device, for a restored server that may not know it.
@@ -241,6 +243,10 @@ pub struct Run {
     /// that lacks them goes on after them: it was rolled back, or never saw them.
     #[serde(default)]
     pub settled: u64,
+    /// What lets the sender speak for the stream's node: the node's receipts and those of relays between, with the first
+    /// run of the stream on a link. Empty from the node itself.
+    #[serde(default)]
+    pub receipts: Vec<Envelope>,
 }
 
 #[cfg(test)]

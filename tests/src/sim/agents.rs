@@ -26,6 +26,7 @@ use branchline_protocol::{
     wire::Message,
 };
 use serde_json::json;
+use std::sync::Arc;
 
 impl World {
     /// The agent's process starts: its disk is opened, its core recovered.
@@ -48,6 +49,7 @@ impl World {
             platform: "virtual",
             capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT].map(str::to_owned).to_vec(),
             pid: 1,
+            signer: Arc::new(place.signer()),
         };
         let recovered = Rows::read(&machine.disk).map_err(|e| e.to_string()).and_then(|rows| {
             let (defects, trust) = (Seeded::of(self.options.defect), self.desk.trust.clone());

@@ -98,7 +98,7 @@ impl Desk {
             last_contact: None,
             enrolled_at: Millis(0),
             revoked_at: None,
-            key_hash: Hash::of(place.to_string().as_bytes()),
+            key_hash: Hash::of(&place.signer().public().0),
             tags: vec![],
         }
     }

@@ -224,6 +224,7 @@ impl World {
         if before > kept.attachment {
             machine.rolled_back = Some(before);
         }
+        machine.restored = true;
     }
 
     /// Orders in a device's journal, or only those that are over.

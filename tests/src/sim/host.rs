@@ -58,6 +58,8 @@ pub struct Machine {
     pub attachment: u64,
     /// Its disk was set back: the attachment it had before, until it has a newer one.
     pub rolled_back: Option<u64>,
+    /// Whether its disk was ever set back.
+    pub restored: bool,
 }
 
 /// A snapshot of a machine.

@@ -1,6 +1,6 @@
 //! Who is who in the simulated tree.
 
-use branchline_protocol::id::NodeId;
+use branchline_protocol::{hash::Hash, id::NodeId, order::Signer};
 use std::fmt;
 use uuid::Uuid;
 
@@ -26,6 +26,11 @@ impl Place {
             Place::Relay(n) => 0x100 + n as u128,
             Place::Agent(n) => 0x1000 + n as u128,
         }))
+    }
+
+    /// The key of its certificate.
+    pub fn signer(self) -> Signer {
+        Signer::from_seed(&Hash::of(self.id().bytes()).0)
     }
 
     /// The node with this id.

@@ -52,8 +52,13 @@ impl World {
             self.note(format_args!("{place} does not start: {fault}"));
             return false;
         }
-        let me =
-            Me { tenant: self.desk.tenant.clone(), node: place.id(), epoch: machine.epoch, name: place.to_string() };
+        let me = Me {
+            tenant: self.desk.tenant.clone(),
+            node: place.id(),
+            epoch: machine.epoch,
+            name: place.to_string(),
+            signer: Arc::new(place.signer()),
+        };
         let (defects, root, trust) = (Seeded::of(self.options.defect), self.desk.root, self.desk.trust.clone());
         let core = match RelayCore::recover_with(defects, me, root, trust, incarnation, &machine.disk) {
             Ok(core) => core,

@@ -213,6 +213,9 @@ impl World {
             }
             _ => {}
         }
+        for op in &ops {
+            self.nobody_lies(op);
+        }
         if self.server.rows.commit_sound(&ops).is_err() {
             self.violation(format_args!("the server's batch is in conflict with its store"));
         }
@@ -220,6 +223,24 @@ impl World {
             self.feed_server(Event::Committed(token));
         }
         self.commit_server();
+    }
+
+    /// Nobody here forges or alters: whom the server finds to have done so is wronged. Only a device whose disk was put
+    /// back is not believed until it has come again.
+    fn nobody_lies(&mut self, op: &Op) {
+        match op {
+            Op::Audit(row) if ["alert.stream_head_mismatch", "receipt.refused"].contains(&&row.what[..]) => {
+                self.violation(format_args!("the server suspects {}: {} {}", row.who, row.what, row.detail));
+            }
+            Op::DeadLetter(row) if row.code == "foreign" => {
+                let device = Place::of(row.stream.node);
+                if !device.is_some_and(|place| self.machines[&place].restored) {
+                    let (node, via) = (row.stream.node, row.via);
+                    self.violation(format_args!("the server does not take {} of {node} from {via}", row.number));
+                }
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn server_child_up(&mut self, id: LinkId, child: Arc<Child>) {

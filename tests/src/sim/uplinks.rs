@@ -108,7 +108,7 @@ impl World {
     /// The connection is secured: the core is asked for its greeting.
     pub(super) fn connected(&mut self, id: LinkId, life: u64) {
         let Some(link) = self.links.get(&id) else { return };
-        let place = link.child;
+        let (place, parent) = (link.child, link.parent.id());
         if link.cut || !link.ends[Side::Child as usize].open || !self.lives(place, life) {
             return;
         }
@@ -119,8 +119,8 @@ impl World {
             link.dial = dial;
         }
         match place {
-            Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Dialling { dial }),
-            Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::Dialling(dial)),
+            Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Dialling { dial, parent }),
+            Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::Dialling(dial, parent)),
             _ => {}
         }
     }
@@ -199,6 +199,7 @@ impl World {
             role,
             node: place.id(),
             epoch: self.machines[&place].epoch,
+            key: place.signer().public(),
             serial_hex: "1".into(),
             not_before: Millis(0),
             not_after: Millis(i64::MAX),

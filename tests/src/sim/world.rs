@@ -163,6 +163,7 @@ impl World {
             snapshot: None,
             attachment: 0,
             rolled_back: None,
+            restored: false,
         };
         let places = [Place::Server, Place::Gateway]
             .into_iter()

@@ -9,6 +9,7 @@ mod recall;
 mod restart;
 mod room;
 mod schedule;
+mod signing;
 mod steering;
 
 use super::{AgentCore, Effect, Event, JobStart, Me, Rows};
@@ -33,7 +34,10 @@ use branchline_protocol::{
     wire::{Contact, Lease, Message, Welcome},
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 pub const ME: NodeId = NodeId(Uuid::from_u128(7));
@@ -69,6 +73,7 @@ pub fn me() -> Me {
         platform: "linux",
         capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT].map(str::to_owned).to_vec(),
         pid: 4242,
+        signer: Arc::new(Signer::from_seed(&[42; 32])),
     }
 }
 

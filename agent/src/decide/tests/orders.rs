@@ -327,7 +327,7 @@ fn a_job_that_runs_two_seconds_has_one_progress_record() {
     bench.settle(Event::Tick);
     assert_eq!(bench.disk.records(class::PROGRESS).len(), 1);
     let later = bench.core.next_deadline(bench.now).map(|due| due.since(bench.now.mono));
-    assert!(later.is_none_or(|ms| ms > 3_600_000), "only the schedule's");
+    assert!(later.is_some_and(|ms| ms > 200_000), "only the next head's and the schedule's: {later:?}");
     bench.crash();
     bench.wake();
     bench.pass(60_000);

@@ -308,9 +308,9 @@ fn this_disks_number_outlives_restarts() {
         let greeting = seen.into_iter().find_map(|e| if let Effect::Greet(_, g) = e { Some(g) } else { None });
         greeting.unwrap().incarnation
     };
-    let first = greeted(bench.feed(Event::Dialling(1)));
+    let first = greeted(bench.feed(Event::Dialling(1, PARENT)));
     bench.crash();
-    assert_eq!(greeted(bench.feed(Event::Dialling(1))), first);
+    assert_eq!(greeted(bench.feed(Event::Dialling(1, PARENT))), first);
 }
 
 #[test]

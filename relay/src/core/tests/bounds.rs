@@ -309,7 +309,8 @@ fn rly_7_one_flipped_bit_in_a_stored_record_is_found_at_the_start() {
     hits.iter().for_each(|at| bytes[*at] ^= 1);
     std::fs::write(&path, bytes).unwrap();
     let (store, _) = Store::open(&path, StoreOptions::new(1, 9)).unwrap();
-    let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "osaka".into() };
+    let key = Arc::new(Signer::from_seed(&[77; 32]));
+    let me = Me { tenant: tenant(), node: RELAY, epoch: 1, name: "osaka".into(), signer: key };
     let trust = TrustDocument { tenant: tenant(), term: 1, version: 1, cas: vec![], keys: vec![] };
     let found = RelayCore::recover(me, Signer::from_seed(&[1; 32]).public(), trust, 9, &store);
     let told = found.err().expect("it is found").to_string();

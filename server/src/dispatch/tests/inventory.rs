@@ -61,7 +61,10 @@ fn inv_13_an_inventory_at_16_mib_is_taken_and_one_byte_more_is_refused_and_block
         };
         let large = record(1, Hash::ZERO, class::INVENTORY, body(bytes));
         let next = record(2, large.hash(&stream), class::RESULT, result(End::Succeeded));
-        let seen = bench.said(&agent, Message::Records(vec![Run { stream, records: vec![large, next], settled: 0 }]));
+        let seen = bench.said(
+            &agent,
+            Message::Records(vec![Run { stream, records: vec![large, next], settled: 0, receipts: vec![] }]),
+        );
         assert_eq!(acked(&seen), [(2, 2, refused)]);
         let stored = bench.ops.iter().filter(|op| matches!(op, Op::Inventory { .. })).count();
         assert_eq!(stored, 1 - refused);

@@ -1,9 +1,11 @@
-//! What a greeting must satisfy (pure): TOP-20, ENR-7, ENR-9, GW-10, RLY-11.
+//! What a greeting must satisfy (pure): TOP-20, ENR-7, ENR-9, GW-10, RLY-9, RLY-11.
 
 use crate::identity::PeerIdentity;
 use branchline_protocol::{
     document::Revocations,
+    hash::Hash,
     id::{NodeId, Role, TenantId},
+    receipt::Receipt,
     refusal::Refusal,
     wire::{DEPTH_MAX, Greeting, PROTOCOL, Preface},
 };
@@ -32,7 +34,8 @@ pub(super) fn check_preface(preface: Preface, peer: &PeerIdentity) -> Result<(),
     Ok(())
 }
 
-/// What a greeting must satisfy; the refusals of REQUIREMENTS TOP-20, ENR-7, ENR-9, GW-10.
+/// What a greeting must satisfy; the refusals of REQUIREMENTS TOP-20, ENR-7, ENR-9, GW-10, RLY-9. The receipt's signature
+/// is verified last, once for each attachment.
 pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting) -> Result<(), Refusal> {
     if !facts.open {
         return Err(Refusal::new(503, "not_ready", "this node takes no children yet").retry_after(1_000));
@@ -61,6 +64,18 @@ pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting
         let what = format!("the tree would be {depth} tiers deep, {DEPTH_MAX} are allowed");
         return Err(Refusal::new(422, "too_deep", what).field("depth"));
     }
+    check_receipt(me, peer, greeting)
+}
+
+/// Without its receipt a child's records would count nowhere above, so it is told at once.
+fn check_receipt(me: NodeId, peer: &PeerIdentity, greeting: &Greeting) -> Result<(), Refusal> {
+    let bad = |what: String| Refusal::new(401, "bad_receipt", what).field("receipt");
+    let envelope = greeting.receipt.as_ref().ok_or_else(|| bad("the greeting has no receipt".into()))?;
+    let receipt = Receipt::open(envelope, Hash::of(&peer.key.0)).map_err(|fault| bad(fault.to_string()))?;
+    let said = (&receipt.tenant, receipt.node, receipt.epoch, receipt.attachment, receipt.parent);
+    if said != (&peer.tenant, peer.node, peer.epoch, greeting.attachment, me) {
+        return Err(bad("the receipt is for another attachment".into()));
+    }
     Ok(())
 }
 
@@ -72,11 +87,15 @@ pub fn reconnect_spread_ms(role: Role, children: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use branchline_protocol::{time::Millis, wire::Contact};
+    use branchline_protocol::{order::Signer, time::Millis, wire::Contact};
     use uuid::Uuid;
 
     fn node(n: u128) -> NodeId {
         NodeId(Uuid::from_u128(n))
+    }
+
+    fn signer() -> Signer {
+        Signer::from_seed(&[5; 32])
     }
 
     fn peer(role: Role) -> PeerIdentity {
@@ -85,9 +104,23 @@ mod tests {
             role,
             node: node(5),
             epoch: 2,
+            key: signer().public(),
             serial_hex: "1".into(),
             not_before: Millis(0),
             not_after: Millis(1),
+        }
+    }
+
+    fn receipt(peer: &PeerIdentity) -> Receipt {
+        Receipt {
+            tenant: peer.tenant.clone(),
+            node: peer.node,
+            key: peer.key,
+            epoch: peer.epoch,
+            attachment: 1,
+            parent: node(1),
+            heads: vec![],
+            complete: true,
         }
     }
 
@@ -107,7 +140,7 @@ mod tests {
             documents: vec![],
             term: 1,
             wake_port: 0,
-            receipt: None,
+            receipt: Some(receipt(peer).seal(&signer())),
             capabilities: vec![],
             next_poll_s: None,
         }
@@ -134,6 +167,32 @@ mod tests {
         ];
         for other in others {
             assert_eq!(code(&facts(1), &peer, &other), Some((401, "foreign_identity".into())));
+        }
+    }
+
+    #[test]
+    fn rly_9_a_greeting_without_its_own_receipt_is_401() {
+        let peer = peer(Role::Agent);
+        let with = |receipt: Option<Receipt>, signer: &Signer| {
+            let greeting = Greeting { receipt: receipt.map(|r| r.seal(signer)), ..greeting(&peer) };
+            code(&facts(1), &peer, &greeting)
+        };
+        let good = receipt(&peer);
+        assert_eq!(with(Some(good.clone()), &signer()), None);
+        let bad = Some((401, "bad_receipt".to_string()));
+        assert_eq!(with(None, &signer()), bad);
+        let thief = Signer::from_seed(&[6; 32]);
+        assert_eq!(with(Some(good.clone()), &thief), bad, "forged");
+        assert_eq!(with(Some(Receipt { key: thief.public(), ..good.clone() }), &thief), bad, "with a key of its own");
+        for other in [
+            Receipt { tenant: "other".parse().unwrap(), ..good.clone() },
+            Receipt { node: node(6), ..good.clone() },
+            Receipt { epoch: 1, ..good.clone() },
+            Receipt { attachment: 0, ..good.clone() },
+            Receipt { attachment: 2, ..good.clone() },
+            Receipt { parent: node(2), ..good },
+        ] {
+            assert_eq!(with(Some(other.clone()), &signer()), bad, "{other:?}");
         }
     }
 

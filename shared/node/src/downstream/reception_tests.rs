@@ -17,6 +17,7 @@ use crate::{
 };
 use branchline_protocol::{
     hash::Hash,
+    receipt::Receipt,
     record::Lane,
     time::Millis,
     wire::{Goodbye, Greeting, Resume},
@@ -170,6 +171,16 @@ impl World {
         let name = server_name(NodeId(Uuid::from_u128(PARENT)), &self.tenant);
         let stream = TlsConnector::from(tls).connect(name, stream).await.unwrap();
         let mut framed = Framed::new(stream, FrameCodec);
+        let receipt = Receipt {
+            tenant: self.tenant.clone(),
+            node: own.subject.node,
+            key: own.key.public(),
+            epoch: 1,
+            attachment,
+            parent: NodeId(Uuid::from_u128(PARENT)),
+            heads: vec![],
+            complete: true,
+        };
         let greeting = Greeting {
             protocol: 1,
             build: "0".into(),
@@ -185,7 +196,7 @@ impl World {
             documents: vec![],
             term: 1,
             wake_port: 0,
-            receipt: None,
+            receipt: Some(receipt.seal(&own.key.signer())),
             capabilities: vec![],
             next_poll_s: None,
         };

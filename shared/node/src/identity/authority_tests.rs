@@ -30,16 +30,19 @@ fn issue(subject: &Subject) -> Result<CertificateDer<'static>, AuthorityFault> {
 
 #[test]
 fn a_certificate_says_what_the_subject_says() {
+    let key = KeyPair::generate().unwrap();
     let expected = PeerIdentity {
         tenant: tenant(),
         role: Role::Relay,
         node: node(),
         epoch: 3,
+        key: key.public(),
         serial_hex: "1234".into(),
         not_before: NOW,
         not_after: LATER,
     };
-    let certificate = issue(&subject(Role::Relay)).unwrap();
+    let request = request(&key, "host");
+    let certificate = authority().issue(&request, &subject(Role::Relay), NOW, LATER, 0x1234).unwrap();
     assert_eq!(peer_identity(&[certificate]), Ok(expected));
 }
 

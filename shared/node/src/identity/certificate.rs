@@ -62,6 +62,8 @@ pub struct PeerIdentity {
     pub node: NodeId,
     /// Which of its lives.
     pub epoch: Epoch,
+    /// The certificate's key: what it signs itself, it signs with this.
+    pub key: PublicKey,
     /// The certificate's serial number, lower-case hex without leading zeros.
     pub serial_hex: String,
     /// The first instant at which it is certainly valid.
@@ -150,11 +152,13 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, Ident
         return Err(IdentityFault::OtherTenantsAuthority(tenant));
     }
     let validity = certificate.validity();
+    let key = ed25519_key(certificate.public_key()).ok_or(IdentityFault::MalformedCertificate)?;
     Ok(PeerIdentity {
         tenant,
         role,
         node,
         epoch,
+        key,
         serial_hex: certificate.serial.to_str_radix(16),
         not_before: Millis(validity.not_before.timestamp().saturating_mul(1000)),
         not_after: Millis(validity.not_after.timestamp().saturating_mul(1000)),

@@ -7,12 +7,14 @@
 //! is on disk, and nothing is sent or acknowledged before. [`Quotas`] bound what is here, and what is dropped at a quota
 //! leaves a counted gap (`shed`); bodies beyond a bound of memory stay on disk only (`memory`).
 
+mod heads;
 mod memory;
 mod parent;
 mod quota;
 mod shed;
 mod stream;
 
+pub use heads::HEADS_EVERY_MS;
 pub use memory::{LOAD_BYTES, MEMORY_BYTES, Rows};
 pub use quota::{Kind, Quotas};
 pub use shed::Shed;
@@ -20,13 +22,14 @@ pub use stream::STREAM_META;
 
 use crate::store::{Batch, Table};
 use branchline_protocol::{
-    chain::{ChainFault, Next, Position, extent},
+    chain::{ChainFault, NUMBER_MAX, Next, Position, extent},
     id::{Epoch, NodeId, TraceId},
     record::{Lane, Record, Run, StreamId},
     time::Millis,
     wire::Ack,
 };
 use bytes::Bytes;
+use heads::Heads;
 use memory::Memory;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +99,7 @@ pub struct Spool {
     records: usize,
     link_up: bool,
     parent: Option<(NodeId, u64)>,
+    heads: Heads,
 }
 
 impl Spool {
@@ -116,6 +120,7 @@ impl Spool {
             records: 0,
             link_up: false,
             parent: None,
+            heads: Heads::default(),
         }
     }
 
@@ -134,6 +139,9 @@ impl Spool {
         let Some((&STREAM_META, stream)) = key.split_first() else { return Ok(()) };
         let Some(stream) = StreamId::from_key(stream) else { return Ok(()) };
         let state = StreamState::recover(value).ok_or(SpoolFault::Unreadable)?;
+        if stream.node == self.node {
+            self.heads.ended(&stream, state.at);
+        }
         self.streams.insert(stream, state);
         self.newest.entry((stream.node, stream.lane)).or_insert(stream);
         Ok(())
@@ -174,11 +182,9 @@ impl Spool {
         body: Bytes,
         batch: &mut Batch,
     ) -> Mark {
-        let stream = StreamId { node: self.node, epoch: self.epoch, incarnation: self.incarnation, lane };
-        let before = self.streams.entry(stream).or_default().at;
-        let record = Record { number: before.upto + 1, prev: before.head, class, trace, at, body };
-        let (number, head) = (record.number, record.hash(&stream));
-        self.push(stream, Slot::of(record, number, head), batch);
+        self.before_append(at, lane, batch);
+        let stream = self.current(lane);
+        let number = self.push_own(at, stream, class, trace, body, batch);
         self.bound(Kind::of(lane), batch);
         Mark(vec![(stream, number)])
     }
@@ -255,6 +261,19 @@ impl Spool {
         batch.delete_range(Table::Spool, record_key(stream, 0), record_key(stream, at.upto));
         batch.delete(Table::Spool, record_key(stream, at.upto));
         self.streams.insert(*stream, StreamState::after(at));
+    }
+
+    /// Those above do not take this stream from here: it is as if it had never come. What was stored of it is not
+    /// settled, and its origin keeps it.
+    pub fn disown(&mut self, stream: &StreamId, batch: &mut Batch) {
+        if stream.node == self.node || !self.streams.contains_key(stream) {
+            return;
+        }
+        let end = Position { upto: NUMBER_MAX, ..Position::default() };
+        self.forget_until(stream, end, batch);
+        self.streams.remove(stream);
+        self.newest.retain(|_, newest| newest != stream);
+        batch.delete(Table::Meta, meta_key(stream));
     }
 
     fn push(&mut self, stream: StreamId, slot: Slot, batch: &mut Batch) {
@@ -369,6 +388,13 @@ impl Spool {
         let first = StreamId { node, epoch: 0, incarnation: 0, lane: Lane::Control };
         let streams = self.streams.range(first..).take_while(move |(stream, _)| stream.node == node);
         streams.flat_map(|(_, state)| state.slots.iter().filter_map(|slot| slot.record.as_deref()))
+    }
+
+    /// Whether records of a node are here that are not settled.
+    pub fn holds_of(&self, node: NodeId) -> bool {
+        let first = StreamId { node, epoch: 0, incarnation: 0, lane: Lane::Control };
+        let mut streams = self.streams.range(first..).take_while(|(stream, _)| stream.node == node);
+        streams.any(|(_, state)| !state.slots.is_empty())
     }
 
     /// Streams that are remembered, settled or not.

@@ -74,6 +74,12 @@ pub struct Signer {
     public: PublicKey,
 }
 
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "signer of {:?}, secret masked", self.public)
+    }
+}
+
 impl Signer {
     /// From a 32-byte seed.
     pub fn from_seed(seed: &[u8; 32]) -> Signer {

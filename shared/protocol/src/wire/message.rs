@@ -258,7 +258,7 @@ mod tests {
         };
         let acks = vec![Ack { stream, stored: 3, settled: 2, refused: vec![(2, "foreign".into())] }];
         for message in [
-            Message::Records(vec![Run { stream, records: vec![record], settled: 0 }]),
+            Message::Records(vec![Run { stream, records: vec![record], settled: 0, receipts: vec![] }]),
             Message::Acks(acks),
             Message::Taken(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
             Message::Sections(NodeId(Uuid::from_u128(1)), vec!["os".into()]),

@@ -19,6 +19,7 @@ use branchline_protocol::{
     hash::Hash,
     id::{AttachmentKey, NodeId, Role, TenantId},
     inventory::{Items, Report, SECTIONS, Snapshot},
+    order::Signer,
     record::{Record, class},
     time::{Millis, Mono, Now},
     wire::{Contact, Greeting, Message, Welcome},
@@ -143,7 +144,7 @@ impl World {
             last_contact: None,
             enrolled_at: self.now.node,
             revoked_at: None,
-            key_hash: Hash::of(&[n]),
+            key_hash: Hash::of(&Signer::from_seed(&[n; 32]).public().0),
             tags: vec![],
         };
         self.store.commit(vec![Op::Node(row.clone())]).await.expect("a row");
@@ -159,6 +160,7 @@ impl World {
             platform: "virtual",
             capabilities,
             pid: 1,
+            signer: Arc::new(Signer::from_seed(&[n; 32])),
         };
         let core = opened(&me, &self.bundle, &BTreeMap::new(), 1);
         let (disk, wire) = (BTreeMap::new(), Vec::new());
@@ -183,7 +185,7 @@ impl World {
     }
 
     pub async fn connect(&mut self, pc: usize) {
-        self.feed(Todo::Agent(pc, AgentEvent::Dialling { dial: 1 })).await;
+        self.feed(Todo::Agent(pc, AgentEvent::Dialling { dial: 1, parent: self.office.server_id() })).await;
     }
 
     pub async fn cut(&mut self, pc: usize) {

@@ -97,7 +97,7 @@ fn adm_14_a_version_is_acknowledged_once_it_is_on_disk() {
     settings.version = 6;
     assert!(acknowledged(&pc.bench.settle(document(&settings, &server()))).is_empty(), "older");
     pc.bench.crash();
-    let greeting = pc.bench.settle(Event::Dialling { dial: 1 });
+    let greeting = pc.bench.settle(Event::Dialling { dial: 1, parent: PARENT });
     assert!(matches!(&greeting[..], [Effect::Greet(1, g)] if g.documents[3] == (1, 7)), "{greeting:?}");
 }
 
@@ -133,14 +133,16 @@ fn adm_14_settings_that_came_after_a_poll_was_done_are_acknowledged_by_another_a
     pc.happens(Event::Down);
     let lease = Lease { interval_ms: 3_600_000, phase_ms: 0, waiter: 0 };
     let pokes = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Poke(..)));
-    pc.bench.settle(Event::Dialling { dial: 1 });
-    pc.bench.connect(Some(lease));
+    pc.bench.settle(Event::Dialling { dial: 1, parent: PARENT });
+    let up = pc.bench.connect(Some(lease));
+    pc.absorb(up);
     let settings = Settings { version: 7, ..Settings::first(tenant(), 1) };
     pc.bench.settle(document(&settings, &server()));
     assert!(pokes(&pc.bench.settle(Event::Down)), "it had said that it is done");
-    let greeting = pc.bench.settle(Event::Dialling { dial: 2 });
+    let greeting = pc.bench.settle(Event::Dialling { dial: 2, parent: PARENT });
     assert!(matches!(&greeting[..], [Effect::Greet(2, g)] if g.documents[3] == (1, 7)), "{greeting:?}");
-    pc.bench.connect(Some(lease));
+    let up = pc.bench.connect(Some(lease));
+    pc.absorb(up);
     assert!(!pokes(&pc.bench.settle(Event::Down)), "once");
 }
 

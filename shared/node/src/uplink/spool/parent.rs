@@ -67,7 +67,7 @@ impl Spool {
         {
             after = Some(stream);
             let state = self.streams.get_mut(&stream).expect("ready streams exist");
-            let mut run = Run { stream, records: Vec::new(), settled: state.settled };
+            let mut run = Run { stream, records: Vec::new(), settled: state.settled, receipts: Vec::new() };
             let unsent = state.after_number(state.sent)..state.after_number(state.committed);
             for slot in state.slots.range(unsent) {
                 if gathered > 0 && gathered + slot.weight > GATHER_BYTES {

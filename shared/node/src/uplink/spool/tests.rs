@@ -160,14 +160,14 @@ fn a_hole_and_a_broken_chain_are_named_and_what_came_before_is_kept() {
     let first = record(1, Hash::ZERO);
     let mut relay = Spool::new(node(1), 1, 5);
     let mut batch = Batch::new();
-    let run = Run { stream, records: vec![first.clone(), record(3, Hash::ZERO)], settled: 0 };
+    let run = Run { stream, records: vec![first.clone(), record(3, Hash::ZERO)], settled: 0, receipts: vec![] };
     let (mark, fault) = relay.carry(run, &mut batch);
     assert_eq!(fault, Some(SpoolFault::Chain(ChainFault::Hole { held: 1, got: 3 })));
     relay.committed(&mark);
     assert_eq!(relay.ack(&stream).stored, 1);
-    let forged = Run { stream, records: vec![record(2, Hash::of(b"other"))], settled: 0 };
+    let forged = Run { stream, records: vec![record(2, Hash::of(b"other"))], settled: 0, receipts: vec![] };
     assert_eq!(relay.carry(forged, &mut batch).1, Some(SpoolFault::Chain(ChainFault::Broken(2))));
-    let good = Run { stream, records: vec![record(2, first.hash(&stream))], settled: 0 };
+    let good = Run { stream, records: vec![record(2, first.hash(&stream))], settled: 0, receipts: vec![] };
     assert_eq!(relay.carry(good, &mut batch).1, None);
 }
 
@@ -194,7 +194,8 @@ fn a_device_that_moved_may_have_brought_its_stream_further_by_another_way() {
     let record = |number, prev| Record { number, prev, class: 1, trace: None, at: Millis(0), body: Bytes::new() };
     let mut relay = Spool::new(node(1), 1, 5);
     let mut batch = Batch::new();
-    let (mark, _) = relay.carry(Run { stream, records: vec![record(1, Hash::ZERO)], settled: 0 }, &mut batch);
+    let (mark, _) =
+        relay.carry(Run { stream, records: vec![record(1, Hash::ZERO)], settled: 0, receipts: vec![] }, &mut batch);
     relay.committed(&mark);
     relay.link_up(PARENT, 1);
     assert!(relay.take().is_some());
@@ -202,7 +203,8 @@ fn a_device_that_moved_may_have_brought_its_stream_further_by_another_way() {
     assert_eq!(relay.figures().spool_records, 0);
     assert!(relay.is_drained());
     // It comes back, and goes on where the server has it.
-    let (mark, fault) = relay.carry(Run { stream, records: vec![record(8, Hash::of(b"7"))], settled: 7 }, &mut batch);
+    let (mark, fault) =
+        relay.carry(Run { stream, records: vec![record(8, Hash::of(b"7"))], settled: 7, receipts: vec![] }, &mut batch);
     assert_eq!(fault, None);
     relay.committed(&mark);
     assert_eq!(relay.ack(&stream).stored, 8);

@@ -17,7 +17,7 @@ fn of_child(incarnation: u64) -> StreamId {
 }
 
 fn run(stream: StreamId, records: &[Record], settled: u64) -> Run {
-    Run { stream, records: records.to_vec(), settled }
+    Run { stream, records: records.to_vec(), settled, receipts: vec![] }
 }
 
 /// A relay that took these, durably.

@@ -1,0 +1,240 @@
+//! Who may speak for whom (pure; DESIGN 6, RLY-9): a relay for the devices that say, each with its own key, that they
+//! attached themselves to it, or to a relay below it; for what a device wrote before it attached itself elsewhere.
+//!
+//! Nothing is kept on disk: a relay shows the receipts anew on each link, with the first records that need them.
+
+use super::streams::Streams;
+use crate::store::NodeRow;
+use branchline_protocol::{
+    chain::Position,
+    hash::Hash,
+    id::{AttachmentKey, NodeId, TenantId},
+    order::{Envelope, PublicKey},
+    receipt::{RECEIPTS_MAX, Receipt, ReceiptFault},
+    record::StreamId,
+    wire::DEPTH_MAX,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parents of one node whose receipts are remembered; the oldest attachment gives way.
+const PARENTS_MAX: usize = 8;
+/// Heads of one node that wait for their records; the oldest gives way.
+const AHEAD_MAX: usize = 64;
+/// Streams of one node of which it is remembered who brought them.
+const BRINGERS_MAX: usize = 16;
+
+/// One attachment of a node.
+struct Held {
+    key: AttachmentKey,
+    /// Of the envelope: the same one again costs no signature check.
+    digest: Hash,
+    /// By stream of the node, sorted: the last number written before.
+    heads: Vec<(StreamId, u64)>,
+    complete: bool,
+}
+
+impl Held {
+    /// The last number of a stream that was written before this attachment; `None`: it does not say.
+    fn head(&self, stream: &StreamId) -> Option<u64> {
+        match self.heads.binary_search_by_key(stream, |(of, _)| *of) {
+            Ok(at) => Some(self.heads[at].1),
+            Err(_) => self.complete.then_some(0),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    key: Option<PublicKey>,
+    parents: BTreeMap<NodeId, Held>,
+    /// Heads that the node signed and that the server has not come to.
+    ahead: BTreeSet<(StreamId, u64, Hash)>,
+    /// The relay that brought a stream's newest records, latest last.
+    bringers: Vec<(StreamId, NodeId)>,
+}
+
+/// What a stream turned out to be other than its node said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The stream.
+    pub stream: StreamId,
+    /// The number up to which the node signed it.
+    pub number: u64,
+}
+
+/// A receipt that does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The node it names, if it can be read.
+    pub of: Option<NodeId>,
+    /// What is wrong with it.
+    pub fault: ReceiptFault,
+}
+
+/// One tenant's.
+#[derive(Default)]
+pub struct Receipts {
+    nodes: BTreeMap<NodeId, Known>,
+    verified: u64,
+}
+
+impl Receipts {
+    /// Receipts a child showed with its records. Those that are known, or older than what is known of the same parent,
+    /// cost nothing; each other one is verified once. Answers the streams that are not what a node signed, and the first
+    /// receipt that is nobody's, with the node it names.
+    pub fn take(
+        &mut self,
+        tenant: &TenantId,
+        rows: &BTreeMap<NodeId, NodeRow>,
+        streams: &Streams,
+        receipts: &[Envelope],
+    ) -> (Vec<Mismatch>, Option<Refused>) {
+        let (mut mismatches, mut refused) = (Vec::new(), None);
+        for envelope in receipts.iter().take(RECEIPTS_MAX) {
+            match self.open(tenant, rows, envelope) {
+                Ok(Some(receipt)) => mismatches.extend(self.hold(receipt, Hash::of(&envelope.payload), streams)),
+                Ok(None) => {}
+                Err(fault) => _ = refused.get_or_insert(fault),
+            }
+        }
+        (mismatches, refused)
+    }
+
+    /// A receipt that says something new.
+    fn open(
+        &mut self,
+        tenant: &TenantId,
+        rows: &BTreeMap<NodeId, NodeRow>,
+        envelope: &Envelope,
+    ) -> Result<Option<Receipt>, Refused> {
+        let said = Receipt::read(envelope).map_err(|fault| Refused { of: None, fault })?;
+        let refused = |fault| Refused { of: Some(said.node), fault };
+        let held = self.nodes.get(&said.node).and_then(|known| known.parents.get(&said.parent));
+        if held.is_some_and(|held| held.digest == Hash::of(&envelope.payload) || held.key >= said.attachment_key()) {
+            return Ok(None);
+        }
+        let row = rows.get(&said.node).filter(|row| row.revoked_at.is_none() && said.tenant == *tenant);
+        let key_hash = row.map(|row| row.key_hash).ok_or(ReceiptFault::OtherKey).map_err(refused)?;
+        self.verified += 1;
+        tracing::debug!(node = %said.node, parent = %said.parent, verified = self.verified, "a new receipt");
+        Receipt::open(envelope, key_hash).map(Some).map_err(refused)
+    }
+
+    /// The receipt a child of this server greeted with; it was verified then.
+    pub fn attached(&mut self, envelope: &Envelope, streams: &Streams) -> Vec<Mismatch> {
+        let Ok(receipt) = Receipt::read(envelope) else { return Vec::new() };
+        self.hold(receipt, Hash::of(&envelope.payload), streams)
+    }
+
+    fn hold(&mut self, receipt: Receipt, digest: Hash, streams: &Streams) -> Vec<Mismatch> {
+        let key = receipt.attachment_key();
+        let node = receipt.node;
+        let known = self.nodes.entry(node).or_default();
+        known.key = Some(receipt.key);
+        let mut heads: Vec<_> = receipt.heads.iter().map(|head| (head.stream(node), head.number)).collect();
+        heads.sort();
+        known.parents.insert(receipt.parent, Held { key, digest, heads, complete: receipt.complete });
+        if known.parents.len() > PARENTS_MAX
+            && let Some(oldest) = known.parents.iter().min_by_key(|(_, held)| held.key).map(|(parent, _)| *parent)
+        {
+            known.parents.remove(&oldest);
+        }
+        let mut mismatches = Vec::new();
+        for head in receipt.heads.iter().filter(|head| head.number > 0) {
+            let stream = head.stream(node);
+            match streams.get(&stream) {
+                Some(at) if at.upto == head.number => {
+                    if at.head != head.hash {
+                        mismatches.push(Mismatch { stream, number: head.number });
+                    }
+                }
+                // Only the newest hash is kept: what is past cannot be compared, and was signed again later.
+                Some(at) if at.upto > head.number => {}
+                _ => {
+                    known.ahead.insert((stream, head.number, head.hash));
+                }
+            }
+        }
+        while known.ahead.len() > AHEAD_MAX {
+            known.ahead.pop_first();
+        }
+        mismatches
+    }
+
+    /// A stream has come to this position: the heads signed up to there are compared and let go.
+    pub fn reached(&mut self, stream: &StreamId, at: Position) -> Option<Mismatch> {
+        let ahead = &mut self.nodes.get_mut(&stream.node)?.ahead;
+        let mut found = None;
+        while let Some(first) = ahead.range((*stream, 0, Hash::ZERO)..).next().copied()
+            && first.0 == *stream
+            && first.1 <= at.upto
+        {
+            ahead.remove(&first);
+            // One within a gap is not to be compared.
+            if first.1 == at.upto && first.2 != at.head {
+                found = Some(Mismatch { stream: *stream, number: first.1 });
+            }
+        }
+        found
+    }
+
+    /// The last number of a stream that this child may bring; `None`: it does not speak for the stream's node.
+    pub fn limit(&self, child: NodeId, stream: &StreamId) -> Option<u64> {
+        let known = self.nodes.get(&stream.node)?;
+        let through = |parent: &NodeId| *parent == child || self.is_below(*parent, child, DEPTH_MAX);
+        let ways = known.parents.iter().filter(|(_, held)| held.key.epoch >= stream.epoch);
+        let open = ways.filter(|(parent, _)| through(parent)).map(|(parent, held)| {
+            // What it wrote after it had gone elsewhere does not come this way.
+            let later = known
+                .parents
+                .iter()
+                .filter(|(other, newer)| *other != parent && newer.key.epoch == held.key.epoch && newer.key > held.key);
+            later.filter_map(|(_, newer)| newer.head(stream)).min().unwrap_or(u64::MAX)
+        });
+        open.max()
+    }
+
+    /// Whether a relay said that it is attached to this child, or to a relay that is below it.
+    fn is_below(&self, relay: NodeId, child: NodeId, depth: usize) -> bool {
+        let Some(known) = self.nodes.get(&relay).filter(|_| depth > 0) else { return false };
+        known.parents.keys().any(|parent| *parent == child || self.is_below(*parent, child, depth - 1))
+    }
+
+    /// The key with which a node signs, if it was shown.
+    pub fn key_of(&self, node: NodeId) -> Option<PublicKey> {
+        self.nodes.get(&node)?.key
+    }
+
+    /// A relay brought new records of a stream.
+    pub fn came(&mut self, stream: &StreamId, by: NodeId) {
+        let Some(known) = self.nodes.get_mut(&stream.node) else { return };
+        if known.bringers.last() != Some(&(*stream, by)) {
+            known.bringers.retain(|(of, _)| of != stream);
+            known.bringers.push((*stream, by));
+            let over = known.bringers.len().saturating_sub(BRINGERS_MAX);
+            known.bringers.drain(..over);
+        }
+    }
+
+    /// The relay that brought a stream's newest records, if one did.
+    pub fn bringer(&self, stream: &StreamId) -> Option<NodeId> {
+        let known = self.nodes.get(&stream.node)?;
+        known.bringers.iter().find(|(of, _)| of == stream).map(|(_, by)| *by)
+    }
+
+    /// Whom a node said it was attached to.
+    pub fn parents_of(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        self.nodes.get(&node).into_iter().flat_map(|known| known.parents.keys().copied())
+    }
+
+    /// A node is gone for good.
+    pub fn forget(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    /// How many signatures of receipts were verified.
+    #[cfg(test)]
+    pub fn verified(&self) -> u64 {
+        self.verified
+    }
+}
