@@ -19,8 +19,8 @@ pub(super) use recall::{take_order, trust};
 use super::{
     intake::{self, Preloaded},
     left,
-    recovery::Recovery,
     receipts::Receipts,
+    recovery::Recovery,
     streams::Streams,
 };
 use crate::store::{AuditRow, NodeRow, Op};

@@ -5,8 +5,8 @@
 mod core;
 mod intake;
 mod left;
-pub mod recovery;
 mod receipts;
+pub mod recovery;
 mod standing;
 mod streams;
 #[cfg(test)]
