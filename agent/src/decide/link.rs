@@ -140,13 +140,14 @@ impl<D: Defects> AgentCore<D> {
                 out.push(Effect::Send(Lane::Control, Message::Recalled(recalled)));
                 at_once(out);
             }
-            // Their word is unsigned: only the server's signed orders end anything here.
-            Ok(Message::Ended(_) | Message::Ancestors(_)) => at_once(out),
+            // What is over here this device knows itself: a withdrawal is for those who hold orders for others.
+            Ok(Message::Withdraw(_) | Message::Ancestors(_)) => at_once(out),
             Ok(
                 Message::Records(_)
                 | Message::Taken(_)
                 | Message::Presence { .. }
                 | Message::Versions(_)
+                | Message::Withdrawn(_)
                 | Message::Left(_)
                 | Message::Recalled(_),
             )

@@ -108,23 +108,7 @@ impl<D: Defects> RelayCore<D> {
                 }
                 out.push(release);
             }
-            Message::Ended(list) => {
-                let mut batch = Batch::new();
-                for (order, devices) in list {
-                    for device in devices {
-                        let change = self.ledger.ended(order, device);
-                        let mut told: Vec<NodeId> = change.iter().flat_map(|c| c.holders.clone()).collect();
-                        told.extend(self.hop(device).map(|(child, _)| child).filter(|c| !told.contains(c)));
-                        self.note(change.into_iter().collect(), &mut batch);
-                        for child in told.into_iter().filter(|child| *child != device) {
-                            let Some(link) = self.links.get(&child) else { continue };
-                            let ended = Message::Ended(vec![(order, vec![device])]);
-                            out.push(Effect::ToChild(child, link.session, Lane::Control, ended));
-                        }
-                    }
-                }
-                self.commit(now, batch, After { effects: vec![release], ..After::default() }, out);
-            }
+            Message::Withdraw(envelopes) => self.withdrawn(now, envelopes, release, out),
             Message::Recall(recall) => {
                 self.recall(now, recall, out);
                 out.push(release);

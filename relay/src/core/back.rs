@@ -12,11 +12,12 @@ use branchline_node::{
 use branchline_protocol::{
     id::{NodeId, OrderNumber, Role},
     job::Cancel,
-    order::Payload,
+    order::{Envelope, Payload, Withdrawal},
     record::{Fact, Facts, JobResult, Lane, class},
     time::{Millis, Now},
+    wire::Message,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Milliseconds of node time after which it is written down again: what a restart without a parent may set it back by.
 const TIME_KEPT_EVERY_MS: i64 = 600_000;
@@ -127,6 +128,50 @@ impl<D: Defects> RelayCore<D> {
             }
         }
         back
+    }
+
+    /// Orders that are over, in the server's own words: they go, and are known to be over if they come later. Children that
+    /// may have them are told the same.
+    pub(super) fn withdrawn(&mut self, now: Now, envelopes: Vec<Envelope>, release: Effect, out: &mut Vec<Effect>) {
+        let (mut batch, mut known) = (Batch::new(), Vec::new());
+        let mut told: BTreeMap<(NodeId, u64), Vec<Envelope>> = BTreeMap::new();
+        for envelope in envelopes {
+            let Withdrawal { target, devices, until, .. } =
+                match Withdrawal::open(&envelope, &self.me.tenant, self.shelf.trust()) {
+                    Ok(withdrawal) => withdrawal,
+                    Err(fault) => {
+                        tracing::warn!(%fault, "withdrawal refused");
+                        out.push(Effect::Refused("bad_signature"));
+                        self.alert_rarely(now, "withdrawal_refused", format!("{}: {fault}", fault.code()), out);
+                        continue;
+                    }
+                };
+            let mut children: BTreeSet<NodeId> = BTreeSet::new();
+            for device in &devices {
+                children.extend(self.ledger.holders(target, *device));
+                children.extend(self.hop(*device).map(|(child, _)| child));
+                children.remove(device);
+                self.forget(target, *device, &mut batch);
+                let tomb = self.tombs.entry((target, *device)).or_insert(until);
+                *tomb = until.max(*tomb);
+                persist::tomb(target, *device, *tomb, &mut batch);
+            }
+            for child in children {
+                if let Some(link) = self.links.get(&child).filter(|link| link.role == Role::Relay) {
+                    told.entry((child, link.session)).or_default().push(envelope.clone());
+                }
+            }
+            known.push((target, devices));
+        }
+        let below = told.into_iter().map(|((child, session), envelopes)| {
+            Effect::ToChild(child, session, Lane::Urgent, Message::Withdraw(envelopes))
+        });
+        let mut effects: Vec<Effect> = below.collect();
+        if !known.is_empty() {
+            effects.push(Effect::ToParent(Lane::Control, Message::Withdrawn(known)));
+        }
+        effects.push(release);
+        self.commit_in_turn(now, batch, After { effects, ..After::default() }, out);
     }
 
     /// Children that may have a cancelled order are told of it, wherever its device is now.

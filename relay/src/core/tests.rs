@@ -18,7 +18,7 @@ use branchline_protocol::{
     record::{Fact, Facts, JobResult, Lane, Run, StreamId, class},
     time::{Millis, Mono, Now},
     trust::{KeyStatus, TrustDocument, TrustedKey},
-    wire::{Ack, Contact, Greeting, Message, Welcome},
+    wire::{Ack, Contact, Greeting, Message, PresenceEntry, Reach, Welcome},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -494,3 +494,4 @@ mod back;
 mod links;
 mod random;
 mod recall;
+mod withdrawals;

@@ -149,6 +149,7 @@ impl Dispatcher {
             Effect::Send(node, session, lane, message) => {
                 self.ask(node, session, LinkCommand::Send(lane, message.encode()))
             }
+            Effect::Withdraw(node, session, list) => self.withdraw(node, session, list),
             Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::Refuse(node, session, refusal) => {

@@ -12,7 +12,6 @@ pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
 use orders::{
     attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
-    tell_ended,
 };
 pub(super) use recall::{take_order, trust};
 
@@ -22,6 +21,7 @@ use super::{
     receipts::Receipts,
     recovery::Recovery,
     streams::Streams,
+    withdrawals::{self, Withdrawals},
 };
 use crate::store::{AuditRow, NodeRow, Op};
 use branchline_node::{
@@ -81,6 +81,8 @@ pub struct TenantState {
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
     pub(super) gateways: BTreeMap<NodeId, NodeId>,
+    /// What children may hold although it is over.
+    pub(super) withdrawals: Withdrawals,
     /// Numbers of child relays' disks: with another one, what the child held is gone.
     pub(super) disks: BTreeMap<NodeId, u64>,
     /// Inventories with changes that are not committed yet.
@@ -117,6 +119,8 @@ struct After {
     /// Holders that are durable with it.
     asks: Vec<(TenantId, Ask)>,
     inventories: Vec<(TenantId, NodeId)>,
+    /// Ends that are durable with it.
+    over: Vec<(TenantId, withdrawals::Over)>,
 }
 
 /// An order that goes into the ledger once it is durable.
@@ -134,7 +138,7 @@ pub(super) struct Work {
     /// Devices whose offers are to be looked at, once durable.
     pub look: BTreeSet<NodeId>,
     /// Children that may still have an order which is over on a device.
-    pub ended: Vec<(NodeId, OrderNumber, NodeId)>,
+    pub over: Vec<withdrawals::Over>,
 }
 
 impl TenantState {
@@ -335,6 +339,7 @@ impl<D: Defects> Core<D> {
         if self.recovery.is_none() {
             send_documents(state, &child, out);
         }
+        withdrawals::tell(state, &child.tenant, child.node, out);
         match child.gateway {
             Some(gateway) => state.gateways.insert(child.node, gateway),
             None => state.gateways.remove(&child.node),
@@ -492,6 +497,7 @@ impl<D: Defects> Core<D> {
                 }
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
+            Message::Withdrawn(list) => state.withdrawals.known(child.node, &list),
             Message::Left(left) => left::left(state, now, child, left, &mut work),
             Message::Recalled(recalled) => {
                 recall::recalled(&mut self.recovery, self.term, state, now, child, recalled, &mut work);
@@ -565,6 +571,7 @@ impl<D: Defects> Core<D> {
         for tenant in tenants {
             let Some(state) = self.tenants.get_mut(&tenant) else { continue };
             state.directory.expire(now.node);
+            state.withdrawals.expire(now.node);
             let mut work = Work::default();
             work.look.extend(left::retry(state, now));
             // What came to an end below may not have been told yet.
@@ -591,9 +598,7 @@ impl<D: Defects> Core<D> {
 
     fn commit(&mut self, now: Now, tenant: &TenantId, work: Work, mut after: After, out: &mut Vec<Effect>) {
         after.effects = work.after;
-        if let Some(state) = self.tenants.get(tenant) {
-            tell_ended(state, work.ended, &mut after.effects);
-        }
+        after.over.extend(work.over.into_iter().map(|over| (tenant.clone(), over)));
         let look: Vec<NodeId> = work.look.into_iter().collect();
         if work.ops.is_empty() {
             // What is acknowledged as known may be in a batch that is on its way to the disk: that one's end is awaited.
@@ -648,6 +653,17 @@ impl<D: Defects> Core<D> {
 
     fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
         out.extend(after.effects);
+        let mut over: BTreeMap<TenantId, Vec<withdrawals::Over>> = BTreeMap::new();
+        for (tenant, one) in after.over {
+            over.entry(tenant).or_default().push(one);
+        }
+        for (tenant, over) in over {
+            if let Some(state) = self.tenants.get_mut(&tenant) {
+                for child in state.withdrawals.add(now.node, over) {
+                    withdrawals::tell(state, &tenant, child, out);
+                }
+            }
+        }
         let mut look: BTreeMap<TenantId, Vec<NodeId>> = BTreeMap::new();
         for (tenant, ask) in after.asks {
             if let Some(state) = self.tenants.get_mut(&tenant) {

@@ -11,6 +11,7 @@ mod standing;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod withdrawals;
 
 pub use self::core::{
     CANCELLING, CancelJob, CancelPlan, Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token, disk_key,

@@ -3,6 +3,7 @@
 mod inventory;
 mod presence;
 mod receipts;
+mod withdrawals;
 
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
@@ -13,12 +14,12 @@ use branchline_protocol::{
     inventory::{Report, ReportKind, Snapshot},
     job::{Class, End, State},
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Signer, Tree},
-    receipt::Receipt,
     record::{Fact, Facts, JobResult, Lane, Run, class},
     time::{Millis, Mono, Now},
     wire::{Contact, Goodbye, Greeting, Message, PresenceEntry, Reach},
 };
 use bytes::Bytes;
+use receipts::{key, receipt};
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
@@ -126,17 +127,6 @@ impl Bench {
         let state = self.core.tenant(&tenant()).unwrap();
         standing(state, &state.nodes[&node(device)], Millis(self.clock as i64)).state
     }
-}
-
-/// The key of a node's certificate.
-fn key(node: NodeId) -> Signer {
-    Signer::from_seed(&Hash::of(node.bytes()).0)
-}
-
-/// What a node says of itself when it greets a parent, all of its streams being new.
-fn receipt(node: NodeId, parent: NodeId, attachment: u64) -> Receipt {
-    let (key, heads) = (key(node).public(), vec![]);
-    Receipt { tenant: tenant(), node, key, epoch: 1, attachment, parent, heads, complete: true }
 }
 
 fn row(n: u128) -> NodeRow {
@@ -387,18 +377,6 @@ fn rly_4_one_malformed_record_is_refused_alone() {
     assert_eq!(acked(&seen), [(2, 2, 1)]);
     assert_eq!(bench.states(1).last(), Some(&State::Succeeded));
     assert!(bench.ops.iter().any(|op| matches!(op, Op::Audit(a) if a.what == "record.refused")));
-}
-
-#[test]
-fn rly_9_records_of_a_node_that_is_not_the_tenants_are_refused_and_audited() {
-    let mut bench = Bench::new();
-    let relay = child(100, 1);
-    bench.feed(Event::Up(relay.clone()));
-    let foreign = spooled(77, vec![(class::RESULT, result(End::Succeeded))]);
-    let own = spooled(2, vec![(class::ALERT, vec![0xc1])]);
-    let seen = bench.said(&relay, Message::Records(vec![foreign, own]));
-    assert_eq!(acked(&seen), [(1, 1, 1), (1, 1, 1)]);
-    assert!(!bench.ops.iter().any(|op| matches!(op, Op::Stream(_, row) if row.stream.node == node(77))));
 }
 
 #[test]

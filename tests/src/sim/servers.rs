@@ -11,7 +11,12 @@ use super::{
     world::{RELAYS, What, World},
 };
 use branchline_node::{downstream::Child, link::engine::LinkCommand, time::NodeTime};
-use branchline_protocol::{id::NodeId, inventory::Snapshot, record::class, wire::Message};
+use branchline_protocol::{
+    id::NodeId,
+    inventory::Snapshot,
+    record::{Lane, class},
+    wire::Message,
+};
 use branchline_server::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
     store::Op,
@@ -115,6 +120,11 @@ impl World {
             Effect::Send(node, session, lane, message) => {
                 self.server_tells(&message);
                 self.server_child(node, session, LinkCommand::Send(lane, message.encode()));
+            }
+            Effect::Withdraw(node, session, list) => {
+                let sealed = list.iter().map(|withdrawal| withdrawal.seal(&self.desk.signer)).collect();
+                let message = Message::Withdraw(sealed).encode();
+                self.server_child(node, session, LinkCommand::Send(Lane::Urgent, message));
             }
             Effect::Release(node, session, lane, bytes) => {
                 self.server_child(node, session, LinkCommand::Release(lane, bytes));

@@ -140,7 +140,7 @@ fn credit_is_given_back_when_the_matter_is_durable_or_at_once_when_there_is_none
     let owed = received.credit;
     assert_eq!(releases(&bench.event(event)), 0);
     assert_eq!(releases(&bench.commit()), owed);
-    for nothing in [Message::Ancestors(vec![]), Message::Ended(vec![(number(1), vec![ME])]), Message::Taken(vec![])] {
+    for nothing in [Message::Ancestors(vec![]), Message::Withdraw(vec![]), Message::Taken(vec![])] {
         assert!(releases(&bench.event(message(Lane::Control, nothing))) > 0);
         assert!(bench.pending.is_empty());
     }

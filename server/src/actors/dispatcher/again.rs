@@ -6,11 +6,14 @@ use crate::{
     store::JobRow,
 };
 use actix::prelude::*;
+use branchline_node::link::engine::LinkCommand;
 use branchline_protocol::{
     id::{JobId, NodeId, Role, TenantId},
     job::{CANCEL, Cancel, Class},
-    order::{Leaf, Payload},
+    order::{Envelope, Leaf, Payload, Withdrawal},
+    record::Lane,
     refusal::Refusal,
+    wire::Message,
 };
 
 /// Cancels a job; answers once that is durable (JOB-14).
@@ -66,6 +69,14 @@ impl Handler<ReissueJob> for Dispatcher {
 }
 
 impl Dispatcher {
+    /// What is over elsewhere, in the server's signed words: unsigned ones let nobody forget an order.
+    pub(super) fn withdraw(&mut self, child: NodeId, session: u64, list: Vec<Withdrawal>) {
+        let office = &self.parts.office;
+        let seal = |withdrawal: Withdrawal| Some(withdrawal.seal(office.signer(&withdrawal.tenant)?.as_ref()));
+        let sealed: Vec<Envelope> = list.into_iter().filter_map(seal).collect();
+        self.ask(child, session, LinkCommand::Send(Lane::Urgent, Message::Withdraw(sealed).encode()));
+    }
+
     fn cancel(&mut self, tenant: TenantId, who: String, job: JobId) -> Result<CancelJob, Refusal> {
         self.parts.office.may_issue()?;
         let plan = self

@@ -12,7 +12,7 @@ use branchline_protocol::{
     document::Kind,
     id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     job::{Class, State},
-    order::{Envelope, OrderMessage, Payload},
+    order::{Envelope, OrderMessage, Payload, Withdrawal},
     record::Lane,
     refusal::Refusal,
     time::Millis,
@@ -86,6 +86,8 @@ pub enum Effect {
     Commit(Vec<Op>, Token),
     /// Send to a child, if that session is its live one.
     Send(NodeId, u64, Lane, Message),
+    /// Sign these and send them to a child, if that session is its live one.
+    Withdraw(NodeId, u64, Vec<Withdrawal>),
     /// Credit for what is durable.
     Release(NodeId, u64, Lane, u32),
     /// Say goodbye and end the link.

@@ -1,6 +1,7 @@
 //! Steps of an order on a device, and what goes out to children.
 
 use super::{CANCELLING, Effect, Entered, Issue, OpenJob, TenantState, Work, cancel::target_of};
+use crate::dispatch::withdrawals;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op, ResultRow};
 use branchline_node::downstream::{
     Child,
@@ -258,6 +259,7 @@ pub(in crate::dispatch) fn end(
     by: Option<NodeId>,
     work: &mut Work,
 ) -> bool {
+    let until = state.ledger.payload(order).map(|payload| payload.report_by());
     let change = state.ledger.ended(order, device);
     let Some(open) = state.orders.get_mut(&order) else { return false };
     if open.open.remove(&device).is_none() {
@@ -274,26 +276,10 @@ pub(in crate::dispatch) fn end(
     work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result });
     work.after.push(Effect::JobChanged(tenant, job));
     let holders = change.into_iter().flat_map(|change| change.holders);
-    work.ended.extend(holders.filter(|child| Some(*child) != by && *child != device).map(|c| (c, order, device)));
+    let others = holders.filter(|child| Some(*child) != by && *child != device);
+    let until = until.unwrap_or_default();
+    work.over.extend(others.map(|child| withdrawals::Over { child, order, device, until }));
     true
-}
-
-/// One message to each child with a live link that may still have what is over.
-pub(in crate::dispatch) fn tell_ended(
-    state: &TenantState,
-    ended: Vec<(NodeId, OrderNumber, NodeId)>,
-    out: &mut Vec<Effect>,
-) {
-    let mut told: BTreeMap<NodeId, BTreeMap<OrderNumber, Vec<NodeId>>> = BTreeMap::new();
-    for (child, order, device) in ended {
-        told.entry(child).or_default().entry(order).or_default().push(device);
-    }
-    for (child, orders) in told {
-        if let Some(link) = state.links.get(&child) {
-            let message = Message::Ended(orders.into_iter().collect());
-            out.push(Effect::Send(child, link.session, Lane::Control, message));
-        }
-    }
 }
 
 /// Offers what waits, grouped per child; answers what has to be durable first.

@@ -3,7 +3,21 @@
 
 use super::*;
 use branchline_node::uplink::spool::HEADS_EVERY_MS;
-use branchline_protocol::record::{Record, StreamId};
+use branchline_protocol::{
+    receipt::Receipt,
+    record::{Record, StreamId},
+};
+
+/// The key of a node's certificate.
+pub fn key(node: NodeId) -> Signer {
+    Signer::from_seed(&Hash::of(node.bytes()).0)
+}
+
+/// What a node says of itself when it greets a parent, all of its streams being new.
+pub fn receipt(node: NodeId, parent: NodeId, attachment: u64) -> Receipt {
+    let (key, heads) = (key(node).public(), vec![]);
+    Receipt { tenant: tenant(), node, key, epoch: 1, attachment, parent, heads, complete: true }
+}
 
 /// A device with a disk and a key.
 struct Device {
@@ -84,6 +98,18 @@ fn chained(stream: StreamId, records: Vec<Record>) -> Vec<Record> {
         record
     };
     records.into_iter().map(link).collect()
+}
+
+#[test]
+fn rly_9_records_of_a_node_that_is_not_the_tenants_are_refused_and_audited() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let foreign = spooled(77, vec![(class::RESULT, result(End::Succeeded))]);
+    let own = spooled(2, vec![(class::ALERT, vec![0xc1])]);
+    let seen = bench.said(&relay, Message::Records(vec![foreign, own]));
+    assert_eq!(acked(&seen), [(1, 1, 1), (1, 1, 1)]);
+    assert!(!bench.ops.iter().any(|op| matches!(op, Op::Stream(_, row) if row.stream.node == node(77))));
 }
 
 #[test]

@@ -8,8 +8,10 @@ mod envelope;
 mod merkle;
 mod payload;
 mod verify;
+mod withdrawal;
 
 pub use envelope::{Envelope, KeyId, PublicKey, SIGNATURES_MAX, Signature, Signer};
 pub use merkle::{Cutter, Leaf, MultiProof, PROOF_DEPTH_MAX, ProofError, Tree};
 pub use payload::{ENVELOPE_BYTES_MAX, ORDER_PAYLOAD_TYPE, OrderMessage, Payload};
 pub use verify::{OrderFault, VerifiedOrder, verify_order};
+pub use withdrawal::{WITHDRAWAL_DEVICES_MAX, WITHDRAWAL_PAYLOAD_TYPE, Withdrawal};

@@ -89,14 +89,7 @@ pub fn verify_order(
     trust: &TrustDocument,
 ) -> Result<VerifiedOrder, OrderFault> {
     let envelope = &message.envelope;
-    within("envelope", envelope_bytes(envelope), ENVELOPE_BYTES_MAX)?;
-    within("number of signatures", envelope.signatures.len(), SIGNATURES_MAX)?;
-    if trust.tenant != *tenant {
-        return Err(OrderFault::OtherTenant(trust.tenant.clone()));
-    }
-
-    let servers: Vec<PublicKey> = trust.keys.iter().filter(|k| k.role == "server").map(|k| k.key).collect();
-    let signer = envelope.signed_by(&servers).ok_or(OrderFault::BadSignature)?;
+    let signer = server_signer(envelope, tenant, trust)?;
     if envelope.payload_type != ORDER_PAYLOAD_TYPE {
         return Err(OrderFault::WrongType);
     }
@@ -123,13 +116,28 @@ pub fn verify_order(
     Ok(VerifiedOrder { payload })
 }
 
+/// The server key that signed an envelope within its bounds, whether or not it still counts.
+pub(super) fn server_signer(
+    envelope: &Envelope,
+    tenant: &TenantId,
+    trust: &TrustDocument,
+) -> Result<PublicKey, OrderFault> {
+    within("envelope", envelope_bytes(envelope), ENVELOPE_BYTES_MAX)?;
+    within("number of signatures", envelope.signatures.len(), SIGNATURES_MAX)?;
+    if trust.tenant != *tenant {
+        return Err(OrderFault::OtherTenant(trust.tenant.clone()));
+    }
+    let servers: Vec<PublicKey> = trust.keys.iter().filter(|k| k.role == "server").map(|k| k.key).collect();
+    envelope.signed_by(&servers).ok_or(OrderFault::BadSignature)
+}
+
 /// Bytes of an envelope's contents; the few bytes of encoding around them are not counted.
 fn envelope_bytes(envelope: &Envelope) -> usize {
     let signatures: usize = envelope.signatures.iter().map(|s| size_of_val(&s.key) + s.bytes.len()).sum();
     envelope.payload_type.len() + envelope.payload.len() + signatures
 }
 
-fn within(what: &'static str, found: usize, max: usize) -> Result<(), OrderFault> {
+pub(super) fn within(what: &'static str, found: usize, max: usize) -> Result<(), OrderFault> {
     if found > max { Err(OrderFault::TooLarge { what, found, max }) } else { Ok(()) }
 }
 

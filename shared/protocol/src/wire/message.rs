@@ -9,9 +9,10 @@
 //! | 5 | Presence | up | control; soft state |
 //! | 6 | Document | down | control |
 //! | 7 | Sections | down | control: inventory sections the server lacks (INV-6) |
-//! | 8 | Ended | down | control: these orders are over on these devices, forget them |
+//! | 8 | Withdraw | down | urgent: signed by the server: these orders are over on these devices, let them go |
 //! | 9 | Ancestors | down | control: the chain above changed |
 //! | 12 | Versions | up | control: documents the sender now has on disk (ADM-14) |
+//! | 13 | Withdrawn | up | control: withdrawals the sender has on disk |
 //! | 16 | Left | up | control; soft: orders that stay with the parent for now, and why |
 //! | 20 | Recall | down | control: the server was restored, tell what it may not know |
 //! | 21 | Recalled | up | control: signed documents and orders in answer to that |
@@ -139,12 +140,14 @@ pub enum Message {
     Document(Kind, Envelope),
     /// The server lacks these sections of a device's inventory; empty means all.
     Sections(NodeId, Vec<String>),
-    /// Orders that are at their end on these devices.
-    Ended(Vec<(OrderNumber, Vec<NodeId>)>),
+    /// Envelopes of [`crate::order::Withdrawal`].
+    Withdraw(Vec<Envelope>),
     /// The sender's ancestors and itself, nearest the server first.
     Ancestors(Vec<(NodeId, String)>),
     /// (term, version) of each document the sender has on disk, in [`Kind::ALL`] order as in its greeting.
     Versions(Vec<(u32, u64)>),
+    /// What is withdrawn, durably with the child.
+    Withdrawn(Vec<(OrderNumber, Vec<NodeId>)>),
     /// Orders the child did not take for these devices and why, e.g. `no_space`: they stay with the parent, which offers
     /// them again later.
     Left(Vec<(OrderNumber, Vec<NodeId>, String)>),
@@ -185,9 +188,10 @@ impl Message {
             Message::Presence { snapshot, entries } => put(5, &(snapshot, entries), &mut out),
             Message::Document(kind, envelope) => put(6, &(kind, envelope), &mut out),
             Message::Sections(node, sections) => put(7, &(node, sections), &mut out),
-            Message::Ended(v) => put(8, v, &mut out),
+            Message::Withdraw(v) => put(8, v, &mut out),
             Message::Ancestors(v) => put(9, v, &mut out),
             Message::Versions(v) => put(12, v, &mut out),
+            Message::Withdrawn(v) => put(13, v, &mut out),
             Message::Left(v) => put(16, v, &mut out),
             Message::Recall(v) => put(20, v, &mut out),
             Message::Recalled(v) => put(21, v, &mut out),
@@ -215,9 +219,10 @@ impl Message {
                 let (node, sections) = get(kind, body)?;
                 Message::Sections(node, sections)
             }
-            8 => Message::Ended(get(kind, body)?),
+            8 => Message::Withdraw(get(kind, body)?),
             9 => Message::Ancestors(get(kind, body)?),
             12 => Message::Versions(get(kind, body)?),
+            13 => Message::Withdrawn(get(kind, body)?),
             16 => Message::Left(get(kind, body)?),
             20 => Message::Recall(get(kind, body)?),
             21 => Message::Recalled(get(kind, body)?),
@@ -274,6 +279,8 @@ mod tests {
                 newest: OrderNumber { term: 1, number: 9 },
             }),
             Message::Recalled(Recalled { last: true, ..Recalled::default() }),
+            Message::Withdraw(vec![]),
+            Message::Withdrawn(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
         ] {
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
         }
@@ -294,7 +301,7 @@ mod tests {
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in (1..=9u8).chain([12, 16, 20, 21]) {
+        for kind in (1..=9u8).chain([12, 13, 16, 20, 21]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }
