@@ -1,6 +1,7 @@
 //! The one test binary of the workspace's scenarios.
 
 mod chaos;
+mod lies;
 mod office;
 mod schedule;
 mod sim;
