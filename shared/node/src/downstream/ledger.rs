@@ -180,9 +180,10 @@ impl Ledger {
     }
 
     /// A node says that it does not have the order, never will, and that nobody below it does. That is its last word on
-    /// it, and as the reasons hold for everyone (it is cancelled, or late), nobody is offered it any more.
+    /// it, and as the reasons hold for everyone (it is cancelled, or late), nobody is offered it any more. The word of one
+    /// that never had it counts for nothing (RLY-9): a relay below a holder is heard by that holder.
     pub fn given_back(&mut self, number: OrderNumber, device: NodeId, by: NodeId) -> Option<Change> {
-        let entry = self.entry(number, device)?;
+        let entry = self.entry(number, device).filter(|entry| by == device || entry.holders.contains(&by))?;
         entry.closed = true;
         // The device's own word counts whatever was thought of it.
         if by == device || matches!(entry.row, Row::Offered(c) | Row::Held(c) if c == by) {

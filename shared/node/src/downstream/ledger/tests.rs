@@ -194,3 +194,13 @@ fn the_same_order_with_another_proof_adds_only_its_new_devices() {
     assert!(ledger.add(&tenant(), payload, again, |_| Some(Kept::default())).unwrap().is_empty());
     assert_eq!(ledger.open_rows(), 2);
 }
+
+#[test]
+fn rly_9_the_word_of_a_relay_that_never_had_the_order_keeps_it_from_nobody() {
+    let (mut ledger, _) = ledger(&[50]);
+    assert!(ledger.given_back(FIRST, node(50), node(77)).is_none());
+    let round = ledger.offers(Millis(0), None, |_| Some(node(101)));
+    assert_eq!(round.asks.len(), 1, "it is still on offer");
+    assert!(ledger.given_back(FIRST, node(50), node(50)).is_none(), "the device's own word counts always");
+    assert!(ledger.offers(Millis(0), None, |_| Some(node(102))).asks.is_empty());
+}
