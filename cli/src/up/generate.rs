@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(keys, ["bind_source", "bundle", "link", "name", "private", "reach", "slots", "state_dir"]);
         assert_eq!(relay["reach"].as_str(), Some("gateway"));
         let (keys, agent) = keys_of("osaka-pc-01");
-        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "state_dir"]);
+        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "restart", "state_dir"]);
         assert_eq!(agent["reach"].as_str(), Some("direct"));
     }
 }
