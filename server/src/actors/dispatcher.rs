@@ -93,6 +93,8 @@ pub struct Dispatcher {
     links: BTreeMap<NodeId, (u64, LinkHandle)>,
     queue: Vec<(Vec<Op>, Token)>,
     committing: bool,
+    /// The store was found to be an older one: this actor ends as soon as that is durable.
+    falling_back: bool,
     issuing: BTreeMap<JobId, oneshot::Sender<()>>,
     waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
     stated_at: Mono,
@@ -113,6 +115,7 @@ impl Dispatcher {
             links: BTreeMap::new(),
             queue: Vec::new(),
             committing: false,
+            falling_back: false,
             issuing: BTreeMap::new(),
             waiting: BTreeMap::new(),
             stated_at: Mono(0),
@@ -134,6 +137,7 @@ impl Dispatcher {
             match effect {
                 Effect::Learned(learned) => self.keep_learned(*learned, ctx),
                 Effect::Revoke(tenant, nodes) => self.revoke_again(tenant, nodes, ctx),
+                Effect::Behind(tenant, kind, version) => self.look_behind(&tenant, kind, version, ctx),
                 other => self.perform(other),
             }
         }
@@ -168,7 +172,7 @@ impl Dispatcher {
                     let _ = issuer.send(());
                 }
             }
-            Effect::Learned(_) | Effect::Revoke(..) => unreachable!("`feed` takes them"),
+            Effect::Learned(_) | Effect::Revoke(..) | Effect::Behind(..) => unreachable!("`feed` takes them"),
         }
     }
 

@@ -96,6 +96,34 @@ impl Office {
         self.write(|state| state.recovery = state.recovery.and(Some(progress)));
     }
 
+    /// Whether a document of this version was signed by this server, and is newer than what it holds.
+    pub fn is_behind(&self, tenant: &TenantId, kind: Kind, version: (u32, u64)) -> bool {
+        self.read(|state| {
+            let held = state.tenants.get(tenant);
+            match kind {
+                Kind::Revocations => held.is_some_and(|held| version > held.revocations.0.version()),
+                Kind::Settings => held.is_some_and(|held| version > held.settings.0.version()),
+                _ => version.0 > state.term,
+            }
+        })
+    }
+
+    /// The store turned out to be an older one without having been restored by us: as after a restore, the next term is
+    /// made durable and children are to be heard. From when the store is nobody knows: from before anything that is kept.
+    pub async fn fall_back(&self) -> Result<u32, OfficeFault> {
+        let turn = self.turn().await;
+        let now = self.now();
+        let from = now.plus(-RESULTS_KEPT_MS);
+        let term = raise_term(&*self.0.store, Mark { made_at: from, restored_at: now }, now).await?;
+        let until = self.time().now().mono;
+        self.write(|state| {
+            (state.term, state.restored_from) = (term, Some(from));
+            state.recovery = Some(Progress { heard: 0, awaited: 0, until });
+        });
+        drop(turn);
+        Ok(term)
+    }
+
     /// What the backup held of each tenant, whose order counters are given.
     pub fn held(&self, numbers: &BTreeMap<TenantId, u64>) -> BTreeMap<TenantId, Held> {
         self.read(|state| {
@@ -197,7 +225,8 @@ impl Office {
             let mut relays = held.relays.clone();
             revoked.iter().for_each(|row| drop(relays.remove(&row.id)));
             let newest = learned.settings.as_ref().unwrap_or(&held.settings.0);
-            let settings = Settings { tenant: tenant.clone(), term, version: newest.version + 1, ..newest.clone() };
+            // Their version says whether they were ever changed (decision 13): the term alone makes them newer.
+            let settings = Settings { tenant: tenant.clone(), term, ..newest.clone() };
             let trust = learned.trust.as_ref().filter(|(trust, _)| {
                 let own = trust.server_keys().contains(&held.keys.signer.public());
                 if !own {

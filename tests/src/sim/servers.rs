@@ -133,7 +133,7 @@ impl World {
                 self.server_child(node, session, LinkCommand::Goodbye(goodbye));
             }
             Effect::Refuse(node, session, refusal) => self.server_child(node, session, LinkCommand::Refuse(refusal)),
-            Effect::JobChanged(..) | Effect::Learned(_) | Effect::Revoke(..) => {}
+            Effect::JobChanged(..) | Effect::Learned(_) | Effect::Revoke(..) | Effect::Behind(..) => {}
             Effect::Issued(job) => {
                 if let Some(process) = &mut self.server.process {
                     process.issuing.remove(&job);

@@ -4,7 +4,8 @@ use super::Tree;
 use branchline_node::{node::Ambient, process::RunningNode, time::SystemClock};
 use branchline_server::{
     Server,
-    backup::{back_up, restore},
+    backup::{DATABASE, back_up, restore},
+    store::SqliteStore,
 };
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,25 @@ impl Tree {
         restore(backup, &state, SystemClock::shared().wall()).expect("the backup is restored");
         self.server_config.state_dir = state;
         self.start_server().await;
+    }
+
+    /// The stopped server's database as it is, to be put back by hand.
+    pub async fn copy_database(&self) -> Vec<u8> {
+        let copy = self.folder("database");
+        let database = self.server_config.state_dir.join(DATABASE);
+        SqliteStore::snapshot(&database, &copy).await.expect("the database can be copied");
+        std::fs::read(copy).expect("the copy is there")
+    }
+
+    /// Puts an older database in the place of the stopped server's, as whoever restores a disk's snapshot does.
+    pub fn put_back(&self, database: &[u8]) {
+        let path = self.server_config.state_dir.join(DATABASE);
+        for log in ["-wal", "-shm"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(log);
+            let _ = std::fs::remove_file(name);
+        }
+        std::fs::write(path, database).expect("the folder can be written");
     }
 
     /// Starts the server that was stopped.

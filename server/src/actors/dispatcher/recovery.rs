@@ -7,6 +7,7 @@ use crate::dispatch::{
 };
 use actix::prelude::*;
 use branchline_protocol::{
+    document::Kind,
     id::{Epoch, NodeId, Role, TenantId},
     refusal::Refusal,
 };
@@ -78,6 +79,25 @@ impl Dispatcher {
                 actor.feed(Event::Recovered(term), ctx);
             }
             Err(e) => actor.fail(format!("keep what was learned: {e}"), ctx),
+        }));
+    }
+
+    /// A child shows a document that this store does not know: unless that is being told at this very moment, the store was
+    /// put back by whoever copies disks. It is recovered from like a restore: this actor begins anew, and listens.
+    pub(super) fn look_behind(&mut self, tenant: &TenantId, kind: Kind, version: (u32, u64), ctx: &mut Context<Self>) {
+        let office = self.parts.office.clone();
+        if !office.is_behind(tenant, kind, version) || office.recovery().is_some() || self.falling_back {
+            return;
+        }
+        self.falling_back = true;
+        tracing::error!(%tenant, ?kind, ?version, "the store is older than what this server has signed");
+        let work = async move { office.fall_back().await };
+        ctx.spawn(work.into_actor(self).map(|done, actor, ctx| {
+            let why = match done {
+                Ok(term) => format!("the store was put back to an older state: term {term} begins"),
+                Err(e) => format!("the store was put back to an older state, and the term cannot be raised: {e}"),
+            };
+            actor.fail(why, ctx);
         }));
     }
 

@@ -100,6 +100,9 @@ pub enum Effect {
     Issued(JobId),
     /// The recovery is over: make what was learned durable, then feed [`Event::Recovered`].
     Learned(Box<Learned>),
+    /// A child holds a document of this (term, version), signed by the server, which is newer than the one here: unless it
+    /// came into the store meanwhile, the store was put back to an older state without a restore.
+    Behind(TenantId, Kind, (u32, u64)),
     /// The server once revoked these nodes up to these epochs, and does not know it any more.
     Revoke(TenantId, Vec<(NodeId, Epoch)>),
 }

@@ -14,10 +14,10 @@ use crate::{
 };
 use branchline_node::{defects::Defects, downstream::Child};
 use branchline_protocol::{
-    document::{self, Document, Kind, Revocations},
+    document::{self, Document, Kind, Revocations, Settings, TimeStatement},
     id::{NodeId, OrderNumber, TenantId},
     job::{RunScript, Runnable, State},
-    order::{OrderMessage, Payload, verify_order},
+    order::{Envelope, OrderMessage, Payload, verify_order},
     record::Lane,
     time::Now,
     trust::TrustDocument,
@@ -31,24 +31,65 @@ const RECALLED: &str = "(recalled)";
 /// Characters of a command that people are shown.
 const COMMAND_CHARS_MAX: usize = 1_000;
 
-/// What a child is to be asked: everyone while the server recovers, later whoever has not heard of this term.
+/// What a child is to be asked: everyone while the server recovers, later whoever has not heard of this term, and whoever
+/// says that it holds more than the server once said.
 pub(super) fn recall_for(recovery: &Option<Recovery>, term: u32, state: &TenantState, child: &Child) -> Option<Recall> {
     let held = |kind: Kind| state.documents.get(&(kind, String::new())).map_or((0, 0), |(version, _)| *version);
-    let newest = match recovery {
-        Some(recovery) => recovery.newest(&child.tenant)?,
-        None if term > 1 && child.greeting.term < term => OrderNumber { term, number: u64::MAX },
-        None => return None,
+    // A statement tells nothing but that a term was.
+    let asked = |kinds: &[Kind], term: u32| -> Vec<(Kind, (u32, u64))> {
+        let own = |kind: &Kind| if *kind == Kind::Time { (term, u64::MAX) } else { held(*kind) };
+        kinds.iter().map(|kind| (*kind, own(kind))).collect()
     };
-    let documents = match recovery {
-        // A statement tells nothing but that a term was.
-        Some(_) => [Kind::Trust, Kind::Revocations, Kind::Settings]
-            .map(|kind| (kind, held(kind)))
-            .into_iter()
-            .chain([(Kind::Time, (newest.term, u64::MAX))])
-            .collect(),
-        None => vec![(Kind::Revocations, (0, 0))],
+    if let Some(recovery) = recovery {
+        let newest = recovery.newest(&child.tenant)?;
+        let documents = asked(&[Kind::Trust, Kind::Revocations, Kind::Settings, Kind::Time], newest.term);
+        return Some(Recall { documents, newest });
+    }
+    let newest = OrderNumber { term, number: u64::MAX };
+    if term > 1 && child.greeting.term < term {
+        return Some(Recall { documents: vec![(Kind::Revocations, (0, 0))], newest });
+    }
+    let has = |kind: Kind| {
+        let place = Kind::ALL.iter().position(|other| *other == kind)?;
+        child.greeting.documents.get(place).copied()
     };
-    Some(Recall { documents, newest })
+    let mut more: Vec<Kind> = SHOWN.into_iter().filter(|kind| has(*kind).is_some_and(|v| v > held(*kind))).collect();
+    more.extend((child.greeting.term > term).then_some(Kind::Time));
+    (term > 0 && !more.is_empty()).then(|| Recall { documents: asked(&more, term), newest })
+}
+
+/// Documents of which the store has every version that was ever told: they are durable before they are told.
+const SHOWN: [Kind; 2] = [Kind::Revocations, Kind::Settings];
+
+/// Documents that the server signed and its store does not know.
+fn look_behind(
+    state: &TenantState,
+    tenant: &TenantId,
+    trust: &TrustDocument,
+    term: u32,
+    documents: &[(Kind, Envelope)],
+    work: &mut Work,
+) {
+    let keys = trust.server_keys();
+    for (kind, envelope) in documents {
+        let version = match kind {
+            Kind::Revocations => document::open::<Revocations>(envelope, tenant, &keys).map(|d| d.version()),
+            Kind::Settings => document::open::<Settings>(envelope, tenant, &keys).map(|d| d.version()),
+            Kind::Time => document::open::<TimeStatement>(envelope, tenant, &keys).map(|d| (d.term, 0)),
+            _ => continue,
+        };
+        let own = if *kind == Kind::Time {
+            (term, 0)
+        } else {
+            state.documents.get(&(*kind, String::new())).map_or((0, 0), |(version, _)| *version)
+        };
+        if let Ok(version) = version
+            && version > own
+            && term > 0
+        {
+            work.after.push(Effect::Behind(tenant.clone(), *kind, version));
+        }
+    }
 }
 
 /// A child's answer.
@@ -85,7 +126,10 @@ pub(super) fn recalled(
                 recovery.heard(&child.tenant, child.node);
             }
         }
-        None => revoke_again(state, &child.tenant, &trust, &documents, work),
+        None => {
+            revoke_again(state, &child.tenant, &trust, &documents, work);
+            look_behind(state, &child.tenant, &trust, term, &documents, work);
+        }
     }
 }
 
@@ -94,7 +138,7 @@ fn revoke_again(
     state: &TenantState,
     tenant: &TenantId,
     trust: &TrustDocument,
-    documents: &[(Kind, branchline_protocol::order::Envelope)],
+    documents: &[(Kind, Envelope)],
     work: &mut Work,
 ) {
     let own = state.documents.get(&(Kind::Revocations, String::new()));

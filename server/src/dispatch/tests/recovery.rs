@@ -372,3 +372,35 @@ fn ops_7_a_device_that_was_enrolled_anew_after_the_backup_is_known_by_its_certif
     let seen = bench.feed(Event::Up(child(1, 9)));
     assert!(seen.iter().any(|e| matches!(e, Effect::Refuse(..))), "its former identity is not");
 }
+
+/// A greeting that says which revocations it holds, and the newest term it has seen.
+fn holding(n: u128, session: u64, revocations: (u32, u64), term: u32) -> Arc<Child> {
+    let mut child = Child::clone(&child(n, session));
+    let mut documents = vec![(0, 0); Kind::ALL.len()];
+    documents[Kind::ALL.iter().position(|kind| *kind == Kind::Revocations).unwrap()] = revocations;
+    child.greeting = Arc::new(Greeting { documents, term, ..Greeting::clone(&child.greeting) });
+    Arc::new(child)
+}
+
+#[test]
+fn ops_7_a_store_that_was_put_back_by_hand_shows_at_the_first_child_that_proves_it() {
+    let mut bench = bench();
+    bench.feed(Event::Term(1));
+    assert!(recalls(&bench.feed(Event::Up(holding(1, 1, (1, 3), 1))), 1).is_empty(), "as much as here");
+    let relay = holding(100, 1, (1, 5), 1);
+    let seen = bench.feed(Event::Up(relay.clone()));
+    let [recall] = &recalls(&seen, 100)[..] else { panic!("it is to prove it: {seen:?}") };
+    assert_eq!(recall.documents, [(Kind::Revocations, (1, 3))]);
+    let mut tell = |documents| {
+        let seen = bench.said(&relay, Message::Recalled(Recalled { documents, ..Recalled::default() }));
+        let of = |e: &Effect| if let Effect::Behind(_, kind, version) = e { Some((*kind, *version)) } else { None };
+        seen.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let forged = list(1, 5, &[], &[]).seal(&Signer::from_seed(&[3; 32]));
+    assert_eq!(tell(vec![(Kind::Revocations, forged)]), []);
+    assert_eq!(tell(vec![sealed(&list(1, 3, &[], &[])), sealed(&statement(1))]), []);
+    assert_eq!(tell(vec![sealed(&list(1, 5, &[], &[]))]), [(Kind::Revocations, (1, 5))]);
+    assert_eq!(tell(vec![sealed(&statement(2))]), [(Kind::Time, (2, 0))], "a term that is not here");
+    let seen = bench.feed(Event::Up(holding(2, 1, (1, 3), 4)));
+    assert_eq!(recalls(&seen, 2)[0].documents, [(Kind::Time, (1, u64::MAX))]);
+}

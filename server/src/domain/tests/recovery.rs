@@ -103,7 +103,7 @@ async fn ops_7_after_listening_every_document_is_anew_in_a_term_above_all() {
     assert!(!list.covers(two, 1), "a later epoch is not meant");
     assert_eq!(list.suspended, vec![], "revived in the gap");
     let settings = world.opened::<Settings>("osaka");
-    assert_eq!((settings.version(), settings.poll_normal_s), ((7, 10), 123));
+    assert_eq!((settings.version(), settings.poll_normal_s), ((7, 9), 123));
     let upstreams = world.opened::<UpstreamList>("osaka");
     assert_eq!((upstreams.term, upstreams.upstreams.iter().any(|u| u.id == relay)), (7, false));
     assert_eq!(world.opened::<UpstreamList>("hq").term, 7, "also one that did not change");
@@ -131,4 +131,20 @@ async fn ops_7_an_old_list_that_comes_late_revokes_what_it_names_and_only_once()
     let gone = NodeId(uuid::Uuid::from_u128(99));
     assert_eq!(world.office.revoke_again(&acme(), vec![(gone, 3)]).await.unwrap(), []);
     assert!(world.opened::<Revocations>("hq").covers(gone, 3));
+}
+
+#[tokio::test]
+async fn ops_7_a_store_that_was_put_back_by_hand_is_recovered_from_like_a_restore() {
+    let world = World::new().await;
+    let office = &world.office;
+    let held = world.opened::<Revocations>("hq").version();
+    assert!(!office.is_behind(&acme(), Kind::Revocations, held), "what is here is no proof");
+    assert!(office.is_behind(&acme(), Kind::Revocations, (held.0, held.1 + 1)));
+    assert!(office.is_behind(&acme(), Kind::Settings, (2, 0)));
+    assert!(!office.is_behind(&acme(), Kind::Time, (1, 0)) && office.is_behind(&acme(), Kind::Time, (2, 0)));
+    assert!(!office.is_behind(&tenant("nobody"), Kind::Revocations, (9, 9)));
+    assert_eq!(office.fall_back().await.unwrap(), 2);
+    assert!(office.recovery().is_some() && office.may_issue().is_err());
+    let world = world.restarted().await;
+    assert_eq!((world.office.term(), world.office.recovery().is_some()), (2, true), "durable");
 }

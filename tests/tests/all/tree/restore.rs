@@ -178,3 +178,38 @@ fn ops_7_an_operator_ends_a_recovery_and_whoever_comes_later_still_tells_whom_it
         tree.stop().await;
     });
 }
+
+#[test]
+fn ops_7_a_database_put_back_by_hand_is_found_out_and_recovered_from() {
+    scenario(async {
+        let mut tree = Tree::start(SHIM, &[MAIN]).await;
+        tree.relay(MAIN, "osaka", "server", RelayWish::default()).await;
+        tree.agent(MAIN, "pc-01", "osaka", platform::simulated(1, "here")).await;
+        tree.agent(MAIN, "pc-02", "osaka", platform::simulated(2, "there")).await;
+        tree.online(MAIN, ["pc-01", "pc-02"]).await;
+        let one = tree.id("pc-01");
+        tree.stop_server().await;
+        let database = tree.copy_database().await;
+        tree.start_server().await;
+        tree.online(MAIN, ["pc-01", "pc-02"]).await;
+        tree.api(MAIN).post(format!("/api/v1/nodes/{one}/revoke"), Value::Null).await.good();
+        eventually("the relay has the list", async || {
+            let seen = tree.tree_node("osaka", MAIN).await["slots"]["used"].clone();
+            holds(seen == 1, seen)
+        })
+        .await;
+        tree.stop_server().await;
+        tree.put_back(&database);
+        tree.start_server().await;
+        eventually("it knows that it is an older one, and has listened", async || {
+            let seen = recovery(&tree).await;
+            holds(seen == json!({ "term": 2, "recovering": null }), seen)
+        })
+        .await;
+        assert_eq!(device(&tree, one).await["state_reason"], "revoked");
+        tree.online(MAIN, ["pc-02"]).await;
+        let job = tree.run(MAIN, "all", &["true"]).await;
+        assert_eq!(count(&job, "succeeded"), 1, "{job}");
+        tree.stop().await;
+    });
+}
