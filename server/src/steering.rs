@@ -81,8 +81,9 @@ impl Control for Steering {
         RecoveryFigures { term: self.office.term(), recovering }
     }
 
-    async fn end_recovery(&self) -> Result<(), Refusal> {
-        self.dispatcher().await?.send(EndRecovery).await.map_err(away)?
+    async fn end_recovery(&self, who: &str) -> Result<(), Refusal> {
+        self.dispatcher().await?.send(EndRecovery).await.map_err(away)??;
+        self.office.audit_end_of_recovery(who).await
     }
 
     async fn figures(&self) -> Result<ServerFigures, Refusal> {

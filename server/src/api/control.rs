@@ -119,8 +119,8 @@ pub trait Control: Send + Sync + 'static {
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
     /// Whether the server recovers, and how far it is (OPS-7).
     fn recovery(&self) -> RecoveryFigures;
-    /// Ends a recovery before its time. 409 `not_recovering`.
-    async fn end_recovery(&self) -> Result<(), Refusal>;
+    /// Ends a recovery before its time; audited. 409 `not_recovering`.
+    async fn end_recovery(&self, who: &str) -> Result<(), Refusal>;
     /// The server's own figures.
     async fn figures(&self) -> Result<ServerFigures, Refusal>;
     /// Returns when the job has no device short of its end, or after `ms` at the latest (at most 30,000).

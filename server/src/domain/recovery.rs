@@ -4,7 +4,7 @@
 use super::{
     documents::{Change, packed},
     founding::{OfficeFault, TERM, listeners, meta_text, meta_value},
-    office::{Draft, Office, State, TenantState, audit},
+    office::{Draft, Office, State, TenantState, audit, store_refusal},
     tenant_keys::seal,
     upstreams::{Changed, RelayWays, Relisted, relist},
 };
@@ -140,6 +140,12 @@ impl Office {
             };
             state.tenants.iter().map(held).collect()
         })
+    }
+
+    /// Audits that an operator ended the recovery.
+    pub async fn audit_end_of_recovery(&self, who: &str) -> Result<(), Refusal> {
+        let ended = audit(&TenantId::system(), self.now(), who, "recovery.end", format!("term {}", self.term()));
+        self.0.store.commit(vec![ended]).await.map_err(store_refusal)
     }
 
     /// Keeps what was learned: a term above all that were heard of, and every document anew in it; answers the term and the

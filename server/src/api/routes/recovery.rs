@@ -56,7 +56,6 @@ pub async fn show(_caller: Caller, shared: Shared, request: HttpRequest) -> Answ
 pub async fn end(caller: SystemCaller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
     Params::known(&request, &[])?;
     no_body(payload).await?;
-    tracing::warn!(who = caller.0.name, "the recovery is ended by an operator");
-    shared.control.end_recovery().await?;
+    shared.control.end_recovery(&caller.0.name).await?;
     Ok(HttpResponse::Ok().json(RecoveryView::from(shared.control.recovery())))
 }

@@ -297,8 +297,8 @@ impl Control for FakeControl {
         *self.recovery.lock().unwrap()
     }
 
-    async fn end_recovery(&self) -> Result<(), Refusal> {
-        self.hear("end the recovery".into())?;
+    async fn end_recovery(&self, who: &str) -> Result<(), Refusal> {
+        self.hear(format!("{who} ends the recovery"))?;
         self.recovery.lock().unwrap().recovering = None;
         Ok(())
     }

@@ -22,7 +22,7 @@ async fn ops_7_a_recovery_is_shown_everywhere_and_ended_by_the_system_only() {
     world.refused("system", "/api/v1/recovery/end", json!({ "now": true }), (422, "unknown_field", Some("now"))).await;
     let (status, body) = world.post("system", "/api/v1/recovery/end", json!({})).await;
     assert_eq!((status, body), (200, json!({ "term": 2, "recovering": null })));
-    assert_eq!(world.control.said(), ["end the recovery"]);
+    assert_eq!(world.control.said(), ["admin-system ends the recovery"]);
 }
 
 #[actix_web::test]

@@ -241,8 +241,11 @@ fn ops_7_orders_of_the_backup_go_out_again_after_the_recovery_and_may_have_gone_
     assert_eq!(away.last(1), Some((State::Expired, Some("silent".into()))));
 }
 
-/// Jobs that came back: (job's state of the device, what is written).
-fn recalled_rows(bench: &Bench) -> Vec<(JobId, Vec<(NodeId, State, Option<String>)>)> {
+/// One device of a job that came back.
+type Row = (NodeId, State, Option<String>);
+
+/// Jobs that came back, as they are written.
+fn recalled_rows(bench: &Bench) -> Vec<(JobId, Vec<Row>)> {
     let of = |op: &Op| match op {
         Op::Recalled(job, devices) => {
             let row = |d: &JobDeviceRow| (d.device.clone().unwrap(), d.state, d.reason.clone());

@@ -1,7 +1,7 @@
 //! A server lost and restored from an older backup (OPS-7).
 
 use super::{MAIN, SHIM};
-use branchline_tests::tree::{RelayWish, Tree, count, eventually, holds, platform, row, scenario, script};
+use branchline_tests::tree::{RelayWish, Tree, count, eventually, holds, platform, row, scenario, script, tenant};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -166,6 +166,9 @@ fn ops_7_an_operator_ends_a_recovery_and_whoever_comes_later_still_tells_whom_it
             holds(seen["recovering"].is_null(), seen)
         })
         .await;
+        let audit = tree.server().store().audit(&tenant("system"), 10).await.expect("the store answers");
+        let ended = audit.iter().find(|row| row.what == "recovery.end");
+        assert_eq!(ended.map(|row| row.who.as_str()), Some("admin"), "{audit:?}");
         let again = tree.api("system").post("/api/v1/recovery/end", Value::Null).await;
         assert_eq!(again.refusal(), (409, "not_recovering"));
         assert_ne!(device(&tree, one).await["state_reason"], "revoked", "nobody has told yet");
