@@ -88,10 +88,7 @@ impl<D: Defects> RelayCore<D> {
                     {
                         // What the child learns is that it may forget. What the parent stored says nothing of this disk: a
                         // device that came from the parent's side may have brought it more than is here.
-                        let wrong = D::SEEDED && self.defects.has(Defect::PASSES_STORED_ON);
-                        told.entry(to)
-                            .or_default()
-                            .push(Ack { stored: if wrong { ack.stored } else { ack.settled }, ..ack });
+                        told.entry(to).or_default().push(Ack { stored: ack.settled, ..ack });
                     }
                 }
                 let mut effects: Vec<Effect> = told

@@ -114,14 +114,11 @@ impl<D: Defects> RelayCore<D> {
         let Ok(Cancel { target }) = rmp_serde::from_slice(args) else { return Vec::new() };
         let mut back = Vec::new();
         for device in devices {
-            let unknown = self.ledger.row(target, *device).is_none();
-            if D::SEEDED && unknown && self.defects.has(Defect::NO_TOMB_BEFORE_ORDER) {
-                continue;
-            }
             self.tombs.insert((target, *device), cancel.fetch_by);
             persist::tomb(target, *device, cancel.fetch_by, batch);
             self.ledger.close(target, *device);
-            let wrong = D::SEEDED && !unknown && self.defects.has(Defect::GIVES_BACK_HELD);
+            let held = self.ledger.row(target, *device).is_some();
+            let wrong = D::SEEDED && held && self.defects.has(Defect::GIVES_BACK_HELD);
             if self.ledger.is_free(target, *device) || wrong {
                 self.forget(target, *device, batch);
                 back.push((target, *device));

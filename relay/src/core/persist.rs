@@ -18,7 +18,7 @@ use super::{
     state::{Me, RelayCore},
 };
 use branchline_node::{
-    defects::{Defect, Defects, NoDefects},
+    defects::{Defects, NoDefects},
     downstream::ledger::{Change, Kept, Ledger, Row},
     identity::RootKey,
     store::{Batch, Scan, StoreError, Table},
@@ -249,9 +249,6 @@ impl<D: Defects> RelayCore<D> {
             Some((b'o', _)) => orders.push(value),
             _ => {}
         })?;
-        if D::SEEDED && defects.has(Defect::FORGETS_TOMBS) {
-            tombs.clear();
-        }
         for (order, device) in tombs.keys() {
             if let Some(kept) = rows.get_mut(order).and_then(|devices| devices.get_mut(device)) {
                 kept.closed = true;

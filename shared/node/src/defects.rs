@@ -3,7 +3,7 @@
 //! `D::SEEDED` is not compiled into it at all, down to the defects' names.
 //!
 //! ```text
-//! if !(D::SEEDED && self.defects.has(Defect::FORGETS_TOMBS)) { … the rule … }
+//! if !(D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES)) { … the rule … }
 //! ```
 
 /// One thing that is wrong on purpose, where the rule lives that it breaks. Its name is how a run asks for it.
@@ -29,8 +29,6 @@ impl Defect {
     pub const TAKES_TWICE: Defect = Defect("TakesTwice");
     /// A device or relay deletes what its parent has stored and the server has not settled.
     pub const DELETES_ON_STORED: Defect = Defect("DeletesOnStored");
-    /// A relay tells a child what the parent stored as if it were stored here.
-    pub const PASSES_STORED_ON: Defect = Defect("PassesStoredOn");
     /// A device does not offer its records again to a relay with another disk or memory.
     pub const TRUSTS_ANY_MEMORY: Defect = Defect("TrustsAnyMemory");
     /// A parent does not notice that a child relay's disk is another one.
@@ -41,10 +39,6 @@ impl Defect {
     pub const LATE_CLEANUP_IN_CORE: Defect = Defect("LateCleanupInCore");
     /// Attachments are compared without the epoch they are counted in.
     pub const NO_EPOCH_IN_ATTACHMENT: Defect = Defect("NoEpochInAttachment");
-    /// A relay that starts anew does not know what is cancelled.
-    pub const FORGETS_TOMBS: Defect = Defect("ForgetsTombs");
-    /// A relay forgets a cancel that comes before its order.
-    pub const NO_TOMB_BEFORE_ORDER: Defect = Defect("NoTombBeforeOrder");
     /// A device forgets a cancel that comes before its order.
     pub const FORGETS_EARLY_CANCEL: Defect = Defect("ForgetsEarlyCancel");
     /// A relay gives a cancelled order back that a child may have.
@@ -63,7 +57,7 @@ impl Defect {
     pub const TELLS_NO_PRESENCE: Defect = Defect("TellsNoPresence");
 
     /// Every one.
-    pub const ALL: [Defect; 25] = [
+    pub const ALL: [Defect; 22] = [
         Defect::TAKES_BEFORE_COMMIT,
         Defect::STORES_BEFORE_COMMIT,
         Defect::SETTLES_BEFORE_COMMIT,
@@ -73,14 +67,11 @@ impl Defect {
         Defect::JOURNALS_AFTER_START,
         Defect::TAKES_TWICE,
         Defect::DELETES_ON_STORED,
-        Defect::PASSES_STORED_ON,
         Defect::TRUSTS_ANY_MEMORY,
         Defect::OVERLOOKS_NEW_DISK,
         Defect::OVERLOOKS_MOVES,
         Defect::LATE_CLEANUP_IN_CORE,
         Defect::NO_EPOCH_IN_ATTACHMENT,
-        Defect::FORGETS_TOMBS,
-        Defect::NO_TOMB_BEFORE_ORDER,
         Defect::FORGETS_EARLY_CANCEL,
         Defect::GIVES_BACK_HELD,
         Defect::CANCELS_HELD,
