@@ -18,6 +18,10 @@ use std::collections::BTreeSet;
 
 /// One restore in so many is a device's, the others are relays'.
 const RESTORED_DEVICES: u64 = 5;
+/// Virtual milliseconds without a way out from which on devices go elsewhere.
+const ROAM_FROM_MS: u64 = 8_000;
+/// Devices of a branch that do.
+const ROAMING: usize = 3;
 
 impl World {
     /// Something goes wrong, if there is something that it can hit.
@@ -113,8 +117,16 @@ impl World {
             false => (0..4).map(|_| Place::Agent(self.evil.below(AGENTS as u64) as usize)).collect(),
         };
         // Some are longer than a silence that counts as death.
-        let long = self.evil.one_in(16);
-        let ms = if long { self.evil.between(100_000, 240_000) } else { self.evil.between(500, 10_000) };
+        let ms = match self.evil.below(16) {
+            0 => self.evil.between(100_000, 240_000),
+            1..5 => self.evil.between(10_000, 40_000),
+            _ => self.evil.between(500, 10_000),
+        };
+        if let [relay @ Place::Relay(_)] = cut_off[..]
+            && ms >= ROAM_FROM_MS
+        {
+            self.roam_from(relay, ms);
+        }
         let until = self.now + ms;
         let mut hit = 0;
         for place in &cut_off {
@@ -176,6 +188,22 @@ impl World {
         self.hit(fault, format_args!("{place} for {ms} ms"));
     }
 
+    /// A branch has no way out for a while: some of its devices go elsewhere, and come back before it has. What waits for
+    /// them there is taken back.
+    fn roam_from(&mut self, relay: Place, ms: u64) {
+        let here: Vec<usize> = (0..AGENTS).filter(|n| self.agents[*n].network.0 == relay).collect();
+        for _ in 0..ROAMING {
+            let Some(n) = self.evil.pick(&here) else { return };
+            let to = World::networks()[3 + self.evil.below(3) as usize];
+            let (away, back) = (self.evil.between(ms / 8, ms / 3), self.evil.between(ms / 2, ms * 3 / 4));
+            if let Some(job) = self.waits_at(relay, n) {
+                self.after(ms / 10, What::Cancel(job));
+            }
+            self.after(away, What::Roam(n, to));
+            self.after(back, What::Roam(n, (relay, false)));
+        }
+    }
+
     fn move_device(&mut self) {
         let n = self.evil.below(AGENTS as u64) as usize;
         // Every other time it goes back to where it came from.
@@ -183,11 +211,24 @@ impl World {
             true => self.agents[n].before,
             false => World::networks()[self.evil.below(6) as usize],
         };
+        self.roam(n, to);
+    }
+
+    /// A device goes to another network. It hits something only if its link is up.
+    pub(super) fn roam(&mut self, n: usize, to: (Place, bool)) {
         let place = Place::Agent(n);
-        let Some(Stage::Up(id)) = self.uplink(place).map(|up| up.stage) else { return };
-        if self.agents[n].network == to {
+        if self.agents[n].network == to || !self.storm {
             return;
         }
+        let id = match self.uplink(place).map(|up| up.stage) {
+            Some(Stage::Up(id)) => id,
+            Some(Stage::Greeting(_)) => return,
+            Some(Stage::Waiting) | None => {
+                self.note(format_args!("{place} goes to {}", to.0));
+                self.agents[n].before = std::mem::replace(&mut self.agents[n].network, to);
+                return;
+            }
+        };
         self.agents[n].before = std::mem::replace(&mut self.agents[n].network, to);
         // The old network is gone: the device knows, its parent does not.
         if let Some(link) = self.links.get_mut(&id) {

@@ -125,6 +125,17 @@ impl World {
         }
     }
 
+    /// A job that a device has not got, and that a relay holds for it.
+    pub(super) fn waits_at(&self, relay: Place, n: usize) -> Option<JobId> {
+        let waits = |device: &JobDeviceRow| {
+            let mine = device.device == Ok(Place::Agent(n).id()) && device.state == State::Queued;
+            mine && device.holders.contains(&relay.id())
+        };
+        let jobs = self.server.rows.open.iter().filter_map(|key| self.server.rows.jobs.get(key));
+        let waiting = jobs.filter(|job| job.row.verb != CANCEL).find(|job| job.devices.iter().any(waits))?;
+        Some(waiting.row.id)
+    }
+
     /// A cancel was answered: each device is at its end, or known as being cancelled.
     pub(super) fn cancelled(&mut self, job: JobId) {
         let held = |device: &&JobDeviceRow| !device.state.is_end() && device.reason.as_deref() != Some(CANCELLING);

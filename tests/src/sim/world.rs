@@ -84,6 +84,8 @@ pub enum What {
     Cancel(JobId),
     /// The server learns of newer revocations.
     Publish,
+    /// A device goes to another network.
+    Roam(usize, (Place, bool)),
     /// Somebody asks how a job and the tree stand.
     Ask,
     /// Something goes wrong.
@@ -315,7 +317,13 @@ impl World {
             | What::Collected(agent, _) => Some(Place::Agent(*agent)),
             What::Loaded(relay, ..) => Some(Place::Relay(*relay)),
             What::Statement(_) | What::Cancel(_) | What::Publish | What::Ask => Some(Place::Server),
-            What::JobEnds(..) | What::Heal(_) | What::Space(_) | What::Issue | What::Inject | What::Keep => None,
+            What::JobEnds(..)
+            | What::Heal(_)
+            | What::Space(_)
+            | What::Issue
+            | What::Inject
+            | What::Keep
+            | What::Roam(..) => None,
         }
     }
 
@@ -363,6 +371,7 @@ impl World {
                 self.after(60_000, What::Statement(life));
             }
             What::Issue => self.issue(),
+            What::Roam(agent, to) => self.roam(agent, to),
             What::Cancel(job) => self.cancel(job),
             What::Publish => self.publish(),
             What::Ask => self.ask(),
