@@ -54,6 +54,9 @@ impl World {
                 let Some(n) = agent_of(&device) else { continue };
                 self.pairs += 1;
                 self.accepted += u64::from(accepted);
+                if accepted && device.state.is_end() {
+                    *self.ends.entry(device.state.as_str()).or_default() += 1;
+                }
                 if self.is_excluded(order, n) {
                     self.excluded_count += 1;
                     self.ended += u64::from(accepted && device.state.is_end());

@@ -3,6 +3,7 @@
 use super::fault::Counts;
 use branchline_protocol::hash::Hash;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Report {
     pub accepted: u64,
     /// Of these, at their end.
     pub ended: u64,
+    /// The same by end.
+    pub ends: BTreeMap<&'static str, u64>,
     /// Of these, not at their end, or at one that is not the world's truth.
     pub lost: u64,
     /// Pairs that were begun more than once.
@@ -54,6 +57,7 @@ impl Report {
             "kinds": self.kinds,
             "accepted": self.accepted,
             "ended": self.ended,
+            "ends": self.ends,
             "lost": self.lost,
             "doubled": self.doubled,
             "violations": self.violations,
@@ -100,6 +104,9 @@ impl Report {
         }
         self.accepted += other.accepted;
         self.ended += other.ended;
+        for (end, count) in &other.ends {
+            *self.ends.entry(end).or_default() += count;
+        }
         self.lost += other.lost;
         self.doubled += other.doubled;
         self.violations += other.violations;

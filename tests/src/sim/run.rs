@@ -117,6 +117,7 @@ impl World {
             kinds: self.kinds,
             accepted: self.accepted,
             ended: self.ended,
+            ends: self.ends,
             lost: self.lost,
             doubled: self.doubled,
             violations: self.violations,

@@ -22,6 +22,11 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
         assert!((0.01..=0.40).contains(&share), "{kind} is {count} of {} faults", total.faults);
     }
     assert!(total.crashes_unsynced > 100, "{}", total.crashes_unsynced);
+    assert!(total.path_moves > 100 && total.restores > 50, "{} and {}", total.path_moves, total.restores);
+    assert!(total.asked > 5_000, "explain and tree: {} answers", total.asked);
+    for end in ["succeeded", "failed", "cancelled", "expired", "outcome_unknown"] {
+        assert!(total.ends.get(end).is_some_and(|count| *count > 10), "{end}: {:?}", total.ends);
+    }
 }
 
 #[test]
