@@ -138,6 +138,7 @@ fn child(n: u128) -> Arc<Child> {
         epoch: 1,
         attachment: 1,
         incarnation: 1,
+        disk: 1,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,

@@ -55,9 +55,6 @@ pub struct Options {
     pub replay: bool,
     /// Stores of relays and agents are the real engine, not its model.
     pub engine: bool,
-    /// Whether relays, too, are put back to older states of their disks. Their parents do not notice it yet: orders that
-    /// came after the snapshot are never offered again, so such runs fail.
-    pub relay_restores: bool,
     /// What is wrong on purpose. Needs the model of the stores.
     pub defect: Option<defect::Defect>,
 }
@@ -65,6 +62,6 @@ pub struct Options {
 impl Options {
     /// A sound tree, with its stores in the model.
     pub fn new(seed: u64, faults: u64) -> Options {
-        Options { seed, faults, replay: false, engine: false, relay_restores: false, defect: None }
+        Options { seed, faults, replay: false, engine: false, defect: None }
     }
 }

@@ -44,6 +44,7 @@ impl<D: Defects> AgentCore<D> {
             epoch: self.me.epoch,
             attachment: self.attachment,
             incarnation: self.spool.incarnation(),
+            disk: 0,
             contact: self.me.contact,
             depth_below: 0,
             stored_at: self.spool.stored_at(),

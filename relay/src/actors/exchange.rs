@@ -399,7 +399,7 @@ impl Handler<FromChild> for Exchange {
 
     fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) {
         match said {
-            FromChild::Up { child, link } if self.driver.core().knows_newer(&child) => {
+            FromChild::Up { child, link } if self.driver.core().is_stale(&child) => {
                 // It was overtaken between its admission and here.
                 let _gone = link.ask(LinkCommand::Refuse(stale()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
@@ -456,9 +456,12 @@ impl Handler<UplinkEvent> for Exchange {
             }
             UplinkEvent::Event(LinkEvent::Alive(Some(envelope))) => self.feed(Event::Alive(*envelope), ctx),
             UplinkEvent::Event(other) => tracing::debug!(event = ?other, "passed over"),
-            UplinkEvent::Down { why, .. } => {
+            UplinkEvent::Down { why, refusal, .. } => {
                 tracing::info!(why, "uplink down");
                 self.parent = None;
+                if refusal.is_some_and(|refusal| refusal.is_stale_attachment()) {
+                    self.feed(Event::Overtaken, ctx);
+                }
                 self.feed(Event::ParentDown, ctx);
             }
         }

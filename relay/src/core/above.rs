@@ -25,6 +25,7 @@ impl<D: Defects> RelayCore<D> {
     pub(super) fn welcomed(&mut self, now: Now, welcome: Welcome, out: &mut Vec<Effect>) {
         self.parent_up = true;
         self.recalling = None;
+        self.overtaken = 0;
         self.spool.link_up(welcome.parent, welcome.store);
         self.receipts.link_up();
         let entries = self.directory.snapshot();
@@ -71,8 +72,7 @@ impl<D: Defects> RelayCore<D> {
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     match self.spool.acked(&ack, &mut batch) {
                         Ok(acked) if acked.rolled_back => {
-                            let message = "the server remembers records of this relay that its disk does not".into();
-                            self.alert_rarely(now, "store_rolled_back", message, out);
+                            self.put_back(now, "the server remembers records of this relay that its disk does not", out);
                         }
                         Ok(_) => {}
                         Err(fault) => {

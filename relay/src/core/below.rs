@@ -66,7 +66,7 @@ impl<D: Defects> RelayCore<D> {
         let mut batch = Batch::new();
         self.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
-            let disk = child.greeting.incarnation;
+            let disk = child.greeting.disk;
             let before = self.disks.insert(child.node, disk);
             if before != Some(disk) {
                 persist::child_disk(child.node, disk, &mut batch);
@@ -74,6 +74,11 @@ impl<D: Defects> RelayCore<D> {
             let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
             if before.is_some_and(|before| before != disk) && !overlooked {
                 let changes = self.ledger.child_lost(child.node);
+                self.note(changes, &mut batch);
+            }
+            let opening = child.greeting.incarnation;
+            if self.openings.insert(child.node, opening) != Some(opening) {
+                let changes = self.ledger.child_reopened(child.node);
                 self.note(changes, &mut batch);
             }
         }

@@ -25,6 +25,9 @@ pub enum Event {
     Document(branchline_protocol::document::Kind, Envelope),
     /// No link up.
     ParentDown,
+    /// The newest link was refused, or ended, as older than one that a parent knows: this disk was put back to an older
+    /// state.
+    Overtaken,
     /// A child's link is up.
     ChildUp(Arc<Child>),
     /// A child said something; credit is owed for it.

@@ -10,6 +10,7 @@ mod event;
 mod persist;
 mod recall;
 mod receipts;
+mod put_back;
 mod shelf;
 mod state;
 #[cfg(test)]

@@ -80,6 +80,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) links: BTreeMap<NodeId, Link>,
     /// Numbers of child relays' disks: another one means that what the child held is gone.
     pub(super) disks: BTreeMap<NodeId, u64>,
+    /// Openings of child relays' stores that were met since the start: of another one it is not known what it still holds.
+    pub(super) openings: BTreeMap<NodeId, u64>,
     /// Cancelled orders of devices, and until when that must be known (JOB-14).
     pub(super) tombs: BTreeMap<(OrderNumber, NodeId), Millis>,
     /// This disk's own number, and whether it is written down.
@@ -89,6 +91,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) ancestors: Vec<(NodeId, String)>,
     pub(super) parent_up: bool,
     pub(super) attachment: u64,
+    /// How often in a row a parent knew a newer attachment.
+    pub(super) overtaken: u32,
     pub(super) bounds: Bounds,
     /// What a restored server wants to know, while this link to it lasts.
     pub(super) recalling: Option<Recalling>,
@@ -114,12 +118,14 @@ impl<D: Defects> RelayCore<D> {
             shelf,
             links: BTreeMap::new(),
             disks: BTreeMap::new(),
+            openings: BTreeMap::new(),
             tombs: BTreeMap::new(),
             disk: (0, false),
             time_kept: None,
             ancestors: Vec::new(),
             parent_up: false,
             attachment,
+            overtaken: 0,
             bounds: Bounds::default(),
             recalling: None,
             receipts: Receipts::default(),
@@ -169,9 +175,9 @@ impl<D: Defects> RelayCore<D> {
         self.links.len() as u64
     }
 
-    /// Whether a link of a child is older than what is known of it: it must not take the newer one's place.
-    pub fn knows_newer(&self, child: &Child) -> bool {
-        self.directory.knows_newer(child.node, child.key)
+    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place.
+    pub fn is_stale(&self, child: &Child) -> bool {
+        self.directory.is_stale(child.node, child.key)
     }
 
     /// Whether the uplink is up.
@@ -188,8 +194,8 @@ impl<D: Defects> RelayCore<D> {
             role: Role::Relay,
             epoch: self.me.epoch,
             attachment: self.attachment,
-            // The disk's, not the opening's: a parent must know whether what this relay held is still here.
-            incarnation: self.disk.0,
+            incarnation: self.spool.incarnation(),
+            disk: self.disk.0,
             contact: Contact::Persistent,
             depth_below: self.directory.depth_below(),
             stored_at: self.spool.stored_at(),
@@ -226,6 +232,7 @@ impl<D: Defects> RelayCore<D> {
                 self.recalling = None;
                 self.spool.link_down();
             }
+            Event::Overtaken => self.overtaken(now, out),
             Event::ChildUp(child) => self.child_up(now, child, out),
             Event::ChildSaid(child, message, lane, credit) => {
                 self.child_said(now, &child, message, (lane, credit), out)

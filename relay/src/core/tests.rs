@@ -147,6 +147,7 @@ fn child(n: u128, role: Role, session: u64) -> Arc<Child> {
         epoch: 1,
         attachment: session,
         incarnation: 1,
+        disk: 1,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,
@@ -492,6 +493,7 @@ fn a_fact_that_the_result_overtook_is_not_told() {
 
 mod back;
 mod links;
+mod put_back;
 mod random;
 mod recall;
 mod withdrawals;

@@ -362,7 +362,7 @@ impl Handler<FromChild> for Dispatcher {
     fn handle(&mut self, said: FromChild, ctx: &mut Self::Context) -> Self::Result {
         let done = || Box::pin(actix::fut::ready(()));
         match said {
-            FromChild::Up { child, link } if self.core.knows_newer(&child) => {
+            FromChild::Up { child, link } if self.core.is_stale(&child) => {
                 // It was overtaken between its admission and here.
                 let _gone = link.ask(LinkCommand::Refuse(reception::stale()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");

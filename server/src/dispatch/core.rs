@@ -85,6 +85,8 @@ pub struct TenantState {
     pub(super) withdrawals: Withdrawals,
     /// Numbers of child relays' disks: with another one, what the child held is gone.
     pub(super) disks: BTreeMap<NodeId, u64>,
+    /// Openings of child relays' stores that were met since the start: of another one it is not known what it still holds.
+    pub(super) openings: BTreeMap<NodeId, u64>,
     /// Inventories with changes that are not committed yet.
     pub(super) pending_inventory: BTreeMap<NodeId, (Token, Snapshot, Millis)>,
     /// Devices whose sections are asked for (INV-6).
@@ -197,9 +199,9 @@ impl<D: Defects> Core<D> {
         self.tenants.iter()
     }
 
-    /// Whether a link of a child is older than what is known of it: it must not take the newer one's place.
-    pub fn knows_newer(&self, child: &Child) -> bool {
-        self.tenants.get(&child.tenant).is_some_and(|t| t.directory.knows_newer(child.node, child.key))
+    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place.
+    pub fn is_stale(&self, child: &Child) -> bool {
+        self.tenants.get(&child.tenant).is_some_and(|t| t.directory.is_stale(child.node, child.key))
     }
 
     /// Commits that are not durable yet.
@@ -349,7 +351,7 @@ impl<D: Defects> Core<D> {
         intake::greeted(state, now, &child, &mut work);
         state.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
-            let disk = child.greeting.incarnation;
+            let disk = child.greeting.disk;
             let before = state.disks.insert(child.node, disk);
             if before != Some(disk) {
                 work.ops.push(disk_op(&child.tenant, child.node, disk));
@@ -358,6 +360,11 @@ impl<D: Defects> Core<D> {
             if before.is_some_and(|before| before != disk) && !overlooked {
                 let changes = state.ledger.child_lost(child.node);
                 work.ops.extend(changes.iter().filter_map(|change| holders_op(state, &child.tenant, change)));
+                note(state, now, changes, &mut work);
+            }
+            let opening = child.greeting.incarnation;
+            if state.openings.insert(child.node, opening) != Some(opening) {
+                let changes = state.ledger.child_reopened(child.node);
                 note(state, now, changes, &mut work);
             }
         }

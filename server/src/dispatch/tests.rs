@@ -4,6 +4,7 @@ mod inventory;
 mod presence;
 mod receipts;
 mod withdrawals;
+mod put_back;
 
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
@@ -162,6 +163,7 @@ fn child(n: u128, session: u64) -> Arc<Child> {
         epoch: 1,
         attachment: session,
         incarnation: 1,
+        disk: 1,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,

@@ -20,10 +20,19 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
 }
 
+/// Code of the refusal of a link that is not newer than one its parent knows. To the node whose newest link it is this
+/// proves that the disk was put back to an older state, for no number of its own is newer than what its disk has.
+pub const STALE_ATTACHMENT: &str = "stale_attachment";
+
 impl Refusal {
     /// A refusal without a field.
     pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
         Refusal { status, code: code.into(), message: message.into(), field: None, retry_after_ms: None }
+    }
+
+    /// Whether it says that a newer attachment is known: see [`STALE_ATTACHMENT`].
+    pub fn is_stale_attachment(&self) -> bool {
+        self.code == STALE_ATTACHMENT
     }
 
     /// The same, naming the input field at fault.

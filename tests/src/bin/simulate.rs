@@ -22,7 +22,7 @@ use std::{
 };
 
 const USAGE: &str = "usage: simulate (--seed N | --seeds A..B [--jobs J] [--minutes X] [--at-least NAME=N,…]) --faults M \
-                     [--stores model|engine|auto] [--relay-restores] [--defect NAME] [--json] [--replay]";
+                     [--stores model|engine|auto] [--defect NAME] [--json] [--replay]";
 /// Every so many seeds' stores are the real engine.
 const ENGINE_EVERY: u64 = 8;
 
@@ -34,7 +34,6 @@ struct Asked {
     seconds: Option<f64>,
     at_least: Vec<(String, u64)>,
     stores: Option<bool>,
-    relay_restores: bool,
     defect: Option<Defect>,
     json: bool,
     replay: bool,
@@ -49,7 +48,6 @@ fn asked() -> Option<Asked> {
         seconds: None,
         at_least: Vec::new(),
         stores: None,
-        relay_restores: false,
         defect: None,
         json: false,
         replay: false,
@@ -80,7 +78,6 @@ fn asked() -> Option<Asked> {
                 asked.at_least = words.next()?.split(',').map(least).collect::<Option<_>>()?;
             }
             "--minutes" => asked.seconds = Some(words.next()?.parse::<f64>().ok()? * 60.0),
-            "--relay-restores" => asked.relay_restores = true,
             "--defect" => asked.defect = Some(Defect::named(&words.next()?)?),
             "--stores" => {
                 asked.stores = match words.next()?.as_str() {
@@ -108,7 +105,6 @@ fn one(seed: u64, asked: &Asked) -> Report {
     let mut report = simulate(&Options {
         replay: asked.replay,
         engine,
-        relay_restores: asked.relay_restores,
         defect: asked.defect,
         ..Options::new(seed, asked.faults)
     });

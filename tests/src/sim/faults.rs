@@ -241,7 +241,7 @@ impl World {
 
     fn restore(&mut self) {
         // What a device forgets is beyond any protocol, and excluded; a relay is but a cache.
-        let place = match !self.options.relay_restores || self.evil.one_in(RESTORED_DEVICES) {
+        let place = match self.evil.one_in(RESTORED_DEVICES) {
             true => Place::Agent(self.evil.below(AGENTS as u64) as usize),
             false => Place::Relay(self.evil.below(RELAYS as u64) as usize),
         };

@@ -183,8 +183,8 @@ impl World {
 
     fn knows_newer(&self, parent: Place, child: &Child) -> bool {
         match parent {
-            Place::Relay(n) => self.relays[n].process.as_ref().is_some_and(|p| p.driver.core().knows_newer(child)),
-            _ => self.server.process.as_ref().is_some_and(|p| p.core.knows_newer(child)),
+            Place::Relay(n) => self.relays[n].process.as_ref().is_some_and(|p| p.driver.core().is_stale(child)),
+            _ => self.server.process.as_ref().is_some_and(|p| p.core.is_stale(child)),
         }
     }
 
@@ -344,6 +344,11 @@ impl World {
             && self.machine(place).rolled_back.is_some()
         {
             self.note(format_args!("{place} is found to be rolled back"));
+        }
+        if let (Place::Relay(n), LinkEnd::Refused(refusal)) = (place, &end)
+            && refusal.is_stale_attachment()
+        {
+            self.feed_relay(n, branchline_relay::core::Event::Overtaken);
         }
         match place {
             Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Down),

@@ -30,7 +30,7 @@ pub fn cancel(n: u64, target: u64, devices: &[u128]) -> OrderMessage {
 }
 
 impl Bench {
-    fn given(&mut self, message: OrderMessage) -> Vec<Effect> {
+    pub fn given(&mut self, message: OrderMessage) -> Vec<Effect> {
         self.feed(parent_says(Message::Orders(vec![message])))
     }
 
@@ -79,7 +79,7 @@ impl Bench {
         self.feed(child_says(child, Message::Records(vec![run])))
     }
 
-    fn nested(&mut self, relay: &Arc<Child>, device: u128, attachment: u64) -> Vec<Effect> {
+    pub fn nested(&mut self, relay: &Arc<Child>, device: u128, attachment: u64) -> Vec<Effect> {
         let entry = branchline_protocol::wire::PresenceEntry {
             node: node(device),
             role: Role::Agent,
@@ -283,7 +283,7 @@ fn a_nested_relay_that_lost_its_disk_leaves_the_device_as_holder() {
     bench.given(order(1, &[1], &server_key()));
     bench.crash();
     let mut replaced = Child::clone(&child(7, Role::Relay, 2));
-    replaced.greeting = Arc::new(Greeting { incarnation: 99, ..Greeting::clone(&replaced.greeting) });
+    replaced.greeting = Arc::new(Greeting { incarnation: 99, disk: 99, ..Greeting::clone(&replaced.greeting) });
     bench.child_up(&Arc::new(replaced));
     assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(1)], "known although this relay restarted");
     bench.given(cancel(2, 1, &[1]));
@@ -306,7 +306,7 @@ fn this_disks_number_outlives_restarts() {
     let mut bench = Bench::new();
     let greeted = |seen: Vec<Effect>| {
         let greeting = seen.into_iter().find_map(|e| if let Effect::Greet(_, g) = e { Some(g) } else { None });
-        greeting.unwrap().incarnation
+        greeting.unwrap().disk
     };
     let first = greeted(bench.feed(Event::Dialling(1, PARENT)));
     bench.crash();

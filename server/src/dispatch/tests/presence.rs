@@ -75,5 +75,5 @@ fn a_link_that_the_server_ends_to_rebuild_itself_says_nothing_of_its_device() {
     assert_eq!(reason(&bench, 1), unknown("awaited"));
     bench.feed(Event::Up(child(1, 2)));
     assert_eq!(bench.stands(1), "online");
-    assert!(bench.core.knows_newer(&child(1, 1)) && !bench.core.knows_newer(&child(1, 2)));
+    assert!(bench.core.is_stale(&child(1, 2)) && !bench.core.is_stale(&child(1, 3)));
 }

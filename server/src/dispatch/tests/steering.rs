@@ -283,7 +283,7 @@ fn a_relay_with_another_disk_leaves_the_device_itself_as_holder_even_across_a_re
     let (mut bench, _) = Bench::held_by_a_relay();
     bench.restart();
     let mut replaced = Child::clone(&child(100, 2));
-    let greeting = Greeting { incarnation: 77, ..Greeting::clone(&replaced.greeting) };
+    let greeting = Greeting { incarnation: 77, disk: 77, ..Greeting::clone(&replaced.greeting) };
     replaced.greeting = Arc::new(greeting);
     let replaced = Arc::new(replaced);
     bench.feed(Event::Up(replaced.clone()));

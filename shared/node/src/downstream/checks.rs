@@ -134,6 +134,7 @@ mod tests {
             epoch: peer.epoch,
             attachment: 1,
             incarnation: 1,
+            disk: 0,
             contact: Contact::Persistent,
             depth_below: 0,
             stored_at: None,

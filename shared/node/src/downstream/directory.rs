@@ -73,9 +73,9 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A node greeted us. `false`: a newer attachment of it is known, nothing was changed.
+    /// A node greeted us. `false`: an attachment of it that is as new is known, nothing was changed.
     pub fn attach(&mut self, child: Attach) -> bool {
-        if self.nodes.get(&child.node).is_some_and(|known| known.key > child.key) {
+        if self.is_stale(child.node, child.key) {
             return false;
         }
         let known = self.nodes.get(&child.node);
@@ -115,9 +115,10 @@ impl Directory {
         true
     }
 
-    /// Whether a newer attachment of this node is known: then a link of this one is refused.
-    pub fn knows_newer(&self, node: NodeId, key: AttachmentKey) -> bool {
-        self.nodes.get(&node).is_some_and(|known| known.key > key)
+    /// Whether an attachment of this node that is as new is known: then a link of this one is refused. A node gives each
+    /// link a number of its own, so the same number twice is no newer one.
+    pub fn is_stale(&self, node: NodeId, key: AttachmentKey) -> bool {
+        self.nodes.get(&node).is_some_and(|known| known.key >= key)
     }
 
     /// Time goes on: whoever was awaited for long enough is gone. Answers who.

@@ -238,6 +238,31 @@ impl Ledger {
         changes
     }
 
+    /// A child relay has opened its store anew, perhaps on a disk that was put back to an older state: what it held it is
+    /// offered again, and what it has still it passes over (RLY-8). It stays a holder.
+    pub fn child_reopened(&mut self, child: NodeId) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (number, order) in &mut self.orders {
+            for (device, entry) in order.rows.iter_mut().filter(|(_, entry)| entry.row == Row::Held(child)) {
+                entry.row = Row::Waiting;
+                changes.push(entry.change(*number, *device));
+            }
+        }
+        changes
+    }
+
+    /// This node's own disk was put back to an older state: what is open here each device may have already.
+    pub fn doubted(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (number, order) in &mut self.orders {
+            for (device, entry) in order.rows.iter_mut().filter(|(device, entry)| !entry.holders.contains(device)) {
+                entry.holders.push(*device);
+                changes.push(entry.change(*number, *device));
+            }
+        }
+        changes
+    }
+
     /// A device is reached by another child now: what the old one held goes there too; the device runs it once.
     pub fn moved(&mut self, device: NodeId, hop: Option<NodeId>) -> Vec<Change> {
         let mut changes = Vec::new();

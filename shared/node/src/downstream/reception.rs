@@ -29,7 +29,7 @@ use actix::prelude::*;
 use branchline_protocol::{
     id::{AttachmentKey, NodeId, Role, TenantId},
     order::Envelope,
-    refusal::Refusal,
+    refusal::{Refusal, STALE_ATTACHMENT},
     wire::{Contact, Frame, HANDSHAKE_S, PREFACE_ACCEPTED, PREFACE_BUSY, PROTOCOL, Preface, Welcome},
 };
 use futures_util::{SinkExt, StreamExt, future::LocalBoxFuture};
@@ -334,7 +334,7 @@ pub async fn answer_preface<S: AsyncWrite + Unpin>(stream: &mut S, knock: Result
 
 /// Told to a link when a newer attachment of its node is known.
 pub fn stale() -> Refusal {
-    Refusal::new(409, "stale_attachment", "a newer attachment of this node is here")
+    Refusal::new(409, STALE_ATTACHMENT, "a newer attachment of this node is here")
 }
 
 /// Reports a session gone that was asked for and did not come up.

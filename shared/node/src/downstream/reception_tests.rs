@@ -190,6 +190,7 @@ impl World {
             epoch: 1,
             attachment,
             incarnation: 1,
+            disk: 0,
             contact: Contact::Persistent,
             depth_below: 0,
             stored_at: None,

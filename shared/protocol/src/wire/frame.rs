@@ -56,8 +56,11 @@ pub struct Greeting {
     pub epoch: Epoch,
     /// +1 durably per link.
     pub attachment: Attachment,
-    /// Of its open store.
+    /// Of its open store: a parent that has not met it must not rely on what the opening before had said.
     pub incarnation: u64,
+    /// A relay's disk, the same as long as it is not replaced; an agent's is 0.
+    #[serde(default)]
+    pub disk: u64,
     /// What it wants.
     pub contact: Contact,
     /// Tiers of relays below it, itself not counted (TOP-20).
