@@ -67,6 +67,7 @@ pub fn run(
     }
     let before = state.streams.get(&stream);
     let mut position = before;
+    let (mut head, mut unsigned) = (false, false);
     for record in run.records {
         if record.number > limit && position.is_none_or(|at| record.number > at.upto) {
             // Its device had gone elsewhere when it wrote this, so it did not give it to this child.
@@ -102,6 +103,8 @@ pub fn run(
             taken.refused.push((record.number, code.into()));
         }
         position = Some(next);
+        let signs = matches!(record.class, class::GAP | class::HEAD);
+        (head, unsigned) = (head || signs, !signs);
         if let Some(mismatch) = state.receipts.reached(&stream, next) {
             altered(state, now, child, mismatch, "another hash than came", work);
         }
@@ -110,8 +113,9 @@ pub fn run(
         let gone = state.streams.put(stream, at);
         work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto: at.upto, hash: at.head }));
         work.ops.extend(gone.into_iter().map(|stream| Op::StreamGone(child.tenant.clone(), stream)));
-        if child.node != stream.node {
-            state.receipts.came(&stream, child.node);
+        if child.node != stream.node && state.receipts.came(now.node, &stream, child.node, head, unsigned) {
+            let mismatch = Mismatch { stream, number: at.upto };
+            altered(state, now, child, mismatch, "nothing of it for a quarter of an hour", work);
         }
     }
     taken

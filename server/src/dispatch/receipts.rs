@@ -12,6 +12,7 @@ use branchline_protocol::{
     order::{Envelope, PublicKey},
     receipt::{RECEIPTS_MAX, Receipt, ReceiptFault},
     record::StreamId,
+    time::Millis,
     wire::DEPTH_MAX,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,10 @@ const PARENTS_MAX: usize = 8;
 /// Heads of one node that wait for their records; the oldest gives way.
 const AHEAD_MAX: usize = 64;
 /// Streams of one node of which it is remembered who brought them.
-const BRINGERS_MAX: usize = 16;
+const BROUGHT_MAX: usize = 16;
+/// Milliseconds after which the head of records that a relay brought is missing, if more come without one: a device signs
+/// every five minutes, and what waits on the way comes in its order.
+pub const HEAD_MISSING_MS: i64 = 900_000;
 
 /// One attachment of a node.
 struct Held {
@@ -49,8 +53,26 @@ struct Known {
     parents: BTreeMap<NodeId, Held>,
     /// Heads that the node signed and that the server has not come to.
     ahead: BTreeSet<(StreamId, u64, Hash)>,
-    /// The relay that brought a stream's newest records, latest last.
-    bringers: Vec<(StreamId, NodeId)>,
+    /// Streams that relays brought, latest last.
+    brought: Vec<Brought>,
+}
+
+/// A stream that comes by relays.
+struct Brought {
+    stream: StreamId,
+    /// Who brought its newest records.
+    by: NodeId,
+    /// When the first of its records came that no head covers.
+    unsigned: Option<Millis>,
+}
+
+impl Known {
+    /// Everything that came of a stream is signed.
+    fn signed(&mut self, stream: &StreamId) {
+        if let Some(brought) = self.brought.iter_mut().find(|brought| brought.stream == *stream) {
+            brought.unsigned = None;
+        }
+    }
 }
 
 /// What a stream turned out to be other than its node said.
@@ -147,6 +169,7 @@ impl Receipts {
                     if at.head != head.hash {
                         mismatches.push(Mismatch { stream, number: head.number });
                     }
+                    known.signed(&stream);
                 }
                 // Only the newest hash is kept: what is past cannot be compared, and was signed again later.
                 Some(at) if at.upto > head.number => {}
@@ -205,21 +228,34 @@ impl Receipts {
         self.nodes.get(&node)?.key
     }
 
-    /// A relay brought new records of a stream.
-    pub fn came(&mut self, stream: &StreamId, by: NodeId) {
-        let Some(known) = self.nodes.get_mut(&stream.node) else { return };
-        if known.bringers.last() != Some(&(*stream, by)) {
-            known.bringers.retain(|(of, _)| of != stream);
-            known.bringers.push((*stream, by));
-            let over = known.bringers.len().saturating_sub(BRINGERS_MAX);
-            known.bringers.drain(..over);
+    /// A relay brought new records of a stream: whether a head was among them, and whether records follow the last one.
+    /// Answers whether a head is missing.
+    pub fn came(&mut self, now: Millis, stream: &StreamId, by: NodeId, head: bool, unsigned: bool) -> bool {
+        let Some(known) = self.nodes.get_mut(&stream.node) else { return false };
+        let at = known.brought.iter().position(|brought| brought.stream == *stream);
+        let mut brought = match at {
+            Some(at) => known.brought.remove(at),
+            None => Brought { stream: *stream, by, unsigned: None },
+        };
+        let late = |since: Millis| now.0.saturating_sub(since.0) > HEAD_MISSING_MS;
+        let missing = !head && unsigned && brought.unsigned.is_some_and(late);
+        if head || missing {
+            brought.unsigned = None;
         }
+        if unsigned {
+            brought.unsigned.get_or_insert(now);
+        }
+        brought.by = by;
+        known.brought.push(brought);
+        let over = known.brought.len().saturating_sub(BROUGHT_MAX);
+        known.brought.drain(..over);
+        missing
     }
 
     /// The relay that brought a stream's newest records, if one did.
     pub fn bringer(&self, stream: &StreamId) -> Option<NodeId> {
         let known = self.nodes.get(&stream.node)?;
-        known.bringers.iter().find(|(of, _)| of == stream).map(|(_, by)| *by)
+        known.brought.iter().find(|brought| brought.stream == *stream).map(|brought| brought.by)
     }
 
     /// Whom a node said it was attached to.

@@ -2,9 +2,10 @@
 //! DESIGN 6).
 
 use super::*;
+use crate::dispatch::receipts::HEAD_MISSING_MS;
 use branchline_node::uplink::spool::HEADS_EVERY_MS;
 use branchline_protocol::{
-    receipt::Receipt,
+    receipt::{Head, Receipt},
     record::{Record, StreamId},
 };
 
@@ -277,6 +278,33 @@ fn a_head_that_a_relay_altered_or_moved_is_no_head() {
         run.records = chained(run.stream, run.records);
         bench.said_bare(&links[0], records(vec![run]));
         assert_eq!(audits(&bench, "alert.stream_head_mismatch").len(), 1);
+    }
+}
+
+#[test]
+fn a_relay_that_lets_heads_vanish_is_found_by_their_absence_and_a_device_that_slept_is_not_suspected() {
+    for (wait, greets, told) in
+        [(HEAD_MISSING_MS, false, 0), (HEAD_MISSING_MS + 1, false, 1), (HEAD_MISSING_MS + 1, true, 0)]
+    {
+        let (mut bench, links) = with_relays(&[100]);
+        let mut device = Device::new(2);
+        let mut shown = device.attach(100);
+        device.write("one");
+        let first = device.send(vec![shown.clone()]);
+        bench.said_bare(&links[0], records(vec![first.clone()]));
+        bench.clock += wait as u64 - 1;
+        if greets {
+            // It tells where its streams stand: nothing is missing.
+            let held = bench.core.tenant(&tenant()).unwrap().streams.get(&first.stream).unwrap();
+            let heads = vec![Head::of(&first.stream, held.upto, held.head)];
+            shown = Receipt { heads, ..receipt(node(2), node(100), 9) }.seal(&key(node(2)));
+        }
+        device.write("two");
+        device.spool.link_up(node(100), 99);
+        bench.said_bare(&links[0], records(vec![device.send(vec![shown])]));
+        let alerts = audits(&bench, "alert.stream_head_mismatch");
+        assert_eq!(alerts.len(), told, "after {wait} ms, greets {greets}: {alerts:?}");
+        assert!(alerts.iter().all(|told| told.contains("nothing of it for a quarter of an hour")), "{alerts:?}");
     }
 }
 

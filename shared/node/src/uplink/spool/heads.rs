@@ -71,8 +71,11 @@ impl Spool {
     /// Milliseconds of node time until a head is due; none while everything is signed.
     pub fn heads_due_in(&self, now: Millis) -> Option<u64> {
         self.heads.key.as_ref()?;
-        let first = self.heads.since.iter().flatten().min()?;
-        Some(first.plus(HEADS_EVERY_MS).0.saturating_sub(now.0).max(0) as u64)
+        let wait = |since: &Millis| match is_due(*since, now) {
+            true => 0,
+            false => since.plus(HEADS_EVERY_MS).0.saturating_sub(now.0).max(0) as u64,
+        };
+        self.heads.since.iter().flatten().map(wait).min()
     }
 
     /// Signs the heads that are due; at a goodbye all that are not signed.
@@ -133,8 +136,9 @@ impl Spool {
     }
 }
 
+/// Also when node time went back: a clock that was ahead, put right by the first statement.
 fn is_due(since: Millis, now: Millis) -> bool {
-    now.0.saturating_sub(since.0) >= HEADS_EVERY_MS
+    now < since || now.0.saturating_sub(since.0) >= HEADS_EVERY_MS
 }
 
 /// How far a stream is on this disk.
@@ -188,6 +192,15 @@ mod tests {
         assert_eq!(spool.heads_due_in(Millis(400_000)), None, "a head is not signed again");
         spool.committed(&mark);
         assert_eq!(classes(&mut spool), [class::LOG, class::HEAD]);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_put_heads_off() {
+        let mut spool = spool();
+        append(&mut spool, 1_000_000_000);
+        assert_eq!(spool.heads_due_in(Millis(5_000)), Some(0));
+        assert!(spool.sign_heads(Millis(5_000), false, &mut Batch::new()).is_some());
+        assert!(!spool.has_unsigned());
     }
 
     #[test]
