@@ -13,7 +13,7 @@ use branchline_protocol::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// (order, device) that wait for one child; what is beyond is not told.
-const WAITING_MAX: usize = 8_192;
+pub const WAITING_MAX: usize = 8_192;
 
 /// A child that may still have an order which is over on a device, and until when that matters.
 pub struct Over {

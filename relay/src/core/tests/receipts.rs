@@ -157,3 +157,21 @@ fn rly_9_what_those_above_call_foreign_is_forgotten_here_and_the_device_keeps_it
     bench.crash();
     assert!(records_up(&bench.parent_up(2)).is_empty(), "gone for good");
 }
+
+#[test]
+fn a_run_with_receipts_at_their_bounds_is_carried_and_one_past_them_is_refused() {
+    let large = |bytes: usize| Envelope { payload: vec![0; bytes].into(), ..receipt(1, node(7), 1, &key(1)) };
+    let many = |count: u64| -> Vec<Envelope> { (0..count).map(|n| receipt(1, node(7), n, &key(1))).collect() };
+    for (receipts, carried) in
+        [(many(32), true), (many(33), false), (vec![large(32_768)], true), (vec![large(32_769)], false)]
+    {
+        let mut bench = Bench::new();
+        bench.parent_up(1);
+        let nested = greeted(7, Role::Relay, 3);
+        bench.child_up(&nested);
+        let run = Run { receipts, ..results(1, 1, "out") };
+        let seen = bench.feed(child_says(&nested, Message::Records(vec![run])));
+        assert_eq!(bench.core.spool().holds_of(node(1)), carried);
+        assert_eq!(acks_to(&seen, 7)[0].refused.is_empty(), carried);
+    }
+}

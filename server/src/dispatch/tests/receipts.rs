@@ -341,3 +341,34 @@ fn a_greeting_exposes_what_was_altered_before_it_and_a_head_ahead_waits_for_its_
         assert!(told.iter().all(|told| told.contains(&named)), "not the relay that it is at now: {told:?}");
     }
 }
+
+#[test]
+fn thirty_two_receipts_of_a_run_are_looked_at_and_not_one_more() {
+    for (before, taken) in [(31, true), (32, false)] {
+        let (mut bench, links) = with_relays(&[100]);
+        let mut receipts: Vec<Envelope> =
+            (0..before).map(|n| receipt(node(2), node(101), 1 + n).seal(&key(node(2)))).collect();
+        receipts.push(receipt(node(2), node(100), 99).seal(&key(node(2))));
+        let run = Run { receipts, ..spooled(2, vec![(class::RESULT, result(End::Succeeded))]) };
+        let seen = bench.said_bare(&links[0], records(vec![run]));
+        assert_eq!(acked(&seen)[0].2 == 0, taken, "after {before} others");
+    }
+}
+
+#[test]
+fn eight_parents_of_a_device_are_remembered_and_the_ninth_takes_the_place_of_the_oldest() {
+    for (parents, speaks) in [(8, true), (9, false)] {
+        let (mut bench, links) = with_relays(&[100, 101]);
+        let at = |parent: u128, attachment| receipt(node(2), node(parent), attachment).seal(&key(node(2)));
+        let run = spooled(2, vec![(class::RESULT, result(End::Succeeded))]);
+        let first = Run { receipts: vec![at(100, 1)], ..run.clone() };
+        assert_eq!(acked(&bench.said_bare(&links[0], records(vec![first])))[0].2, 0);
+        // Others that it was attached to; the relay that is its last tells of them.
+        let mut receipts: Vec<Envelope> = (2..parents).map(|n| at(200 + n as u128, n)).collect();
+        receipts.push(at(101, 50));
+        let last = Run { receipts, ..spooled(2, vec![(class::RESULT, result(End::Succeeded))]) };
+        assert_eq!(acked(&bench.said_bare(&links[1], records(vec![last])))[0].2, 0);
+        let again = bench.said_bare(&links[0], records(vec![run]));
+        assert_eq!(acked(&again)[0].2 == 0, speaks, "{parents} parents");
+    }
+}

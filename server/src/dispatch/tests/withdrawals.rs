@@ -77,3 +77,18 @@ fn what_every_node_has_let_go_by_itself_is_not_withdrawn_any_more() {
         assert_eq!(told(&bench.feed(Event::Up(child(100, 2))), 100).len(), left, "at {at}");
     }
 }
+
+#[test]
+fn what_waits_for_one_child_has_a_bound_and_a_word_names_so_many_devices() {
+    use crate::dispatch::withdrawals::{Over, WAITING_MAX, Withdrawals};
+    let mut waiting = Withdrawals::default();
+    let over = |n: usize| Over { child: node(100), order: ORDER, device: node(n as u128), until: UNTIL };
+    let told = |waiting: &Withdrawals| -> Vec<usize> {
+        waiting.of(&tenant(), node(100)).iter().map(|withdrawal| withdrawal.devices.len()).collect()
+    };
+    assert_eq!(waiting.add(Millis(0), (0..1_025).map(over).collect()).len(), 1);
+    assert_eq!(told(&waiting), [1_024, 1]);
+    waiting.add(Millis(0), (1_025..WAITING_MAX + 1).map(over).collect());
+    assert_eq!(told(&waiting).iter().sum::<usize>(), WAITING_MAX, "one more is not told");
+    assert!(waiting.add(Millis(0), vec![over(WAITING_MAX + 1)]).is_empty());
+}
