@@ -368,6 +368,7 @@ impl Handler<UplinkEvent> for Keeper {
 impl Handler<Drain> for Keeper {
     type Result = ();
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.event(Event::Stopping, ctx);
         // What is in the store's queue is committed when the store stops.
         self.guard.set(Exit::Stopped);
         ctx.stop();

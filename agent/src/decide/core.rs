@@ -479,6 +479,8 @@ impl<D: Defects> Core for AgentCore<D> {
                 }
             }
             Event::Tick => self.tick(now, &mut turn),
+            // On disk with the stop, sent at the next start.
+            Event::Stopping => turn.marks.extend(self.spool.sign_heads(now.node, true, &mut turn.batch)),
         }
         self.sign_heads(now, &mut turn);
         self.close(turn, now, out);

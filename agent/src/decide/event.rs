@@ -104,6 +104,8 @@ pub enum Event {
     LowSpace(bool),
     /// A deadline of [`super::AgentCore::next_deadline`] is reached.
     Tick,
+    /// The process stops in good order: nothing is heard after this.
+    Stopping,
 }
 
 /// A job to be started, once.

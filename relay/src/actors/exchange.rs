@@ -471,6 +471,7 @@ impl Handler<UplinkEvent> for Exchange {
 impl Handler<Drain> for Exchange {
     type Result = ();
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.feed(Event::Stopping, ctx);
         self.guard.set(Exit::Stopped);
         ctx.stop();
     }

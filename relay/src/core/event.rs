@@ -50,6 +50,8 @@ pub enum Event {
     Committed(Token),
     /// A few times a second: what was gathered goes up.
     Tick,
+    /// The process stops in good order: nothing is heard after this.
+    Stopping,
 }
 
 /// What is to be done, in this order.

@@ -260,6 +260,8 @@ impl<D: Defects> RelayCore<D> {
             }
             Event::Committed(token) => self.committed(now, token, out),
             Event::Tick => self.tick(now, out),
+            // On disk with the stop, sent at the next start.
+            Event::Stopping => self.sign_heads(now, true, out),
         }
         self.let_go(out);
         self.pump(now, false, out);
@@ -278,10 +280,7 @@ impl<D: Defects> RelayCore<D> {
             let facts = grouped.into_iter().map(|((order, fact), devices)| (order, fact_of(fact), devices)).collect();
             self.tell(now, class::FACTS, &Facts { facts }, out);
         }
-        let mut batch = Batch::new();
-        if let Some(mark) = self.spool.sign_heads(now.node, false, &mut batch) {
-            self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
-        }
+        self.sign_heads(now, false, out);
         self.directory.expire(now.node);
         if self.parent_up {
             let mut entries = self.directory.changes();
@@ -300,6 +299,14 @@ impl<D: Defects> RelayCore<D> {
         if now.mono.0 >= self.gathered_at + GATHER_MS {
             self.gathered_at = now.mono.0;
             self.pump(now, true, out);
+        }
+    }
+
+    /// Heads of the relay's own streams, those that are due or all.
+    fn sign_heads(&mut self, now: Now, goodbye: bool, out: &mut Vec<Effect>) {
+        let mut batch = Batch::new();
+        if let Some(mark) = self.spool.sign_heads(now.node, goodbye, &mut batch) {
+            self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
         }
     }
 

@@ -94,3 +94,17 @@ fn a_poll_signs_before_it_says_that_it_is_done() {
     let up = bench.connect(Some(POLL));
     assert!(done(&up) && heads(&bench).len() <= 1, "a poll without traffic signs nothing");
 }
+
+#[test]
+fn a_stop_signs_what_is_left_and_the_next_start_sends_it() {
+    let mut bench = Bench::running();
+    bench.deliver(vec![script_order(1)]);
+    bench.settle(ended(1, finished(0)));
+    bench.settle(Event::Stopping);
+    let signed = heads(&bench);
+    assert_eq!(signed.len(), 2, "results and inventory: {signed:?}");
+    bench.crash();
+    bench.wake();
+    let sent = sent(&bench.connect(None));
+    assert_eq!(sent.iter().filter(|(_, record)| record.class == class::HEAD).count(), 2);
+}
