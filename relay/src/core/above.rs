@@ -72,7 +72,11 @@ impl<D: Defects> RelayCore<D> {
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     match self.spool.acked(&ack, &mut batch) {
                         Ok(acked) if acked.rolled_back => {
-                            self.put_back(now, "the server remembers records of this relay that its disk does not", out);
+                            self.put_back(
+                                now,
+                                "the server remembers records of this relay that its disk does not",
+                                out,
+                            );
                         }
                         Ok(_) => {}
                         Err(fault) => {

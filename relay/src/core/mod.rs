@@ -8,9 +8,9 @@ mod below;
 mod bounds;
 mod event;
 mod persist;
+mod put_back;
 mod recall;
 mod receipts;
-mod put_back;
 mod shelf;
 mod state;
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 mod inventory;
 mod presence;
+mod put_back;
 mod receipts;
 mod withdrawals;
-mod put_back;
 
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};

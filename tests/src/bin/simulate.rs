@@ -102,12 +102,8 @@ fn seconds() -> f64 {
 fn one(seed: u64, asked: &Asked) -> Report {
     let engine = asked.stores.unwrap_or(seed.is_multiple_of(ENGINE_EVERY) && asked.defect.is_none());
     let begun = seconds();
-    let mut report = simulate(&Options {
-        replay: asked.replay,
-        engine,
-        defect: asked.defect,
-        ..Options::new(seed, asked.faults)
-    });
+    let mut report =
+        simulate(&Options { replay: asked.replay, engine, defect: asked.defect, ..Options::new(seed, asked.faults) });
     report.wall_s = seconds() - begun;
     report
 }
