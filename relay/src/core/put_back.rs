@@ -5,13 +5,13 @@ use super::{
     Effect, persist,
     state::{After, RelayCore},
 };
-use branchline_node::store::Batch;
+use branchline_node::{defects::Defects, store::Batch};
 use branchline_protocol::time::Now;
 
 /// Doublings of the step by which an attachment number catches up: about a million links in twenty refusals.
 const DOUBLINGS_MAX: u32 = 20;
 
-impl RelayCore {
+impl<D: Defects> RelayCore<D> {
     /// A parent knows a newer attachment than this relay has ever made as far as its disk knows. The number is this
     /// relay's own to raise; it catches up in growing steps, each durable with the next greeting.
     pub(super) fn overtaken(&mut self, now: Now, out: &mut Vec<Effect>) {
