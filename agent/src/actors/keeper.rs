@@ -155,6 +155,10 @@ impl Keeper {
                 tracing::warn!(node = %self.parts.me.node, %why, "the parent broke the protocol; the link is closed");
                 self.link = None;
             }
+            Effect::Redial => {
+                tracing::info!(node = %self.parts.me.node, "the link of the earlier epoch is closed");
+                self.link = None;
+            }
             Effect::Poke(poke) => {
                 // A full mailbox holds a poke already, and an uplink that is down dials when it is rebuilt.
                 let _ = self.parts.uplink.try_send(UplinkCommand::Poke(poke));
@@ -359,6 +363,9 @@ impl Handler<UplinkEvent> for Keeper {
                 let wait_ms = due.since(self.parts.time.now().mono);
                 tracing::info!(%node, %why, refused = refusal.is_some(), wait_ms, "link down");
                 self.link = None;
+                if refusal.is_some_and(|refusal| refusal.is_stale_attachment()) {
+                    self.event(Event::Overtaken, ctx);
+                }
                 self.event(Event::Down, ctx);
             }
         }

@@ -17,7 +17,8 @@ use branchline_node::{
     uplink::spool::{Kind, Mark, Quotas, Spool, SpoolFigures},
 };
 use branchline_protocol::{
-    id::{Attachment, OrderNumber, TraceId},
+    id::{Attachment, Epoch, OrderNumber, TraceId},
+    job::End,
     record::{Alert, JobResult, Lane, class},
     time::{Millis, Mono, Now},
     wire::{Goodbye, Lease, Message},
@@ -96,6 +97,10 @@ pub struct Figures {
     pub spool: SpoolFigures,
     /// Links begun in this device's epoch.
     pub attachment: Attachment,
+    /// The epoch it goes by.
+    pub epoch: Epoch,
+    /// Whether its disk was found to be put back, and it waits for another epoch.
+    pub rolled_back: bool,
 }
 
 /// See the module.
@@ -118,8 +123,12 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) link: Option<Link>,
     pub(super) lease: Option<Lease>,
     pub(super) low_space: bool,
-    /// Whether an administrator was told that this disk was put back to an older state.
-    pub(super) told_rolled_back: bool,
+    /// The epoch in which this disk was found to be put back to an older state.
+    pub(super) rolled_back: Option<Epoch>,
+    /// How often in a row a parent knew a newer attachment.
+    pub(super) overtaken: u32,
+    /// Whether the link that ends is to be followed by another at once.
+    pub(super) redial: bool,
     pub(super) refused_unreported: u64,
     pub(super) alerted: Option<Mono>,
     links: u64,
@@ -151,7 +160,9 @@ impl<D: Defects> AgentCore<D> {
             link: None,
             lease: None,
             low_space: false,
-            told_rolled_back: false,
+            rolled_back: None,
+            overtaken: 0,
+            redial: false,
             refused_unreported: 0,
             alerted: None,
             links: 0,
@@ -184,12 +195,15 @@ impl<D: Defects> AgentCore<D> {
             remembered_orders,
             spool: self.spool.figures(),
             attachment: self.attachment,
+            epoch: self.me.epoch,
+            rolled_back: self.is_rolled_back(),
         }
     }
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
-        let journal = self.journal.next_deadline(now, !self.documents.suspends_me());
+        let may_begin = !self.documents.suspends_me() && !self.is_rolled_back();
+        let journal = self.journal.next_deadline(now, may_begin);
         let heads = self.spool.heads_due_in(now.node).map(|ms| now.mono.plus(ms));
         let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads];
         journal.into_iter().chain(others.into_iter().flatten()).min()
@@ -229,9 +243,9 @@ impl<D: Defects> AgentCore<D> {
     /// Begins every order whose time has come and that has what it needs, within this turn's batch.
     pub(super) fn begin_ready(&mut self, now: Now, turn: &mut Turn) {
         if self.documents.revokes_me() {
-            return self.give_up_received(now, turn);
+            return self.give_up_received(now, End::Refused, "revoked", turn);
         }
-        if self.documents.suspends_me() {
+        if self.documents.suspends_me() || self.is_rolled_back() {
             return;
         }
         while let Some(order) = self.journal.startable(now) {
@@ -266,6 +280,7 @@ impl<D: Defects> AgentCore<D> {
         for then in then {
             match then {
                 Then::Effect(Effect::Send(..) | Effect::Release(..) | Effect::Goodbye(_)) if !same_link => {}
+                Then::Effect(Effect::Redial) => self.leave(same_link, out),
                 Then::Effect(effect) => out.push(effect),
                 Then::Start(start) => {
                     self.starts.insert(start.order, start);
@@ -455,7 +470,11 @@ impl<D: Defects> Core for AgentCore<D> {
                 self.inventory.interrupted();
             }
             Event::Dialling { dial, parent } => self.dialling(dial, parent, &mut turn),
-            Event::Up(welcome) => self.up(now, &welcome),
+            Event::Up(welcome) => {
+                self.up(now, &welcome);
+                self.tell_rolled_back(now, &mut turn);
+            }
+            Event::Overtaken => self.overtaken(now, &mut turn),
             Event::Received(received) => self.received(now, received, &mut turn, out),
             Event::Lease(lease) => self.leased(lease),
             Event::Continue => self.bounded(),

@@ -8,6 +8,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::{Document, DocumentFault, Kind, Revocations, Settings, TimeStatement, Upstream, UpstreamList, open},
+    id::Epoch,
     order::Envelope,
     trust::TrustDocument,
 };
@@ -130,6 +131,11 @@ impl Documents {
     /// Whether this device, in this epoch, is refused everywhere.
     pub fn revokes_me(&self) -> bool {
         self.revocations.as_ref().is_some_and(|list| list.covers(self.me.node, self.me.epoch))
+    }
+
+    /// The epoch in which this device goes on.
+    pub fn my_epoch(&self) -> Epoch {
+        self.revocations.as_ref().map_or(self.me.epoch, |list| list.epoch_of(self.me.node, self.me.epoch))
     }
 
     /// Whether this device is to begin and collect nothing until it is revived (JOB-16).

@@ -22,7 +22,7 @@ pub struct Me {
     pub tenant: TenantId,
     /// The device.
     pub node: NodeId,
-    /// In which of its lives.
+    /// In which of its lives: its certificate's, or the later one that the server gave it since.
     pub epoch: Epoch,
     /// Where it stands: only this site's upstream list is its own.
     pub site: String,
@@ -80,6 +80,9 @@ pub enum Event {
     Alive(Option<Box<Envelope>>),
     /// The parent would not do something; the link goes on.
     Refused(Refusal),
+    /// The newest link was refused, or ended, as older than one that a parent knows: this disk was put back to an older
+    /// state.
+    Overtaken,
     /// No link.
     Down,
     /// A job is at its end: `Finished`, or `Cut`.
@@ -176,6 +179,8 @@ pub enum Effect {
     Goodbye(Goodbye),
     /// End the link that is up: its parent broke the protocol.
     CloseLink(String),
+    /// End the link that is up and dial anew: this device goes on in another epoch.
+    Redial,
     /// Dial soon: there is something to say.
     Poke(Poke),
     /// Upstreams or trust changed: [`super::AgentCore::documents`] has them.

@@ -11,6 +11,7 @@ use branchline_node::{
     uplink::Poke,
 };
 use branchline_protocol::{
+    chain::ROLLBACK,
     document::{Document, Kind},
     id::{NodeId, Role},
     order::Envelope,
@@ -74,6 +75,7 @@ impl<D: Defects> AgentCore<D> {
 
     pub(super) fn up(&mut self, now: Now, welcome: &Welcome) {
         self.lease = welcome.lease;
+        self.overtaken = 0;
         self.link_up(now, welcome.lease.is_some());
         let any = D::SEEDED && self.defects.has(Defect::TRUSTS_ANY_MEMORY);
         self.spool.link_up(welcome.parent, if any { 0 } else { welcome.store });
@@ -101,6 +103,9 @@ impl<D: Defects> AgentCore<D> {
 
     pub(super) fn down(&mut self, out: &mut Vec<Effect>) {
         self.link_down();
+        if std::mem::take(&mut self.redial) {
+            out.push(Effect::Poke(Poke::Urgent));
+        }
         // What was sent and not stored counts too: it may have crossed with the parent's goodbye.
         // The same with settings that came when we had said that we are done: the next greeting acknowledges them.
         if !self.spool.is_drained() || self.told_settings != self.settings_version() {
@@ -141,6 +146,13 @@ impl<D: Defects> AgentCore<D> {
                 out.push(Effect::Send(Lane::Control, Message::Recalled(recalled)));
                 at_once(out);
             }
+            Ok(Message::Handed(node, epoch, orders)) => {
+                // What an earlier epoch has said is asked for in another way.
+                if (node, epoch) == (self.me.node, self.me.epoch) {
+                    self.reminded(now, &orders, turn);
+                }
+                turn.then(Effect::Release(lane, credit));
+            }
             // What is over here this device knows itself: a withdrawal is for those who hold orders for others.
             Ok(Message::Withdraw(_) | Message::Ancestors(_)) => at_once(out),
             Ok(
@@ -150,6 +162,7 @@ impl<D: Defects> AgentCore<D> {
                 | Message::Versions(_)
                 | Message::Withdrawn(_)
                 | Message::Left(_)
+                | Message::Newer(..)
                 | Message::Recalled(_),
             )
             | Err(MessageFault::Unknown(_)) => {
@@ -168,9 +181,10 @@ impl<D: Defects> AgentCore<D> {
             let settled = self.settling(now, ack);
             let acked = self.spool.acked(ack, &mut turn.batch).map_err(|fault| fault.to_string())?;
             self.keep_settled(now, settled, turn);
-            if acked.rolled_back && !std::mem::replace(&mut self.told_rolled_back, true) {
-                let message = "the server remembers records of this device that its disk does not".into();
-                self.alert(now, "store_rolled_back", message, turn);
+            let forked = ack.refused.iter().any(|(_, code)| code == ROLLBACK);
+            // What an earlier epoch's disk forgot has been dealt with.
+            if (acked.rolled_back || forked) && (ack.stream.node, ack.stream.epoch) == (self.me.node, self.me.epoch) {
+                self.put_back(now, "the server remembers records of this device that its disk does not", turn);
             }
             ack.refused.iter().for_each(|_| count(Counted::RecordRefused, out));
         }
@@ -216,6 +230,7 @@ impl<D: Defects> AgentCore<D> {
             }
             Kind::Trust | Kind::Upstreams => turn.then(Effect::Reconfigure),
             Kind::Revocations => {
+                self.adopt_epoch(now, turn);
                 self.begin_ready(now, turn);
                 self.look_at_schedule(now, turn);
             }

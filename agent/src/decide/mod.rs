@@ -20,6 +20,7 @@ mod orders;
 mod recall;
 mod recover;
 mod restart;
+mod rolled_back;
 mod schedule;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use super::{
     inventory::Request,
     journal::{Cancelled, Open},
     restart::{RESTART_WITHIN_MS, may_restart},
+    rolled_back,
 };
 use crate::{
     capabilities::{REFRESH_INVENTORY, RESTART, RUN_SCRIPT, permits},
@@ -16,7 +17,7 @@ use branchline_node::{
     uplink::spool::Kind,
 };
 use branchline_protocol::{
-    id::OrderNumber,
+    id::{Epoch, OrderNumber},
     inventory::Snapshot,
     job::{CANCEL, Cancel, Class, End, RefreshInventory, RunScript, Runnable, cancel},
     order::{ORDER_PAYLOAD_TYPE, OrderFault, OrderMessage, Payload, verify_order},
@@ -126,27 +127,25 @@ impl<D: Defects> AgentCore<D> {
             self.refused(now, "an order is for other devices", turn, out);
             return None;
         };
-        // Before the first statement node time is this machine's clock, which may be anything.
-        let above = D::SEEDED && self.defects.has(Defect::EXPIRES_AT_SERVER_ONLY);
-        if self.documents.time().is_some() && now.node > payload.fetch_by && !above {
+        // Before the first statement node time is this machine's clock, which may be anything. Of an earlier epoch's order
+        // this disk cannot say that it never had it, late or not.
+        let judges = epoch >= self.me.epoch && !(D::SEEDED && self.defects.has(Defect::EXPIRES_AT_SERVER_ONLY));
+        if judges && self.documents.time().is_some() && now.node > payload.fetch_by {
             count(Counted::OrderLate, out);
             self.give_back(now, order, turn);
             return None;
         }
         let mut open = Open::of(&payload, message.args.clone());
-        if let Some(why) = self.leaves(&open) {
+        if let Some(why) = self.leaves(&open, epoch) {
             count(Counted::OrderLeft, out);
             turn.left.push((order, why));
             return None;
         }
         // From here on it is taken, and has a result some time that may be asked for again.
         self.kept.take(order, &message, &mut turn.batch);
-        if epoch != self.me.epoch {
+        if epoch < self.me.epoch {
             // Ordered to an earlier life of this device: it may have been run then, on a disk that is no more.
-            let verdict = match epoch < self.me.epoch {
-                true => Verdict::because(End::OutcomeUnknown, "rolled_back"),
-                false => Verdict::because(End::Refused, "epoch"),
-            };
+            let verdict = Verdict::because(End::OutcomeUnknown, rolled_back::REASON);
             self.end_at_once(now, order, &open, verdict, turn);
             return Some(order);
         }
@@ -200,9 +199,16 @@ impl<D: Defects> AgentCore<D> {
     }
 
     /// Why an order stays with the parent for now: an order is taken only with room for its result.
-    fn leaves(&self, open: &Open) -> Option<&'static str> {
+    fn leaves(&self, open: &Open, epoch: Epoch) -> Option<&'static str> {
         if self.documents.revokes_me() {
             return Some("revoked");
+        }
+        // It may have been run and forgotten, or it is for a life of which this device has not heard yet.
+        if self.is_rolled_back() {
+            return Some(rolled_back::REASON);
+        }
+        if epoch > self.me.epoch {
+            return Some("epoch");
         }
         // A cancel opens nothing, and may close something: it is taken even when no other order is.
         if open.verb == CANCEL {
@@ -425,11 +431,11 @@ impl<D: Defects> AgentCore<D> {
         self.begin_ready(now, turn);
     }
 
-    /// A revoked device begins nothing.
-    pub(super) fn give_up_received(&mut self, now: Now, turn: &mut Turn) {
+    /// Of a revoked device, or one in another epoch than before, nothing is begun that was not.
+    pub(super) fn give_up_received(&mut self, now: Now, end: End, reason: &str, turn: &mut Turn) {
         for order in self.journal.all_received() {
             if let Some(open) = self.journal.end(order, &mut turn.batch) {
-                let result = plain(order, Verdict::because(End::Refused, "revoked"), None, now.shown());
+                let result = plain(order, Verdict::because(end, reason), None, now.shown());
                 self.report(now, &open, &result, turn);
             }
         }

@@ -4,7 +4,9 @@ use super::{
     core::{ATTACHMENT, AgentCore},
     documents::Documents,
     event::Me,
-    inventory, journal, kept, schedule,
+    inventory, journal, kept,
+    rolled_back::ROLLED_BACK,
+    schedule,
 };
 use branchline_node::{
     defects::{Defects, NoDefects},
@@ -50,6 +52,9 @@ pub enum RecoverFault {
     /// The count of links.
     #[error("recover the attachment number: it is no number")]
     Attachment,
+    /// The epoch in which the disk was found to be put back.
+    #[error("recover the epoch of a disk that was put back: it is no number")]
+    RolledBack,
 }
 
 impl Rows {
@@ -117,6 +122,10 @@ impl<D: Defects> AgentCore<D> {
             let number = <[u8; 8]>::try_from(value.as_ref()).map_err(|_| RecoverFault::Attachment)?;
             core.attachment = u64::from_be_bytes(number);
         }
+        if let Some(value) = meta.get(ROLLED_BACK) {
+            let epoch = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| RecoverFault::RolledBack)?;
+            core.rolled_back = Some(u32::from_be_bytes(epoch));
+        }
         let kept: Vec<(Kind, Envelope)> = Kind::ALL
             .into_iter()
             .filter_map(|kind| {
@@ -138,6 +147,8 @@ impl<D: Defects> AgentCore<D> {
                 tracing::warn!(?kind, %fault, "a document was not taken");
             }
         }
+        self.me.epoch = self.documents.my_epoch();
+        self.spool.set_epoch(self.me.epoch);
         if let Some(statement) = self.documents.time() {
             let (term, floor) = (statement.term, statement.order_floor);
             self.journal.set_floor(term, floor, batch);

@@ -114,6 +114,11 @@ impl<D: Defects> RelayCore<D> {
                 self.recall(now, recall, out);
                 out.push(release);
             }
+            Message::Handed(device, epoch, orders) => {
+                self.handed(device, epoch, orders, out);
+                out.push(release);
+            }
+            Message::Newer(node, key) => self.newer(now, node, key, release, out),
             Message::Ancestors(chain) => {
                 self.set_ancestors(now, chain, out);
                 out.push(release);
@@ -154,12 +159,17 @@ impl<D: Defects> RelayCore<D> {
             if cancel {
                 back.extend(self.cancelled(&payload, &message.args, &devices, &mut batch));
             }
-            let dead = |device: &NodeId| self.is_dead(now, number, payload.fetch_by, *device);
+            // Of an epoch that the device has left nobody but the device itself can say that it never had it.
+            let past: BTreeSet<NodeId> = self.past(&message);
+            let dead = |device: &NodeId| !past.contains(device) && self.is_dead(now, number, payload.fetch_by, *device);
             let dead: BTreeSet<NodeId> = devices.iter().copied().filter(dead).collect();
             back.extend(dead.iter().map(|device| (number, *device)));
             // The way is known: the holders become durable with the order itself, and nothing is sent before.
             let ways: BTreeMap<NodeId, Option<NodeId>> = devices.iter().map(|d| (*d, self.way(*d))).collect();
-            let keep = |device| (!dead.contains(&device)).then(|| Kept::asking(ways.get(&device).copied().flatten()));
+            let keep = |device| {
+                let asking = Kept::asking(ways.get(&device).copied().flatten());
+                (!dead.contains(&device)).then(|| Kept { past: past.contains(&device), ..asking })
+            };
             match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {
                     if !changes.is_empty() {
@@ -246,6 +256,7 @@ impl<D: Defects> RelayCore<D> {
                         if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
                             look.extend(suspended.suspended.iter().filter(|device| !revoked.suspends(**device)));
                         }
+                        look.extend(self.ask_again(&mut batch));
                         let gone: Vec<(NodeId, u64)> = self
                             .links
                             .iter()

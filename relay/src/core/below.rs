@@ -23,6 +23,9 @@ use std::sync::Arc;
 
 impl<D: Defects> RelayCore<D> {
     pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
+        if self.is_past(&child) {
+            return self.hand_list(&child, out);
+        }
         let (reach, next_contact) = match child.lease {
             None => (Reach::Persistent, None),
             Some(lease) => {
@@ -62,8 +65,11 @@ impl<D: Defects> RelayCore<D> {
                 out.push(Effect::ToChild(child.node, child.session, Lane::Control, message));
             }
         }
+        self.remind(&child, out);
         let below = self.directory.below(child.node);
         let mut batch = Batch::new();
+        self.directory.keep(child.node, child.key);
+        persist::attached(child.node, child.key, &mut batch);
         self.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
             let disk = child.greeting.disk;
@@ -140,6 +146,9 @@ impl<D: Defects> RelayCore<D> {
                 }
             }
             Message::Presence { snapshot, entries } => {
+                for (hop, node, key) in self.directory.overtaken(child.node, &entries) {
+                    self.overtake(hop, node, key, out);
+                }
                 for node in self.directory.presence(child.node, snapshot, entries) {
                     let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES);
                     let hop = self.directory.next_hop(node).filter(|_| !overlooked);

@@ -5,6 +5,7 @@
 //! | Meta | `attachment` | u64 |
 //! | Meta | `d` + kind | envelope of a document; of time statements one in ten minutes |
 //! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
+//! | Meta | `attached/` + child | u32, u64: epoch and attachment that it greeted with last |
 //! | Meta | `node_time` | i64: node time goes on from here |
 //! | Meta | `receipt/` + node + child | receipts that the child showed for the node's records |
 //! | Meta, Spool | | see [`branchline_node::uplink::spool`] |
@@ -27,7 +28,7 @@ use branchline_node::{
 use branchline_protocol::{
     document::Kind,
     hash::Hash,
-    id::{NodeId, OrderNumber},
+    id::{AttachmentKey, NodeId, OrderNumber},
     job::CANCEL,
     order::{Envelope, OrderMessage, verify_order},
     record::Fact,
@@ -45,6 +46,7 @@ pub(super) const DISK: &[u8] = b"disk";
 pub const NODE_TIME: &[u8] = b"node_time";
 const CHILD_DISK: &[u8] = b"child/";
 const RECEIPTS: &[u8] = b"receipt/";
+const ATTACHED: &[u8] = b"attached/";
 
 fn numbered(kind: u8, order: OrderNumber) -> Vec<u8> {
     [&[kind][..], &order.term.to_be_bytes(), &order.number.to_be_bytes()].concat()
@@ -148,6 +150,17 @@ fn receipts_row(rest: &[u8], value: &[u8]) -> Option<(NodeId, NodeId, Vec<Envelo
     Some((node(of)?, node(by)?, rmp_serde::from_slice(value).ok()?))
 }
 
+/// Keeps a child's attachment: an older state of its disk is known by it, after a restart of this relay too.
+pub fn attached(child: NodeId, key: AttachmentKey, batch: &mut Batch) {
+    let value = [&key.epoch.to_be_bytes()[..], &key.attachment.to_be_bytes()].concat();
+    batch.put(Table::Meta, [ATTACHED, child.bytes()].concat(), value);
+}
+
+fn attachment_key(value: &[u8]) -> Option<AttachmentKey> {
+    let (epoch, attachment) = value.split_first_chunk::<4>()?;
+    Some(AttachmentKey { epoch: u32::from_be_bytes(*epoch), attachment: number(attachment)? })
+}
+
 /// Keeps a document.
 pub fn document(kind: Kind, envelope: &Envelope, batch: &mut Batch) {
     let key = vec![b'd', kind as u8];
@@ -201,6 +214,7 @@ impl<D: Defects> RelayCore<D> {
         let mut documents = BTreeMap::new();
         let (mut disk, mut disks, mut time_kept) = (None, BTreeMap::new(), None);
         let mut receipts = Vec::new();
+        let mut attached: BTreeMap<NodeId, AttachmentKey> = BTreeMap::new();
         store.scan_all(Table::Meta, |key, value| {
             if key == ATTACHMENT {
                 attachment = number(&value).unwrap_or(0);
@@ -212,6 +226,8 @@ impl<D: Defects> RelayCore<D> {
                 disks.extend(node(child).zip(number(&value)));
             } else if let Some(rest) = key.strip_prefix(RECEIPTS) {
                 receipts.extend(receipts_row(rest, &value));
+            } else if let Some(child) = key.strip_prefix(ATTACHED) {
+                attached.extend(node(child).zip(attachment_key(&value)));
             } else if let [b'd', kind] = key {
                 documents.insert(*kind, value);
             } else if let Err(e) = spool.recover_meta(key, &value) {
@@ -276,7 +292,9 @@ impl<D: Defects> RelayCore<D> {
         core.receipts = receipts;
         core.disk = (disk.unwrap_or(incarnation), disk.is_some());
         (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
+        attached.into_iter().for_each(|(child, key)| core.directory.keep(child, key));
         core.time_kept = core.kept_time();
+        core.ask_again(&mut Batch::new());
         for (cancel, args) in cancels {
             let devices: Vec<NodeId> = rows.get(&cancel).into_iter().flatten().map(|(device, _)| *device).collect();
             core.tell_holders(cancel, &args, &devices);

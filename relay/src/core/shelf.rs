@@ -25,7 +25,8 @@ impl Shelf {
     /// With what the bundle says.
     pub fn new(tenant: TenantId, root: RootKey, trust: TrustDocument) -> Self {
         let (revoked, suspended) = (Vec::new(), Vec::new());
-        let revocations = Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked, suspended };
+        let revocations =
+            Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked, suspended, raised: vec![] };
         Shelf {
             tenant,
             root,

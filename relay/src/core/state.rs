@@ -84,6 +84,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) openings: BTreeMap<NodeId, u64>,
     /// Cancelled orders of devices, and until when that must be known (JOB-14).
     pub(super) tombs: BTreeMap<(OrderNumber, NodeId), Millis>,
+    /// What children that are away are to be told that they have said they have: in which epoch, which orders.
+    pub(super) reminders: BTreeMap<NodeId, (Epoch, Vec<OrderNumber>)>,
     /// This disk's own number, and whether it is written down.
     pub(super) disk: (u64, bool),
     /// Node time as it was written down last.
@@ -119,6 +121,7 @@ impl<D: Defects> RelayCore<D> {
             links: BTreeMap::new(),
             disks: BTreeMap::new(),
             openings: BTreeMap::new(),
+            reminders: BTreeMap::new(),
             tombs: BTreeMap::new(),
             disk: (0, false),
             time_kept: None,
@@ -175,9 +178,15 @@ impl<D: Defects> RelayCore<D> {
         self.links.len() as u64
     }
 
-    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place.
+    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place. One of an
+    /// epoch that the child has left is let in, to hear so.
     pub fn is_stale(&self, child: &Child) -> bool {
-        self.directory.is_stale(child.node, child.key)
+        !self.is_past(child) && self.knows(child.node, child.key)
+    }
+
+    /// Whether an attachment of a node below that is as new is known.
+    pub fn knows(&self, node: NodeId, key: AttachmentKey) -> bool {
+        self.directory.is_stale(node, key)
     }
 
     /// Whether the uplink is up.

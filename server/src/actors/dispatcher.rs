@@ -5,6 +5,7 @@
 
 mod again;
 mod issue;
+mod raise;
 mod recovery;
 mod views;
 mod wait;
@@ -34,7 +35,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::{self, Kind, TimeStatement},
-    id::{JobId, NodeId, Role, TenantId},
+    id::{Epoch, JobId, NodeId, Role, TenantId},
     inventory::Snapshot,
     order::Envelope,
     record::class,
@@ -95,6 +96,7 @@ pub struct Dispatcher {
     committing: bool,
     /// The store was found to be an older one: this actor ends as soon as that is durable.
     falling_back: bool,
+    raising: Vec<(TenantId, NodeId, Epoch)>,
     issuing: BTreeMap<JobId, oneshot::Sender<()>>,
     waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
     stated_at: Mono,
@@ -116,6 +118,7 @@ impl Dispatcher {
             queue: Vec::new(),
             committing: false,
             falling_back: false,
+            raising: Vec::new(),
             issuing: BTreeMap::new(),
             waiting: BTreeMap::new(),
             stated_at: Mono(0),
@@ -144,6 +147,7 @@ impl Dispatcher {
         if let Some(recovery) = self.core.recovery() {
             self.parts.office.set_recovery(recovery.progress());
         }
+        self.raise(ctx);
         self.pump(ctx);
     }
 
@@ -156,9 +160,8 @@ impl Dispatcher {
             Effect::Withdraw(node, session, list) => self.withdraw(node, session, list),
             Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
-            Effect::Refuse(node, session, refusal) => {
-                self.ask(node, session, LinkCommand::Refuse(refusal));
-            }
+            Effect::Refuse(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::Raise(tenant, device, epoch) => self.raising.push((tenant, device, epoch)),
             Effect::JobChanged(tenant, job) => {
                 let complete = self.core.tenant(&tenant).is_none_or(|t| t.orders.values().all(|o| o.job != job));
                 if complete && let Some(waiting) = self.waiting.remove(&(tenant, job)) {

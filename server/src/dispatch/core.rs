@@ -1,12 +1,14 @@
 //! Events, effects and the state of each tenant.
 
 mod cancel;
+mod epochs;
 mod event;
 mod orders;
 mod recall;
 
 pub use cancel::CANCELLING;
 pub(super) use cancel::{cancel_told, given_back};
+pub(super) use epochs::rolled_back;
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
@@ -87,6 +89,8 @@ pub struct TenantState {
     pub(super) disks: BTreeMap<NodeId, u64>,
     /// Openings of child relays' stores that were met since the start: of another one it is not known what it still holds.
     pub(super) openings: BTreeMap<NodeId, u64>,
+    /// Devices that said that their disk was put back.
+    pub(super) epochs: epochs::Epochs,
     /// Inventories with changes that are not committed yet.
     pub(super) pending_inventory: BTreeMap<NodeId, (Token, Snapshot, Millis)>,
     /// Devices whose sections are asked for (INV-6).
@@ -199,9 +203,16 @@ impl<D: Defects> Core<D> {
         self.tenants.iter()
     }
 
-    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place.
+    /// Whether a link of a child is not newer than what is known of it: it must not take the newer one's place. One of an
+    /// epoch that the child has left is let in, to hear so.
     pub fn is_stale(&self, child: &Child) -> bool {
-        self.tenants.get(&child.tenant).is_some_and(|t| t.directory.is_stale(child.node, child.key))
+        let past = |state: &TenantState| epochs::is_past(state, child);
+        !self.tenants.get(&child.tenant).is_some_and(past) && self.knows(&child.tenant, child.node, child.key)
+    }
+
+    /// Whether an attachment of a node that is as new is known.
+    pub fn knows(&self, tenant: &TenantId, node: NodeId, key: AttachmentKey) -> bool {
+        self.tenants.get(tenant).is_some_and(|t| t.directory.is_stale(node, key))
     }
 
     /// Commits that are not durable yet.
@@ -270,6 +281,7 @@ impl<D: Defects> Core<D> {
                 if kind == Kind::Revocations
                     && let Ok(list) = rmp_serde::from_slice::<Revocations>(&envelope.payload)
                 {
+                    revived.extend(epochs::raise(state, now, &list));
                     let now_suspended = list.suspended.into_iter().collect();
                     let before = std::mem::replace(&mut state.suspended, now_suspended);
                     if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
@@ -282,6 +294,11 @@ impl<D: Defects> Core<D> {
             Event::Statement(tenant, version, envelope) => {
                 let documents = &mut self.tenants.entry(tenant).or_default().documents;
                 documents.insert((Kind::Time, String::new()), (version, envelope));
+            }
+            Event::NotRaised(tenant, node) => {
+                if let Some(state) = self.tenants.get_mut(&tenant) {
+                    epochs::not_raised(state, node);
+                }
             }
             Event::Revoked(tenant, node) => self.revoked(now, &tenant, node, out),
             Event::Committed(token) => self.committed(now, token, out),
@@ -305,6 +322,9 @@ impl<D: Defects> Core<D> {
             ));
             return;
         };
+        if epochs::is_past(state, &child) {
+            return epochs::hand_list(state, &child, out);
+        }
         if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch <= child.key.epoch) {
             let refusal = Refusal::new(401, "unknown_node", "this identity is not enrolled here; enrol anew");
             out.push(Effect::Refuse(child.node, child.session, refusal));
@@ -342,6 +362,7 @@ impl<D: Defects> Core<D> {
             send_documents(state, &child, out);
         }
         withdrawals::tell(state, &child.tenant, child.node, out);
+        out.extend(epochs::remind(state, child.node, child.node));
         match child.gateway {
             Some(gateway) => state.gateways.insert(child.node, gateway),
             None => state.gateways.remove(&child.node),
@@ -473,6 +494,8 @@ impl<D: Defects> Core<D> {
             }
             Message::Presence { snapshot, entries } => {
                 let known: Vec<_> = entries.into_iter().filter(|e| state.nodes.contains_key(&e.node)).collect();
+                work.after.extend(epochs::overtake(state, child.node, &known));
+                let mut met = Vec::new();
                 let touched = state.directory.presence(child.node, snapshot, known);
                 for node in touched {
                     let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES);
@@ -485,6 +508,9 @@ impl<D: Defects> Core<D> {
                         && (row.epoch, row.attachment, &row.route)
                             != (entry.key.epoch, entry.key.attachment, &entry.via)
                     {
+                        if row.attachment != entry.key.attachment {
+                            met.push(node);
+                        }
                         row.attachment = entry.key.attachment;
                         row.route = entry.via.clone();
                         row.capabilities = entry.capabilities.clone();
@@ -502,6 +528,7 @@ impl<D: Defects> Core<D> {
                         }
                     }
                 }
+                work.after.extend(met.into_iter().filter_map(|node| epochs::remind(state, child.node, node)));
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
             Message::Withdrawn(list) => state.withdrawals.known(child.node, &list),
@@ -581,6 +608,8 @@ impl<D: Defects> Core<D> {
             state.withdrawals.expire(now.node);
             let mut work = Work::default();
             work.look.extend(left::retry(state, now));
+            out.extend(epochs::retry(state, now, &tenant));
+            out.extend(epochs::remind_all(state, now));
             // What came to an end below may not have been told yet.
             let overdue = if self.recovery.is_some() { Vec::new() } else { state.ledger.overdue(now.node) };
             for row in overdue {

@@ -1,7 +1,9 @@
 //! What a record from below changes (pure): dedupe by position, results once, inventory all or nothing.
 
 use super::{
-    core::{Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, take_order, trust},
+    core::{
+        Effect, Over, TenantState, Token, Work, advance, cancel_told, end, given_back, rolled_back, take_order, trust,
+    },
     receipts::{Mismatch, Refused},
 };
 use crate::store::{AuditRow, DEAD_LETTER_BYTES_MAX, DeadLetterRow, Op, ResultRow, StreamRow};
@@ -14,7 +16,7 @@ use branchline_protocol::{
     job::State,
     order::{Envelope, OrderMessage, verify_order},
     receipt::{Head, open_head},
-    record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, Run, StreamId, class},
+    record::{Alert, Fact, Facts, Gap, JobResult, Lane, Progress, Record, RolledBack, Run, StreamId, class},
     time::{Millis, Now},
     wire::Message,
 };
@@ -397,6 +399,10 @@ fn apply(
                 what: format!("alert.{}", alert.code),
                 detail: alert.message,
             }));
+        }
+        class::ROLLED_BACK => {
+            let told: RolledBack = rmp_serde::from_slice(&record.body).map_err(|_| "malformed")?;
+            rolled_back(state, now, device, told, work);
         }
         // Carried this far untouched; a later build reads it.
         other => tracing::debug!(%device, class = other, "a record of a class without a use here"),

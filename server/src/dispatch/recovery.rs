@@ -80,6 +80,8 @@ pub struct Learned {
 pub struct LearnedOf {
     /// The union of all revocations that were told: up to which epoch each node is refused.
     pub revoked: BTreeMap<NodeId, Epoch>,
+    /// The latest epoch that a list has given each device.
+    pub raised: BTreeMap<NodeId, Epoch>,
     /// Of the newest list that was told: its version, and who is suspended.
     pub suspended: Option<((u32, u64), Vec<NodeId>)>,
     /// The newest settings, if they are newer than the backup's.
@@ -222,6 +224,10 @@ impl Listening {
                 for (node, epoch) in found.revoked {
                     let upto = self.learned.revoked.entry(node).or_insert(epoch);
                     *upto = epoch.max(*upto);
+                }
+                for (device, epoch) in found.raised {
+                    let latest = self.learned.raised.entry(device).or_insert(epoch);
+                    *latest = epoch.max(*latest);
                 }
                 let newest = self.learned.suspended.as_ref().map_or(self.held.revocations, |(version, _)| *version);
                 if version > newest {

@@ -32,6 +32,10 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         view.state = "suspended";
         return view;
     }
+    if state.epochs.suspects(row.id) {
+        view.reason = Some("clone_suspected".into());
+        return view;
+    }
     let Some(entry) = entry else {
         view.reason = Some("never_seen".into());
         return view;

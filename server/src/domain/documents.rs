@@ -86,6 +86,7 @@ impl Office {
             let mut list = Revocations::clone(&held.revocations.0);
             list.revoked.retain(|(id, _)| *id != node);
             list.suspended.retain(|id| *id != node);
+            list.raised.retain(|(id, _)| *id != node);
             list.revoked.push((node, row.epoch));
             (list.term, list.version) = (state.term, list.version + 1);
             let envelope = list.seal(&held.keys.signer);
@@ -163,6 +164,44 @@ impl Office {
         let draft = Draft { changes: vec![change], apply, ..Draft::of(ops) };
         self.keep(turn, draft).await.map_err(store_refusal)?;
         Ok(envelope)
+    }
+
+    /// Gives a device this epoch, in its row and in the list that every node on the way to it holds, in one transaction. A
+    /// device that is in this epoch already, or a later one, changes nothing. 404 `no_such_node` for a revoked one, too.
+    pub async fn raise_epoch(&self, tenant: &TenantId, device: NodeId, epoch: Epoch) -> Result<(), Refusal> {
+        self.may_issue()?;
+        let turn = self.turn().await;
+        let row = self.node_row(tenant, device).await?.filter(|row| row.revoked_at.is_none());
+        let mut row = row.ok_or_else(no_such_node)?;
+        if row.epoch >= epoch {
+            return Ok(());
+        }
+        let draft = self.read(|state| {
+            let held = state.tenants.get(tenant)?;
+            let mut list = Revocations::clone(&held.revocations.0);
+            list.raised.retain(|(id, _)| *id != device);
+            list.raised.push((device, epoch));
+            (list.term, list.version) = (state.term, list.version + 1);
+            let envelope = list.seal(&held.keys.signer);
+            Some((list, envelope))
+        });
+        let (list, envelope) = draft.ok_or_else(no_such_node)?;
+        let detail = format!("{} {:?} {} epoch {} to {epoch}", row.role, row.name, row.id, row.epoch);
+        (row.epoch, row.attachment) = (epoch, 0);
+        let ops = vec![
+            Op::Document(tenant.clone(), Kind::Revocations, String::new(), list.version(), envelope.clone()),
+            Op::Node(row.clone()),
+            audit(tenant, self.now(), "server", "device.epoch", detail),
+        ];
+        let change = Change { tenant: tenant.clone(), kind: Kind::Revocations, site: String::new() };
+        let own = tenant.clone();
+        let apply = Box::new(move |state: &mut State| {
+            if let Some(held) = state.tenants.get_mut(&own) {
+                held.revocations = (Arc::new(list), envelope);
+                held.population.put(&row);
+            }
+        });
+        self.keep(turn, Draft { changes: vec![change], apply, ..Draft::of(ops) }).await.map_err(store_refusal)
     }
 
     /// The server's word on time, newer than every one before it; `None` for an unknown tenant. `floor`: orders below

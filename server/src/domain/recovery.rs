@@ -74,6 +74,8 @@ struct Anew {
     trust: Option<(TrustDocument, Envelope, Arc<ServerConfig>, Arc<ServerConfig>)>,
     relays: BTreeMap<NodeId, RelayWays>,
     revoked: Vec<NodeRow>,
+    /// Devices that go on in the epoch that a list had given them.
+    raised: Vec<NodeRow>,
     lists: Vec<Relisted>,
 }
 
@@ -171,7 +173,7 @@ impl Office {
             ops.push(document(Kind::Revocations, anew.revocations.0.version(), &anew.revocations.1));
             ops.push(document(Kind::Settings, anew.settings.0.version(), &anew.settings.1));
             ops.extend(anew.trust.iter().map(|(trust, e, ..)| document(Kind::Trust, trust.version(), e)));
-            ops.extend(anew.revoked.iter().map(|row| Op::Node(row.clone())));
+            ops.extend(anew.revoked.iter().chain(&anew.raised).map(|row| Op::Node(row.clone())));
             let number = format!("order/{tenant}");
             let stored = self.0.store.meta(&number).await?;
             let stored = stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?))).unwrap_or(0);
@@ -201,7 +203,7 @@ impl Office {
                 held.revocations = (Arc::new(anew.revocations.0), anew.revocations.1);
                 held.settings = anew.settings;
                 held.relays = anew.relays;
-                anew.revoked.iter().for_each(|row| held.population.put(row));
+                anew.revoked.iter().chain(&anew.raised).for_each(|row| held.population.put(row));
                 if let Some((trust, envelope, link, enrol)) = anew.trust {
                     (held.trust, held.link, held.enrol) = ((trust, envelope), link, enrol);
                 }
@@ -228,6 +230,7 @@ impl Office {
             };
             let mut list = Revocations { term, version: known + 1, suspended, ..Revocations::clone(own) };
             let revoked = cover(&mut list, learned.revoked.iter().map(|(node, epoch)| (*node, *epoch)), rows, now);
+            let raised = raise(&mut list, &learned.raised, rows);
             let mut relays = held.relays.clone();
             revoked.iter().for_each(|row| drop(relays.remove(&row.id)));
             let newest = learned.settings.as_ref().unwrap_or(&held.settings.0);
@@ -251,7 +254,7 @@ impl Office {
             let lists = relist(state, tenant, held, changed);
             let revocations = (list.clone(), seal(&held.keys, &list));
             let settings = (settings.clone(), seal(&held.keys, &settings));
-            Ok(Anew { revocations, settings, trust, relays, revoked, lists })
+            Ok(Anew { revocations, settings, trust, relays, revoked, raised, lists })
         })
     }
 
@@ -300,6 +303,23 @@ impl Office {
         self.keep(turn, Draft { ops, lists, changes: vec![change], apply }).await?;
         Ok(ids)
     }
+}
+
+/// Adds epochs to a list; answers the rows of devices that go on in a later one than the backup's.
+fn raise(list: &mut Revocations, epochs: &BTreeMap<NodeId, Epoch>, rows: &[NodeRow]) -> Vec<NodeRow> {
+    let mut raised = Vec::new();
+    for (device, epoch) in epochs {
+        match list.raised.iter_mut().find(|(known, _)| known == device) {
+            Some((_, latest)) => *latest = (*latest).max(*epoch),
+            None => list.raised.push((*device, *epoch)),
+        }
+        let behind = |row: &&NodeRow| {
+            row.tenant == list.tenant && row.id == *device && row.revoked_at.is_none() && row.epoch < *epoch
+        };
+        let row = rows.iter().find(behind).filter(|row| !list.covers(row.id, row.epoch));
+        raised.extend(row.map(|row| NodeRow { epoch: *epoch, attachment: 0, ..row.clone() }));
+    }
+    raised
 }
 
 /// Adds revocations to a list; answers the rows of nodes that are refused by it now and were not.

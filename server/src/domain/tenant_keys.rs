@@ -149,7 +149,14 @@ impl TenantKeys {
 
 /// The first revocation list of a tenant: empty.
 pub fn first_revocations(tenant: &TenantId, term: u32) -> Revocations {
-    Revocations { tenant: tenant.clone(), term, version: 1, revoked: Vec::new(), suspended: Vec::new() }
+    Revocations {
+        tenant: tenant.clone(),
+        term,
+        version: 1,
+        revoked: Vec::new(),
+        suspended: Vec::new(),
+        raised: Vec::new(),
+    }
 }
 
 /// Seals with the tenant's signing key.

@@ -13,6 +13,9 @@ use crate::{
 /// The largest number of a record: stores keep numbers as signed integers.
 pub const NUMBER_MAX: u64 = i64::MAX as u64;
 
+/// Code of a record whose number is known with another content: its sender's store was put back to an older state.
+pub const ROLLBACK: &str = "rollback";
+
 /// How far a receiver holds a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -62,7 +65,7 @@ impl ChainFault {
     pub fn code(&self) -> &'static str {
         match self {
             ChainFault::Hole { .. } => "hole",
-            ChainFault::Broken(_) => "rollback",
+            ChainFault::Broken(_) => ROLLBACK,
             ChainFault::BadNumber(_) | ChainFault::BadGap(_) => "malformed",
             ChainFault::GapNotAllowed(_) => "gap_not_allowed",
         }

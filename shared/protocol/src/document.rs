@@ -101,7 +101,8 @@ pub fn open<D: Document>(envelope: &Envelope, tenant: &TenantId, keys: &[PublicK
     Ok(document)
 }
 
-/// Identities that are refused everywhere (ENR-9), and devices that are to do nothing for now (JOB-16).
+/// Identities that are refused everywhere (ENR-9), devices that are to do nothing for now (JOB-16), and devices that go on
+/// in a later epoch than they were enrolled with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocations {
     /// Whose.
@@ -115,12 +116,22 @@ pub struct Revocations {
     /// Devices that are given no orders, begin nothing and collect nothing until they are revived.
     #[serde(default)]
     pub suspended: Vec<NodeId>,
+    /// Devices that go on in the given epoch, whatever their certificate says: their disk was put back to an older state,
+    /// and what an earlier epoch was ordered they may have run and forgotten (DESIGN 5).
+    #[serde(default)]
+    pub raised: Vec<(NodeId, Epoch)>,
 }
 
 impl Revocations {
     /// Whether this identity is refused.
     pub fn covers(&self, node: NodeId, epoch: Epoch) -> bool {
         self.revoked.iter().any(|(n, e)| *n == node && epoch <= *e)
+    }
+
+    /// The epoch in which a device with a certificate of this epoch goes on.
+    pub fn epoch_of(&self, device: NodeId, certified: Epoch) -> Epoch {
+        let raised = self.raised.iter().filter(|(node, _)| *node == device).map(|(_, epoch)| *epoch);
+        raised.fold(certified, Epoch::max)
     }
 
     /// Whether this device is suspended.
@@ -365,7 +376,14 @@ mod tests {
         let signer = Signer::from_seed(&[1; 32]);
         let keys = [signer.public()];
         let tenant: TenantId = "acme".parse().unwrap();
-        let list = Revocations { tenant: tenant.clone(), term: 1, version: 4, revoked: vec![], suspended: vec![] };
+        let list = Revocations {
+            tenant: tenant.clone(),
+            term: 1,
+            version: 4,
+            revoked: vec![],
+            suspended: vec![],
+            raised: vec![],
+        };
         let envelope = list.seal(&signer);
         assert_eq!(open::<Revocations>(&envelope, &tenant, &keys).unwrap(), list);
         assert!(matches!(open::<Settings>(&envelope, &tenant, &keys), Err(DocumentFault::WrongType { .. })));

@@ -111,6 +111,8 @@ pub mod class {
     pub const LOG: u16 = 8;
     /// [`crate::order::OrderMessage`]: an order as it came to a device, for a restored server that may not know it.
     pub const ORDER: u16 = 9;
+    /// [`super::RolledBack`]: a device's disk was put back to an older state.
+    pub const ROLLED_BACK: u16 = 10;
 }
 
 /// One record of a stream.
@@ -178,6 +180,16 @@ pub struct JobResult {
     /// Set by recording backends of test builds only (platform rule P).
     #[serde(default)]
     pub simulated: bool,
+}
+
+/// A device knows that its disk was put back to an older state: a parent or the server remembers more of it than that disk
+/// does (DESIGN 5). Said again on each link until the server has given it another epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The epoch in which it was found. In a later one it is over.
+    pub epoch: Epoch,
+    /// Who knew more, for people.
+    pub why: String,
 }
 
 /// What a relay asserts of an order: facts, never ends.

@@ -148,6 +148,11 @@ impl World {
                     self.after(0, What::Over(id, Side::Child, LinkEnd::Orphaned));
                 }
             }
+            Effect::Redial => {
+                if let Some(Stage::Up(id)) = self.uplink(place).map(|up| up.stage) {
+                    self.after(0, What::Over(id, Side::Child, LinkEnd::Orphaned));
+                }
+            }
             Effect::Poke(poke) => self.poke(place, poke),
             Effect::LearnTime(time) => {
                 if let Some(process) = &self.agents[n].process
@@ -267,7 +272,10 @@ impl World {
             return self.feed_agent(n, Event::JobNotStarted { order, end, reason });
         }
         let starts = self.agents[n].jobs.truth.get(&order).map_or(0, |truth| truth.starts);
-        if starts > 1 && !self.excluded.contains(&(order, n)) {
+        if starts > 1 && self.found_late.contains(&(order, n)) {
+            // It comes to an end all the same; which run's that is, is open.
+            self.excluded.insert((order, n));
+        } else if starts > 1 && !self.excluded.contains(&(order, n)) {
             self.doubled += 1;
             self.violation(format_args!("agent{n} runs {order} for the {starts}. time"));
         }

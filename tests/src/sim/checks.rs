@@ -9,7 +9,7 @@ use super::{
     truth::agrees,
     world::{AGENTS, World},
 };
-use branchline_protocol::id::OrderNumber;
+use branchline_protocol::{id::OrderNumber, job::State};
 use branchline_server::{dispatch::standing, store::JobDeviceRow};
 
 /// A link's end is told upward within so many milliseconds, over every hop.
@@ -38,10 +38,10 @@ impl World {
         left && !self.is_settled()
     }
 
-    /// Whether a pair is in the stated exclusion: its device was set back after it had the order, or has been set back
-    /// and has not yet come again with a newer attachment than anybody knows of it.
+    /// Whether a pair is in the stated exclusion: its device's disk was set back to before it, and nobody witnessed that; or
+    /// it was begun anew before anybody could tell, from the old state or by a parent that did not know yet.
     pub(super) fn is_excluded(&self, order: OrderNumber, n: usize) -> bool {
-        self.excluded.contains(&(order, n)) || self.machines[&Place::Agent(n)].rolled_back.is_some()
+        self.excluded.contains(&(order, n))
     }
 
     /// Compares what the server says with what the world saw, and checks the jobs off. `false`: there is no going on.
@@ -73,7 +73,8 @@ impl World {
                 if let Some(why) = self.contradicts(&job, &device, n) {
                     self.violation(format_args!("{order} on agent{n}: {why}"));
                 }
-                if !agrees(&job, &device, truth) {
+                let forgot = device.state == State::OutcomeUnknown && self.forgotten.contains(&(order, n));
+                if !forgot && !agrees(&job, &device, truth) {
                     self.lost += 1;
                     let (state, reason) = (device.state, device.reason);
                     self.violation(format_args!("{order} on agent{n} is {state} {reason:?}, the world saw {truth:?}"));

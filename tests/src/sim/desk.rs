@@ -9,7 +9,7 @@ use branchline_node::identity::RootKey;
 use branchline_protocol::{
     document::{Document, Kind, Revocations, TimeStatement},
     hash::Hash,
-    id::{JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
+    id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
     job::{Class, State},
     order::{Envelope, Leaf, ORDER_PAYLOAD_TYPE, OrderMessage, Payload, Signer, Tree},
     time::{Millis, Now},
@@ -20,7 +20,10 @@ use branchline_server::{
     store::{JobDeviceRow, JobRow, NodeRow, Op},
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// Keys, and what was ordered.
@@ -33,11 +36,9 @@ pub struct Desk {
     pub root: RootKey,
     /// What everybody was enrolled with.
     pub trust: TrustDocument,
-    /// Revocations as they are in force, with nobody revoked.
-    pub revocations: Envelope,
-    /// Their version.
-    pub revocations_version: u64,
-    /// Devices that are suspended by them.
+    /// The list in force: who is suspended, who goes on in another epoch. Nobody is revoked.
+    pub list: Arc<Revocations>,
+    /// Devices that are suspended by it.
     pub suspended: BTreeSet<NodeId>,
     /// Jobs whose issuer was told that they are durable.
     pub accepted: BTreeSet<JobId>,
@@ -56,15 +57,13 @@ impl Desk {
         let tenant: TenantId = "acme".parse().expect("a tenant's name");
         let key = TrustedKey { key: signer.public(), role: "server".into(), status: KeyStatus::Active };
         let trust = TrustDocument { tenant: tenant.clone(), term: 1, version: 1, cas: vec![], keys: vec![key] };
-        let revocations =
-            Revocations { tenant: tenant.clone(), term: 1, version: 1, revoked: vec![], suspended: vec![] }
-                .seal(&signer);
+        let (revoked, suspended, raised) = (vec![], vec![], vec![]);
+        let list = Revocations { tenant: tenant.clone(), term: 1, version: 1, revoked, suspended, raised };
         Desk {
             tenant,
             root: Signer::from_seed(&[9; 32]).public(),
             trust,
-            revocations,
-            revocations_version: 1,
+            list: Arc::new(list),
             suspended: BTreeSet::new(),
             signer,
             accepted: BTreeSet::new(),
@@ -120,7 +119,7 @@ impl Desk {
             order_floor: 0,
             trust_version: 1,
             settings_version: 0,
-            revocations_version: self.revocations_version,
+            revocations_version: self.list.version,
             restored_from: None,
         }
         .seal(&self.signer)
@@ -128,15 +127,23 @@ impl Desk {
 
     /// The kind and version of the revocations.
     pub fn documents(&self) -> [(Kind, (u32, u64), Envelope); 1] {
-        [(Kind::Revocations, (1, self.revocations_version), self.revocations.clone())]
+        [(Kind::Revocations, self.list.version(), self.list.seal(&self.signer))]
     }
 
-    /// Signs who is suspended, as a newer version.
+    /// The next list, with another epoch of a device.
+    pub fn raise(&mut self, device: NodeId, epoch: Epoch) {
+        let mut list = Revocations::clone(&self.list);
+        list.raised.retain(|(node, _)| *node != device);
+        list.raised.push((device, epoch));
+        list.version += 1;
+        self.list = Arc::new(list);
+    }
+
+    /// The next list, with who is suspended now.
     pub fn revise(&mut self) {
-        self.revocations_version += 1;
-        let (version, suspended) = (self.revocations_version, self.suspended.iter().copied().collect());
-        let list = Revocations { tenant: self.tenant.clone(), term: 1, version, revoked: vec![], suspended };
-        self.revocations = list.seal(&self.signer);
+        let suspended = self.suspended.iter().copied().collect();
+        self.list =
+            Arc::new(Revocations { version: self.list.version + 1, suspended, ..Revocations::clone(&self.list) });
     }
 
     /// A new id.

@@ -54,12 +54,10 @@ pub struct Machine {
     pub epoch: Epoch,
     /// An older state of it.
     pub snapshot: Option<Kept>,
-    /// The attachment it last greeted with.
-    pub attachment: u64,
-    /// Its disk was set back: the attachment it had before, until it has a newer one.
-    pub rolled_back: Option<u64>,
     /// Whether its disk was ever set back.
     pub restored: bool,
+    /// Orders that its disk was set back to before, of which it is not known yet whether anybody witnessed that.
+    pub unjudged: BTreeSet<OrderNumber>,
 }
 
 /// A snapshot of a machine.
@@ -71,8 +69,8 @@ pub struct Kept {
     pub folders: BTreeMap<OrderNumber, Folder>,
     /// Orders that were over on it.
     pub done: BTreeSet<OrderNumber>,
-    /// The attachment it had greeted with.
-    pub attachment: u64,
+    /// Orders that it had and had not begun: it begins them anew before anybody can tell it.
+    pub received: BTreeSet<OrderNumber>,
     /// When it was taken.
     pub at: u64,
 }

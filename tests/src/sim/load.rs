@@ -7,7 +7,6 @@ use super::{
     world::{AGENTS, What, World},
 };
 use branchline_protocol::{
-    document::Kind,
     id::{JobId, NodeId},
     job::{CANCEL, Cancel, Class, RunScript, Runnable, State},
     time::Millis,
@@ -190,8 +189,9 @@ impl World {
 
     /// The server learns of the newest revocations.
     pub(super) fn publish(&mut self) {
-        let (tenant, version) = (self.desk.tenant.clone(), (1, self.desk.revocations_version));
-        let envelope = self.desk.revocations.clone();
-        self.feed_server(Event::Document(tenant, Kind::Revocations, String::new(), version, envelope));
+        let tenant = self.desk.tenant.clone();
+        for (kind, version, envelope) in self.desk.documents() {
+            self.feed_server(Event::Document(tenant.clone(), kind, String::new(), version, envelope));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     disk::Crash,
     fault::Fault,
+    faults::DONE,
     host::{Armed, Kept},
     link::{LinkId, Side},
     place::Place,
@@ -57,7 +58,7 @@ impl World {
         }
         self.feed_server(Event::Node(Box::new(row)));
         let machine = self.machine(place);
-        (machine.epoch, machine.snapshot, machine.rolled_back) = (epoch, None, None);
+        (machine.epoch, machine.snapshot) = (epoch, None);
         self.relays[n].must_enrol = false;
         self.note(format_args!("{place} enrols anew, epoch {epoch}"));
         true
@@ -250,15 +251,16 @@ impl World {
             true => Place::Relay(self.evil.below(RELAYS as u64) as usize),
             false => Place::Agent(self.evil.below(AGENTS as u64) as usize),
         };
-        let (folders, done) = match place {
-            Place::Agent(n) => (self.agents[n].jobs.folders(), self.journalled(n, true)),
+        let (folders, done, received) = match place {
+            Place::Agent(n) => {
+                (self.agents[n].jobs.folders(), self.journalled(n, |row| row.ends_with(DONE)), self.received(n))
+            }
             _ => Default::default(),
         };
         let (now, machine) = (self.now, self.machine(place));
         if !machine.up || machine.full {
             return;
         }
-        machine.snapshot =
-            Some(Kept { disk: machine.disk.snapshot(), folders, done, attachment: machine.attachment, at: now });
+        machine.snapshot = Some(Kept { disk: machine.disk.snapshot(), folders, done, received, at: now });
     }
 }

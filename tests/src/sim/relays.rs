@@ -212,9 +212,9 @@ impl World {
                         };
                         let back = || self.is_given_back(n, *order, *device);
                         if self.machines[&place].disk.get(Table::Ledger, &key).is_none() && !journalled() && !back() {
-                            let excluded = Place::of(*device)
-                                .is_some_and(|d| matches!(d, Place::Agent(a) if self.excluded.contains(&(*order, a))));
-                            if !excluded {
+                            let forgotten = Place::of(*device)
+                                .is_some_and(|d| matches!(d, Place::Agent(a) if self.forgotten.contains(&(*order, a))));
+                            if !forgotten {
                                 self.violation(format_args!(
                                     "{place} says that it has {order} for {device}, and has not"
                                 ));

@@ -12,14 +12,14 @@ use super::{
 };
 use branchline_node::{downstream::Child, link::engine::LinkCommand, time::NodeTime};
 use branchline_protocol::{
-    id::NodeId,
+    id::{Epoch, NodeId},
     inventory::Snapshot,
     record::{Lane, class},
     wire::Message,
 };
 use branchline_server::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
-    store::Op,
+    store::{NodeRow, Op},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,6 +133,7 @@ impl World {
                 self.server_child(node, session, LinkCommand::Goodbye(goodbye));
             }
             Effect::Refuse(node, session, refusal) => self.server_child(node, session, LinkCommand::Refuse(refusal)),
+            Effect::Raise(_, device, epoch) => self.raise_epoch(device, epoch),
             Effect::JobChanged(..) | Effect::Learned(_) | Effect::Revoke(..) | Effect::Behind(..) => {}
             Effect::Issued(job) => {
                 if let Some(process) = &mut self.server.process {
@@ -148,6 +149,24 @@ impl World {
                 self.note(format_args!("accepted {job}"));
             }
         }
+    }
+
+    /// As the office does it: row, list and audit in one transaction, then the list is told.
+    fn raise_epoch(&mut self, device: NodeId, epoch: Epoch) {
+        let tenant = self.desk.tenant.clone();
+        let Some(row) = self.server.rows.nodes.get(&(tenant.clone(), device)).cloned() else { return };
+        if row.epoch < epoch {
+            self.desk.raise(device, epoch);
+            let row = NodeRow { epoch, attachment: 0, ..row };
+            if self.server.rows.commit(&[Op::Node(row)]).is_err() {
+                self.violation(format_args!("another epoch of {device} cannot be kept"));
+            }
+            self.note(format_args!("{device} goes on in epoch {epoch}"));
+        }
+        for (kind, version, envelope) in self.desk.documents() {
+            self.feed_server(Event::Document(tenant.clone(), kind, String::new(), version, envelope));
+        }
+        self.feed_server(Event::NotRaised(tenant, device));
     }
 
     fn server_child(&mut self, node: NodeId, session: u64, command: LinkCommand) {

@@ -166,7 +166,7 @@ impl World {
                 let ancestors = vec![(Place::Server.id(), "server".into())];
                 Facts {
                     ancestors,
-                    revocations: BTreeMap::new(),
+                    revocations: BTreeMap::from([(self.desk.tenant.clone(), self.desk.list.clone())]),
                     children,
                     open: true,
                     poll_interval_ms: BTreeMap::new(),
@@ -181,10 +181,21 @@ impl World {
         reconnect_spread_ms(role, self.facts(parent).children)
     }
 
-    fn knows_newer(&self, parent: Place, child: &Child) -> bool {
+    fn is_stale(&self, parent: Place, child: &Child) -> bool {
         match parent {
             Place::Relay(n) => self.relays[n].process.as_ref().is_some_and(|p| p.driver.core().is_stale(child)),
             _ => self.server.process.as_ref().is_some_and(|p| p.core.is_stale(child)),
+        }
+    }
+
+    /// Whether a parent knows an attachment of a child that is as new.
+    pub(super) fn knows(&self, parent: Place, child: Place, key: AttachmentKey) -> bool {
+        match parent {
+            Place::Relay(n) => self.relays[n].process.as_ref().is_some_and(|p| p.driver.core().knows(child.id(), key)),
+            _ => {
+                let tenant = &self.desk.tenant;
+                self.server.process.as_ref().is_some_and(|p| p.core.knows(tenant, child.id(), key))
+            }
         }
     }
 
@@ -208,9 +219,12 @@ impl World {
         if let Err(refusal) = check(parent.id(), &facts, &peer, &greeting) {
             return self.command(id, Side::Parent, LinkCommand::Refuse(refusal));
         }
+        if let Place::Agent(n) = place {
+            self.judge(n, parent, AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment });
+        }
         self.next_session += 1;
         let session = self.next_session;
-        let key = AttachmentKey { epoch: peer.epoch, attachment: greeting.attachment };
+        let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
         let want = if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll };
         let ask = Ask {
             node: place.id(),
@@ -274,7 +288,7 @@ impl World {
             link.spread = spread;
         }
         self.start_timers(id, Side::Parent, lease.is_some());
-        if self.knows_newer(parent, &child) {
+        if self.is_stale(parent, &child) {
             // Overtaken between its admission and here.
             return self.command(id, Side::Parent, LinkCommand::Refuse(stale()));
         }
@@ -290,7 +304,6 @@ impl World {
         let Some(link) = self.links.get_mut(&id) else { return };
         let place = link.child;
         link.welcome = Some(welcome.clone());
-        let attachment = link.session.as_ref().map_or(0, |child| child.key.attachment);
         let Some(up) = self.uplink(place) else { return };
         if up.stage != Stage::Greeting(id) {
             return;
@@ -299,11 +312,6 @@ impl World {
         up.stage = Stage::Up(id);
         (up.lease, up.more, up.spread) = (None, false, None);
         self.start_timers(id, Side::Child, welcome.lease.is_some());
-        let machine = self.machine(place);
-        machine.attachment = attachment;
-        if machine.rolled_back.is_some_and(|before| attachment > before) {
-            machine.rolled_back = None;
-        }
         match place {
             Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Up(Box::new(welcome))),
             Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::ParentUp(Box::new(welcome))),
@@ -340,15 +348,13 @@ impl World {
         }
         up.stage = Stage::Waiting;
         if let LinkEnd::Refused(refusal) = &end
-            && refusal.code == "stale_attachment"
-            && self.machine(place).rolled_back.is_some()
-        {
-            self.note(format_args!("{place} is found to be rolled back"));
-        }
-        if let (Place::Relay(n), LinkEnd::Refused(refusal)) = (place, &end)
             && refusal.is_stale_attachment()
         {
-            self.feed_relay(n, branchline_relay::core::Event::Overtaken);
+            match place {
+                Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Overtaken),
+                Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::Overtaken),
+                _ => {}
+            }
         }
         match place {
             Place::Agent(n) => self.feed_agent(n, branchline_agent::decide::Event::Down),

@@ -137,12 +137,21 @@ impl World {
                 }
             }
         }
-        let reachable = self.is_clear(place) && self.machines[&place].rolled_back.is_none();
+        let reachable = self.is_clear(place) && self.is_itself(place);
         let route: Vec<NodeId> = self.way_up(place).iter().skip(1).map(|(parent, _)| parent.id()).collect();
         if reachable && (!says_up || shown.route != route) {
             return Some(format!("is {} {:?} by {:?}, and is up by {route:?}", shown.state, shown.reason, shown.route));
         }
         None
+    }
+
+    /// Whether a node is not one whose disk was set back and that has not gone on in another epoch yet.
+    fn is_itself(&self, place: Place) -> bool {
+        let Place::Agent(n) = place else { return true };
+        let core = self.agents[n].process.as_ref().map(|process| process.driver.core());
+        let epoch = self.desk.list.epoch_of(place.id(), 1);
+        self.machines[&place].unjudged.is_empty()
+            && core.is_none_or(|core| !core.figures().rolled_back && core.figures().epoch >= epoch)
     }
 
     /// The hops between the server and a node as it hangs now, nearest the server first.
@@ -287,7 +296,7 @@ impl World {
                 let named = unreachable && last["node"] == Value::from(relay.to_string());
                 (!named).then(|| format!("{relay} has no link, and it waits for {last}"))
             }
-            _ if unreachable && self.is_clear(device) && self.machines[&device].rolled_back.is_none() => {
+            _ if unreachable && self.is_clear(device) && self.is_itself(device) => {
                 Some(format!("the device is up, and it waits for {last}"))
             }
             _ => None,

@@ -138,6 +138,11 @@ pub struct World {
     /// Answers of `explain` and rows of `tree` that were held against the truth.
     pub(super) asked: u64,
     pub(super) told: Vec<String>,
+    /// Pairs of which a device's disk was set back to an older state: it may not know how they ended.
+    pub(super) forgotten: BTreeSet<(OrderNumber, usize)>,
+    /// Those of them that the device may have been given again before its disk was found to be set back.
+    pub(super) found_late: BTreeSet<(OrderNumber, usize)>,
+    /// Those of them in the stated exclusion.
     pub(super) excluded: BTreeSet<(OrderNumber, usize)>,
     pub(super) accepted: u64,
     pub(super) ended: u64,
@@ -164,9 +169,8 @@ impl World {
             full: false,
             epoch: 1,
             snapshot: None,
-            attachment: 0,
-            rolled_back: None,
             restored: false,
+            unjudged: BTreeSet::new(),
         };
         let places = [Place::Server, Place::Gateway]
             .into_iter()
@@ -217,6 +221,8 @@ impl World {
             shown: BTreeMap::new(),
             asked: 0,
             told: Vec::new(),
+            forgotten: BTreeSet::new(),
+            found_late: BTreeSet::new(),
             excluded: BTreeSet::new(),
             accepted: 0,
             ended: 0,

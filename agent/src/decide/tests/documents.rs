@@ -26,7 +26,7 @@ fn upstreams(version: u64, site: &str) -> UpstreamList {
 }
 
 pub(super) fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
-    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![] }
+    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![], raised: vec![] }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod orders;
 mod random;
 mod recall;
 mod restart;
+mod rolled_back;
 mod room;
 mod schedule;
 mod signing;

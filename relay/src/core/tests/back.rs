@@ -318,7 +318,7 @@ fn job_16_a_suspended_device_is_handed_nothing_and_gets_what_waited_once_it_is_r
     let mut bench = Bench::new();
     bench.child_up(&child(1, Role::Agent, 1));
     let list = |version: u64, suspended: Vec<NodeId>| {
-        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended };
+        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended, raised: vec![] };
         parent_says(Message::Document(Kind::Revocations, list.seal(&server_key())))
     };
     bench.feed(list(2, vec![node(1)]));
@@ -339,7 +339,14 @@ fn off_3_on_return_a_relay_sends_what_it_holds_at_once_and_hands_down_revocation
     bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
     let up = bench.parent_up(1);
     assert_eq!(records_up(&up), [(node(1), class::RESULT)], "before the parent has said anything");
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(9), 1)], suspended: vec![] };
+    let list = Revocations {
+        tenant: tenant(),
+        term: 1,
+        version: 2,
+        revoked: vec![(node(9), 1)],
+        suspended: vec![],
+        raised: vec![],
+    };
     bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
     bench.feed(parent_says(Message::Document(Kind::Time, statement(5, 1))));
     bench.feed(Event::ChildGone(agent, LinkEnd::Silent));

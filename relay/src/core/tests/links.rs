@@ -8,7 +8,14 @@ fn enr_9_a_revocation_list_closes_the_childs_link_once_it_is_on_disk() {
     bench.parent_up(1);
     bench.child_up(&child(1, Role::Agent, 1));
     bench.child_up(&child(2, Role::Agent, 2));
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(1), 1)], suspended: vec![] };
+    let list = Revocations {
+        tenant: tenant(),
+        term: 1,
+        version: 2,
+        revoked: vec![(node(1), 1)],
+        suspended: vec![],
+        raised: vec![],
+    };
     let seen = bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
     let refused: Vec<NodeId> = seen
         .iter()

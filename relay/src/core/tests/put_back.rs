@@ -1,6 +1,9 @@
 //! Disks that were put back to an older state: a child relay's, and this relay's own.
 
-use super::{back::cancel, back::number, *};
+use super::{
+    back::{self, cancel, number},
+    *,
+};
 
 /// The same relay on another opening of its store.
 fn reopened(n: u128, session: u64, incarnation: u64) -> Arc<Child> {
@@ -46,7 +49,7 @@ fn rolled_back_this_relay_catches_up_in_growing_steps_and_gives_nothing_back_on_
     let mut bench = Bench::new();
     bench.given(order(1, &[1], &server_key()));
     let greeted = |bench: &mut Bench| {
-        let seen = bench.feed(Event::Dialling(1));
+        let seen = bench.feed(Event::Dialling(1, PARENT));
         let attachment = |e: &Effect| if let Effect::Greet(_, g) = e { Some(g.attachment) } else { None };
         seen.iter().find_map(attachment).unwrap()
     };
@@ -63,4 +66,132 @@ fn rolled_back_this_relay_catches_up_in_growing_steps_and_gives_nothing_back_on_
     assert_eq!(records_up(&up).iter().filter(|(_, class)| *class == class::ALERT).count(), 1, "told once a minute");
     bench.given(cancel(2, 1, &[1]));
     assert!(bench.back().is_empty(), "the device may have it from the state that is gone");
+}
+
+fn in_epoch(n: u128, session: u64, epoch: u32, attachment: u64) -> Arc<Child> {
+    let mut child = Child::clone(&child(n, Role::Agent, session));
+    child.key = AttachmentKey { epoch, attachment };
+    Arc::new(child)
+}
+
+fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
+    let (revoked, suspended) = (vec![], vec![]);
+    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised };
+    parent_says(Message::Document(Kind::Revocations, list.seal(&server_key())))
+}
+
+fn refused(effects: &[Effect]) -> Vec<(NodeId, u64)> {
+    let of = |e: &Effect| match e {
+        Effect::RefuseChild(node, session, refusal) if refusal.is_stale_attachment() => Some((*node, *session)),
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+#[test]
+fn rolled_back_a_childs_attachment_is_remembered_across_a_restart_of_this_relay() {
+    let mut bench = Bench::new();
+    bench.child_up(&child(1, Role::Agent, 5));
+    bench.crash();
+    for attachment in [4, 5] {
+        let again = in_epoch(1, 9, 1, attachment);
+        assert!(bench.core.is_stale(&again));
+        assert_eq!(refused(&bench.child_up(&again)), [(node(1), 9)]);
+    }
+    assert!(refused(&bench.child_up(&in_epoch(1, 10, 1, 6))).is_empty());
+}
+
+#[test]
+fn rolled_back_a_device_whose_newer_links_the_parent_knows_is_told_so_and_its_next_link_is_no_newer_one() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let newer = |epoch, attachment| parent_says(Message::Newer(node(1), AttachmentKey { epoch, attachment }));
+    bench.child_up(&child(1, Role::Agent, 5));
+    assert!(refused(&bench.feed(newer(1, 4))).is_empty(), "it is newer than that");
+    assert!(refused(&bench.feed(newer(2, 1))).is_empty(), "of another epoch the list speaks");
+    bench.hold = true;
+    assert!(refused(&bench.feed(newer(1, 8))).is_empty(), "not before it is kept");
+    assert_eq!(refused(&bench.flush()), [(node(1), 5)]);
+    bench.crash();
+    assert_eq!(refused(&bench.child_up(&in_epoch(1, 6, 1, 8))), [(node(1), 6)], "whatever became of the answer");
+    let nested = child(7, Role::Relay, 1);
+    bench.child_up(&nested);
+    bench.nested(&nested, 2, 3);
+    let told = parent_says(Message::Newer(node(2), AttachmentKey { epoch: 1, attachment: 4 }));
+    let passed = |e: &Effect| matches!(e, Effect::ToChild(n, _, _, Message::Newer(..)) if *n == node(7));
+    assert!(bench.feed(told).iter().any(passed), "the relay between ends it");
+}
+
+#[test]
+fn rolled_back_a_device_in_an_epoch_that_it_has_left_is_handed_the_list_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    bench.feed(list(2, vec![(node(1), 2)]));
+    bench.given(order(1, &[1], &server_key()));
+    bench.crash();
+    let past = in_epoch(1, 7, 1, 50);
+    assert!(!bench.core.is_stale(&past), "it is let in");
+    let seen = bench.child_up(&past);
+    assert!(
+        matches!(&seen[..], [Effect::ToChild(_, 7, Lane::Control, Message::Document(Kind::Revocations, _))]),
+        "{seen:?}"
+    );
+    assert!(bench.feed(child_says(&past, Message::Taken(vec![(number(1), vec![node(1)])]))).is_empty());
+    assert_eq!(orders_to(&bench.child_up(&in_epoch(1, 8, 2, 1)), 1), [1]);
+}
+
+#[test]
+fn job_13_rolled_back_a_device_is_asked_again_for_what_it_had_and_only_it_says_that_it_never_had_it() {
+    let mut bench = Bench::new();
+    bench.timed();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.given(order(1, &[1], &server_key()));
+    bench.feed(child_says(&agent, Message::Taken(vec![(number(1), vec![node(1)])])));
+    bench.clock = back::FETCH_BY + 1;
+    assert!(orders_to(&bench.feed(list(2, vec![(node(1), 2)])), 1) == [1], "handed over and late, and asked again");
+    bench.crash();
+    let again = in_epoch(1, 8, 2, 1);
+    assert_eq!(orders_to(&bench.child_up(&again), 1), [1], "known after a restart too");
+    // Of an order that it never had a row for this relay says nothing either.
+    bench.given(order(2, &[1], &server_key()));
+    bench.feed(Event::Tick);
+    assert!(bench.back().is_empty());
+    bench.feed(child_says(&again, Message::Records(vec![results(1, 1, "out")])));
+    assert_eq!(bench.core.ledger().row(number(1), node(1)), None, "its word is the end");
+}
+
+#[test]
+fn rolled_back_a_device_is_told_on_each_link_what_it_said_it_has() {
+    let handed = |seen: &[Effect], to: u128| -> Vec<OrderNumber> {
+        let of = |e: &Effect| match e {
+            Effect::ToChild(n, _, Lane::Control, Message::Handed(_, 1, orders)) if *n == node(to) => {
+                Some(orders.clone())
+            }
+            _ => None,
+        };
+        seen.iter().filter_map(of).flatten().collect()
+    };
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.given(order(1, &[1], &server_key()));
+    assert!(handed(&bench.child_up(&child(1, Role::Agent, 2)), 1).is_empty(), "it has said nothing yet");
+    bench.feed(child_says(&child(1, Role::Agent, 2), Message::Taken(vec![(number(1), vec![node(1)])])));
+    bench.crash();
+    assert_eq!(handed(&bench.child_up(&child(1, Role::Agent, 3)), 1), [number(1)]);
+    let nested = child(7, Role::Relay, 1);
+    bench.child_up(&nested);
+    bench.nested(&nested, 2, 1);
+    let seen = bench.feed(parent_says(Message::Handed(node(2), 1, vec![number(9)])));
+    assert_eq!(handed(&seen, 7), [number(9)], "and what the parent knows is passed on");
+    let here = child(1, Role::Agent, 3);
+    for (epoch, told) in [(1, vec![number(1), number(8)]), (2, vec![number(1)])] {
+        bench.feed(Event::ChildGone(here.clone(), LinkEnd::Silent));
+        bench.feed(parent_says(Message::Handed(node(1), epoch, vec![number(8)])));
+        let again = in_epoch(1, 3, 1, 4 + u64::from(epoch));
+        assert_eq!(handed(&bench.child_up(&again), 1), told, "kept for a child that is away, for its epoch alone");
+    }
 }

@@ -61,6 +61,8 @@ pub enum Event {
     Document(TenantId, Kind, String, (u32, u64), Envelope),
     /// The newest time statement: children get it with their greeting and their heartbeats.
     Statement(TenantId, (u32, u64), Envelope),
+    /// A device's next epoch could not be made durable: it is tried again.
+    NotRaised(TenantId, NodeId),
     /// A node was revoked.
     Revoked(TenantId, NodeId),
     /// A new tenant.
@@ -94,6 +96,9 @@ pub enum Effect {
     Goodbye(NodeId, u64, Goodbye),
     /// Refuse and end the link.
     Refuse(NodeId, u64, Refusal),
+    /// Give a device this epoch: durable in its row and in the tenant's list, which comes back as [`Event::Document`]; else
+    /// [`Event::NotRaised`].
+    Raise(TenantId, NodeId, Epoch),
     /// A job changed: whoever waits for it looks again.
     JobChanged(TenantId, JobId),
     /// An order, or what a cancel brought, is durable: whoever asked may be told.

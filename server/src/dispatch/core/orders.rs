@@ -64,12 +64,26 @@ pub(in crate::dispatch) fn reopen(
     let cancelling = devices.iter().filter(cancelled).filter_map(|d| d.device.as_ref().ok().copied()).collect();
     let target = target_of(&job.verb, &job.args);
     let open = OpenJob { job: job.id, trace: job.trace, class: job.class, target, open, cancelling };
-    let holders: BTreeMap<NodeId, Vec<NodeId>> =
-        devices.into_iter().filter_map(|d| Some((d.device.ok()?, d.holders))).collect();
+    let nodes = &state.nodes;
+    let holders: BTreeMap<NodeId, (Vec<NodeId>, bool)> = devices
+        .into_iter()
+        .filter_map(|d| {
+            let (id, bound) = (d.device.ok()?, d.epoch);
+            Some((id, (d.holders, nodes.get(&id).is_some_and(|row| row.epoch > bound))))
+        })
+        .collect();
     let keep = |device| {
-        let row = if *open.open.get(&device)? == State::Queued { Row::Waiting } else { Row::HandedOver };
-        let holders = holders.get(&device).cloned().unwrap_or_default();
-        Some(Kept { row, holders, closed: open.cancelling.contains(&device), ..Kept::default() })
+        let (holders, past) = holders.get(&device).cloned().unwrap_or_default();
+        // A device that went on in another epoch is asked again: see `Ledger::raised`.
+        let waits = past || *open.open.get(&device)? == State::Queued;
+        let row = if waits { Row::Waiting } else { Row::HandedOver };
+        open.open.contains_key(&device).then(|| Kept {
+            row,
+            holders,
+            closed: open.cancelling.contains(&device),
+            past,
+            ..Kept::default()
+        })
     };
     state.ledger.add(&job.tenant, payload, message, keep).map_err(|e| format!("job {}: {e}", job.id))?;
     state.orders.insert(job.number, open);

@@ -133,7 +133,8 @@ pub(super) fn recalled(
     }
 }
 
-/// A list that the server signed in an earlier term: whoever is revoked in it stays revoked.
+/// A list that the server signed in an earlier term: whoever is revoked in it stays revoked, and whom it gave another epoch
+/// goes on in that.
 fn revoke_again(
     state: &TenantState,
     tenant: &TenantId,
@@ -146,7 +147,12 @@ fn revoke_again(
     for (_, envelope) in documents.iter().filter(|(kind, _)| *kind == Kind::Revocations) {
         let Ok(list) = document::open::<Revocations>(envelope, tenant, &trust.server_keys()) else { continue };
         let lost: Vec<_> = list.revoked.into_iter().filter(|(node, epoch)| !own.covers(*node, *epoch)).collect();
-        if list.term < own.version().0 && !lost.is_empty() {
+        if list.term >= own.version().0 {
+            continue;
+        }
+        let later = list.raised.into_iter().filter(|(device, epoch)| own.epoch_of(*device, 0) < *epoch);
+        work.after.extend(later.map(|(device, epoch)| Effect::Raise(tenant.clone(), device, epoch)));
+        if !lost.is_empty() {
             work.after.push(Effect::Revoke(tenant.clone(), lost));
         }
     }
@@ -280,6 +286,7 @@ impl<D: Defects> Core<D> {
         // What was told after the end of listening is no less true.
         let learned = self.recovery.take().map(|recovery| recovery.learned(Why::Heard));
         for (tenant, of) in learned.into_iter().flat_map(|learned| learned.tenants) {
+            out.extend(of.raised.iter().map(|(device, epoch)| Effect::Raise(tenant.clone(), *device, *epoch)));
             if !of.revoked.is_empty() {
                 out.push(Effect::Revoke(tenant, of.revoked.into_iter().collect()));
             }

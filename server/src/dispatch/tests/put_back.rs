@@ -1,6 +1,10 @@
 //! Disks of nodes below that were put back to an older state.
 
 use super::*;
+use branchline_protocol::{
+    document::{Document, Kind, Revocations},
+    record::RolledBack,
+};
 
 /// The same relay on another opening of its store.
 fn reopened(session: u64, incarnation: u64) -> Arc<Child> {
@@ -34,4 +38,190 @@ fn rly_9_the_same_attachment_twice_is_not_a_newer_one() {
     assert!(bench.core.is_stale(&again));
     let seen = bench.feed(Event::Up(Arc::new(again)));
     assert!(seen.iter().any(|e| matches!(e, Effect::Refuse(_, 6, refusal) if refusal.is_stale_attachment())));
+}
+
+/// A device says that its disk was put back, in this epoch; each time from a fresh opening of its store.
+fn says_so(bench: &mut Bench, by: &Arc<Child>, device: u128, epoch: u32) -> Vec<Effect> {
+    let told = RolledBack { epoch, why: "a parent knows newer links".into() };
+    let run = spooled(device, vec![(class::ROLLED_BACK, rmp_serde::to_vec_named(&told).unwrap())]);
+    bench.clock += 1;
+    let stream = branchline_protocol::record::StreamId { incarnation: bench.clock, ..run.stream };
+    bench.said(by, Message::Records(vec![Run { stream, ..run }]))
+}
+
+fn asked(effects: &[Effect]) -> Vec<(u128, u32)> {
+    let of = |e: &Effect| if let Effect::Raise(_, d, epoch) = e { Some((d.0.as_u128(), *epoch)) } else { None };
+    effects.iter().filter_map(of).collect()
+}
+
+fn audited(bench: &Bench, what: &str) -> usize {
+    bench.ops.iter().filter(|op| matches!(op, Op::Audit(row) if row.what == what)).count()
+}
+
+/// The list that the office makes of it.
+fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
+    let (revoked, suspended) = (vec![], vec![]);
+    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised };
+    let envelope = list.seal(&Signer::from_seed(&[9; 32]));
+    Event::Document(tenant(), Kind::Revocations, String::new(), (1, version), envelope)
+}
+
+fn in_epoch(n: u128, session: u64, epoch: u32, attachment: u64) -> Arc<Child> {
+    let mut child = Child::clone(&child(n, session));
+    child.key = AttachmentKey { epoch, attachment };
+    Arc::new(child)
+}
+
+#[test]
+fn rolled_back_a_device_is_given_its_next_epoch_once_and_only_after_its_word_is_durable() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    bench.hold = true;
+    assert!(asked(&says_so(&mut bench, &agent, 1, 1)).is_empty());
+    assert_eq!(asked(&bench.flush()), [(1, 2)]);
+    assert_eq!(audited(&bench, "device.rolled_back"), 1);
+    assert!(asked(&says_so(&mut bench, &agent, 1, 1)).is_empty(), "it is on its way");
+    bench.feed(list(2, vec![(node(1), 2)]));
+    assert!(asked(&says_so(&mut bench, &agent, 1, 1)).is_empty(), "said in an epoch that it has left");
+    assert!(asked(&says_so(&mut bench, &agent, 1, 3)).is_empty(), "or in one that it never had");
+    assert_eq!(asked(&says_so(&mut bench, &agent, 1, 2)), [(1, 3)], "again, in the new one");
+}
+
+#[test]
+fn rolled_back_what_the_store_did_not_take_is_tried_again() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    assert_eq!(asked(&says_so(&mut bench, &agent, 1, 1)), [(1, 2)]);
+    assert!(asked(&bench.feed(Event::Tick)).is_empty());
+    bench.feed(Event::NotRaised(tenant(), node(1)));
+    assert_eq!(asked(&bench.feed(Event::Tick)), [(1, 2)]);
+    bench.feed(list(2, vec![(node(1), 2)]));
+    bench.feed(Event::NotRaised(tenant(), node(1)));
+    assert!(asked(&bench.feed(Event::Tick)).is_empty(), "it has it");
+}
+
+#[test]
+fn rolled_back_ten_epochs_an_hour_are_given_and_the_eleventh_waits_as_a_clones() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    for epoch in 1..=10 {
+        assert_eq!(asked(&says_so(&mut bench, &agent, 1, epoch)), [(1, epoch + 1)]);
+        bench.feed(list(u64::from(epoch) + 1, vec![(node(1), epoch + 1)]));
+    }
+    let first = bench.clock;
+    for _ in 0..2 {
+        assert!(asked(&says_so(&mut bench, &agent, 1, 11)).is_empty());
+    }
+    assert_eq!(audited(&bench, "device.clone_suspected"), 1);
+    let state = bench.core.tenant(&tenant()).unwrap();
+    let view = standing(state, &state.nodes[&node(1)], Millis(bench.clock as i64));
+    assert_eq!((view.state, view.reason.as_deref()), ("unknown", Some("clone_suspected")));
+    bench.clock = first - 40 + 3_600_000;
+    assert!(asked(&bench.feed(Event::Tick)).is_empty(), "within the hour of the first");
+    bench.clock = first + 3_600_000;
+    assert_eq!(asked(&bench.feed(Event::Tick)), [(1, 12)]);
+}
+
+#[test]
+fn job_13_rolled_back_a_device_is_asked_again_for_what_it_had_late_or_cancelled_and_its_word_is_the_end() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    bench.issue(&[1]);
+    bench.said(&agent, Message::Taken(vec![(ORDER, vec![node(1)])]));
+    bench.cancel();
+    bench.clock = 2_000;
+    bench.feed(Event::Tick);
+    bench.feed(Event::Up(child(1, 2)));
+    let told = bench.feed(list(2, vec![(node(1), 2)]));
+    assert!(told.iter().any(|e| matches!(e, Effect::Send(n, 2, _, Message::Document(..)) if *n == node(1))));
+    bench.restart_in(vec![(node(1), 2)]);
+    bench.feed(list(2, vec![(node(1), 2)]));
+    let reborn = in_epoch(1, 3, 2, 1);
+    let seen = bench.feed(Event::Up(reborn.clone()));
+    let offered = seen.iter().filter(|e| matches!(e, Effect::Send(_, 3, _, Message::Orders(_)))).count();
+    assert_eq!(offered, 2, "the order and its cancel");
+    let mut unknown: JobResult = rmp_serde::from_slice(&result(End::OutcomeUnknown)).unwrap();
+    unknown.reason = Some("rolled_back".into());
+    bench
+        .said(&reborn, Message::Records(vec![spooled(1, vec![(class::RESULT, rmp_serde::to_vec(&unknown).unwrap())])]));
+    assert_eq!(bench.last(1), Some((State::OutcomeUnknown, Some("rolled_back".into()))));
+}
+
+#[test]
+fn rolled_back_a_device_in_an_epoch_that_it_has_left_is_handed_the_list_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.feed(list(2, vec![(node(1), 2)]));
+    bench.issue(&[1]);
+    let past = in_epoch(1, 7, 1, 50);
+    assert!(!bench.core.is_stale(&past), "it is let in");
+    let seen = bench.feed(Event::Up(past.clone()));
+    assert!(
+        matches!(&seen[..], [Effect::Send(_, 7, Lane::Control, Message::Document(Kind::Revocations, _))]),
+        "{seen:?}"
+    );
+    assert!(bench.said(&past, Message::Taken(vec![(ORDER, vec![node(1)])])).is_empty(), "nor is it heard");
+    let present = in_epoch(1, 8, 2, 1);
+    assert!(!orders_to(&bench.feed(Event::Up(present)), 1).is_empty());
+    let unknown = in_epoch(1, 9, 3, 1);
+    let seen = bench.feed(Event::Up(unknown));
+    assert!(matches!(&seen[..], [Effect::Refuse(_, 9, refusal)] if refusal.status == 401));
+}
+
+#[test]
+fn rolled_back_a_relay_is_told_of_newer_links_of_a_device_than_it_knows() {
+    let newer = |seen: &[Effect]| -> Vec<(u128, u64)> {
+        let of = |e: &Effect| match e {
+            Effect::Send(to, _, Lane::Control, Message::Newer(n, key)) if *n == node(2) => {
+                Some((to.0.as_u128(), key.attachment))
+            }
+            _ => None,
+        };
+        seen.iter().filter_map(of).collect()
+    };
+    let mut bench = Bench::new();
+    let (one, two) = (child(100, 1), child(101, 1));
+    bench.feed(Event::Up(one.clone()));
+    bench.feed(Event::Up(two.clone()));
+    assert!(newer(&bench.said(&one, presence(vec![below(2, 5)]))).is_empty());
+    assert_eq!(newer(&bench.said(&two, presence(vec![below(2, 4)]))), [(101, 5)], "an older one than is known");
+    assert_eq!(newer(&bench.said(&two, presence(vec![below(2, 5)]))), [(101, 5)], "the same number by two relays");
+    let away = PresenceEntry { reach: Reach::GoneTimeout, ..below(2, 4) };
+    assert!(newer(&bench.said(&one, presence(vec![away]))).is_empty(), "a link that is gone need not be ended");
+    assert_eq!(newer(&bench.said(&one, presence(vec![below(2, 9)]))), [(101, 9)], "where it is no more");
+    let here = child(2, 20);
+    bench.feed(Event::Up(here));
+    let seen = bench.said(&one, presence(vec![below(2, 30)]));
+    let ended =
+        |e: &&Effect| matches!(e, Effect::Refuse(n, 20, refusal) if *n == node(2) && refusal.is_stale_attachment());
+    assert_eq!(seen.iter().filter(ended).count(), 1, "and a link here that a relay has overtaken");
+}
+
+#[test]
+fn rolled_back_a_device_is_told_on_each_link_what_it_said_it_has() {
+    let handed = |seen: &[Effect], by: u128, device: u128| {
+        let is = |e: &&Effect| matches!(e, Effect::Send(to, _, Lane::Control, Message::Handed(n, 1, orders)) if (*to, *n) == (node(by), node(device)) && orders == &[ORDER]);
+        seen.iter().filter(is).count()
+    };
+    let mut bench = Bench::new();
+    let (agent, relay) = (child(1, 1), child(100, 1));
+    bench.feed(Event::Up(agent.clone()));
+    bench.feed(Event::Up(relay.clone()));
+    bench.said(&relay, presence(vec![below(2, 1)]));
+    bench.issue(&[1, 2]);
+    assert_eq!(handed(&bench.feed(Event::Up(child(1, 2))), 1, 1), 0, "it has said nothing yet");
+    bench.said(&child(1, 2), Message::Taken(vec![(ORDER, vec![node(1)])]));
+    let facts = Facts { facts: vec![(ORDER, Fact::HandedOver, vec![node(2)])] };
+    bench.said(&relay, Message::Records(vec![spooled(100, vec![(class::FACTS, rmp_serde::to_vec(&facts).unwrap())])]));
+    assert_eq!(handed(&bench.feed(Event::Up(child(1, 3))), 1, 1), 1);
+    assert_eq!(handed(&bench.said(&relay, presence(vec![below(2, 1)])), 100, 2), 0, "the same link");
+    assert_eq!(handed(&bench.said(&relay, presence(vec![below(2, 2)])), 100, 2), 1);
+    bench.feed(Event::Tick);
+    bench.clock += 600_000;
+    let seen = bench.feed(Event::Tick);
+    assert_eq!((handed(&seen, 1, 1), handed(&seen, 100, 2)), (1, 1), "and every ten minutes");
+    assert_eq!(handed(&bench.feed(Event::Tick), 1, 1), 0);
 }

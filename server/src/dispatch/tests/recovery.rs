@@ -23,7 +23,14 @@ fn trust(version: u64, keys: &[&Signer]) -> TrustDocument {
 
 fn list(term: u32, version: u64, revoked: &[(u128, u32)], suspended: &[u128]) -> Revocations {
     let revoked = revoked.iter().map(|(n, epoch)| (node(*n), *epoch)).collect();
-    Revocations { tenant: tenant(), term, version, revoked, suspended: suspended.iter().map(|n| node(*n)).collect() }
+    Revocations {
+        tenant: tenant(),
+        term,
+        version,
+        revoked,
+        suspended: suspended.iter().map(|n| node(*n)).collect(),
+        raised: vec![],
+    }
 }
 
 fn statement(term: u32) -> TimeStatement {

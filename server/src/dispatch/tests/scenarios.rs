@@ -116,7 +116,14 @@ fn s_5_a_relay_that_was_cut_off_for_a_day() {
     // B, and C with a life of six hours; then device 4 is revoked.
     bench.feed(Event::Issue(Box::new(lock(11, &[1, 2, 3, 4], cut, 30 * DAY))));
     bench.feed(Event::Issue(Box::new(lock(12, &[1, 2], cut, 6 * HOUR))));
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(node(4), 1)], suspended: vec![] };
+    let list = Revocations {
+        tenant: tenant(),
+        term: 1,
+        version: 2,
+        revoked: vec![(node(4), 1)],
+        suspended: vec![],
+        raised: vec![],
+    };
     let sealed = list.seal(&Signer::from_seed(&[9; 32]));
     bench.feed(Event::Document(tenant(), Kind::Revocations, String::new(), (1, 2), sealed));
     bench.feed(Event::Revoked(tenant(), node(4)));

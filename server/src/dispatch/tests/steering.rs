@@ -76,9 +76,17 @@ impl Bench {
 
     /// The server starts again from what it made durable.
     pub fn restart(&mut self) {
+        self.restart_in(Vec::new());
+    }
+
+    /// The same with devices in these epochs.
+    pub fn restart_in(&mut self, epochs: Vec<(NodeId, u32)>) {
         let mut jobs: BTreeMap<OrderNumber, (JobRow, Vec<JobDeviceRow>)> = BTreeMap::new();
         let mut found = Recovered { tenants: vec![tenant()], ..Recovered::default() };
         found.nodes = (1..=9).chain([100, 101]).map(row).collect();
+        for (node, epoch) in epochs {
+            found.nodes.iter_mut().filter(|row| row.id == node).for_each(|row| row.epoch = epoch);
+        }
         for op in &self.ops {
             match op {
                 Op::Job(job, rows) => {
@@ -300,7 +308,7 @@ fn job_16_a_suspended_device_is_sent_nothing_and_gets_what_waited_once_it_is_rev
     use branchline_protocol::document::{Document, Kind, Revocations};
     let mut bench = Bench::new();
     let list = |version: u64, suspended: Vec<NodeId>| {
-        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended };
+        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended, raised: vec![] };
         let sealed = list.seal(&Signer::from_seed(&[9; 32]));
         Event::Document(tenant(), Kind::Revocations, String::new(), list.version(), sealed)
     };

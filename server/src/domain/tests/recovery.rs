@@ -83,6 +83,8 @@ async fn ops_7_after_listening_every_document_is_anew_in_a_term_above_all() {
     let of = LearnedOf {
         // One that the backup knows, one that enrolled after it, the relay, and an older epoch of a node that came anew.
         revoked: BTreeMap::from([(one, 1), (stranger, 2), (relay, 1), (two, 0)]),
+        // One that was revoked too, one whose disk was put back in the gap, one that the backup does not know.
+        raised: BTreeMap::from([(one, 2), (two, 3), (stranger, 4)]),
         suspended: Some(((1, 8), vec![])),
         settings: Some(newer),
         trust: None,
@@ -101,6 +103,8 @@ async fn ops_7_after_listening_every_document_is_anew_in_a_term_above_all() {
     assert_eq!(list.version(), (7, 9), "newer than every list that was told");
     assert!([(one, 1), (stranger, 2), (relay, 1)].iter().all(|(node, epoch)| list.covers(*node, *epoch)));
     assert!(!list.covers(two, 1), "a later epoch is not meant");
+    assert_eq!([one, two, stranger].map(|node| list.epoch_of(node, 1)), [2, 3, 4]);
+    assert_eq!((world.row(two).await.epoch, world.row(one).await.epoch), (3, 1), "a revoked one goes on in none");
     assert_eq!(list.suspended, vec![], "revived in the gap");
     let settings = world.opened::<Settings>("osaka");
     assert_eq!((settings.version(), settings.poll_normal_s), ((7, 9), 123));

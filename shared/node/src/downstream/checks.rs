@@ -11,6 +11,9 @@ use branchline_protocol::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
+/// Milliseconds until a device whose list of epochs is newer than its parent's tries again.
+const UNKNOWN_EPOCH_RETRY_MS: u64 = 5_000;
+
 /// What the checks need to know, kept up to date by the owner.
 #[derive(Clone, Default)]
 pub struct Facts {
@@ -40,8 +43,8 @@ pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting
     if !facts.open {
         return Err(Refusal::new(503, "not_ready", "this node takes no children yet").retry_after(1_000));
     }
-    let said = (&greeting.tenant, greeting.node, greeting.role, greeting.epoch);
-    if said != (&peer.tenant, peer.node, peer.role, peer.epoch) {
+    let said = (&greeting.tenant, greeting.node, greeting.role);
+    if said != (&peer.tenant, peer.node, peer.role) || greeting.epoch < peer.epoch {
         return Err(Refusal::new(401, "foreign_identity", "the greeting names another node than the certificate"));
     }
     if !matches!(peer.role, Role::Agent | Role::Relay) {
@@ -54,6 +57,11 @@ pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting
     }
     if facts.revocations.get(&peer.tenant).is_some_and(|r| r.covers(peer.node, peer.epoch)) {
         return Err(Refusal::new(401, "revoked", "this identity was revoked; enrol anew with a new token"));
+    }
+    let known = facts.revocations.get(&peer.tenant).map_or(peer.epoch, |r| r.epoch_of(peer.node, peer.epoch));
+    if greeting.epoch > known {
+        let what = format!("epoch {} of this node is not known here yet", greeting.epoch);
+        return Err(Refusal::new(409, "unknown_epoch", what).field("epoch").retry_after(UNKNOWN_EPOCH_RETRY_MS));
     }
     if peer.node == me || facts.ancestors.iter().any(|(a, _)| *a == peer.node) {
         return Err(Refusal::new(409, "loop", "this relay is above or is the node it attaches to").field("node"));
@@ -162,7 +170,7 @@ mod tests {
         assert_eq!(code(&facts(1), &peer, &greeting(&peer)), None);
         let others = [
             Greeting { node: node(6), ..greeting(&peer) },
-            Greeting { epoch: 3, ..greeting(&peer) },
+            Greeting { epoch: 1, ..greeting(&peer) },
             Greeting { role: Role::Relay, ..greeting(&peer) },
             Greeting { tenant: "other".parse().unwrap(), ..greeting(&peer) },
         ];
@@ -242,11 +250,35 @@ mod tests {
             version: 1,
             revoked: vec![(peer.node, epoch)],
             suspended: vec![],
+            raised: vec![],
         };
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(2)));
         assert_eq!(code(&facts, &peer, &greeting(&peer)), Some((401, "revoked".into())));
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(1)));
         assert_eq!(code(&facts, &peer, &greeting(&peer)), None);
+    }
+
+    #[test]
+    fn gw_10_a_later_epoch_than_the_certificates_is_taken_as_far_as_the_list_gives_it() {
+        let peer = peer(Role::Agent);
+        let mut facts = facts(1);
+        let with = |epoch| Greeting { epoch, ..greeting(&peer) };
+        let unknown = Some((409, "unknown_epoch".into()));
+        assert_eq!(code(&facts, &peer, &with(3)), unknown, "claimed by the device alone");
+        let raised = vec![(peer.node, 4), (node(6), 9)];
+        let (tenant, revoked, suspended) = (peer.tenant.clone(), vec![], vec![]);
+        let list = Revocations { tenant, term: 1, version: 1, revoked, suspended, raised };
+        facts.revocations.insert(peer.tenant.clone(), Arc::new(list.clone()));
+        for epoch in 2..=4 {
+            assert_eq!(code(&facts, &peer, &with(epoch)), None, "an earlier one learns of its own from here");
+        }
+        assert_eq!(code(&facts, &peer, &with(5)), unknown);
+        facts.revocations.insert(peer.tenant.clone(), Arc::new(Revocations { revoked: vec![(peer.node, 2)], ..list }));
+        assert_eq!(
+            code(&facts, &peer, &with(4)),
+            Some((401, "revoked".into())),
+            "it is the certificate that is revoked"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Who is below this node, and by which child they are reached (pure). Soft state: rebuilt from live sessions and the
 //! snapshots of child relays, never from disk (DESIGN 5 "Presence").
 
+mod overtaken;
+
 use branchline_protocol::{
     document::Kind,
     id::{AttachmentKey, NodeId, Role},
@@ -65,6 +67,8 @@ pub struct Directory {
     nodes: BTreeMap<NodeId, Entry>,
     /// Children with a live link here.
     live: BTreeMap<NodeId, u64>,
+    /// Attachments of children that were here, as the disk has them: who went elsewhere or away is not known by them.
+    kept: BTreeMap<NodeId, AttachmentKey>,
     /// Since when a relay that hung here has no link.
     cut: BTreeMap<NodeId, Millis>,
     /// Until when to await nodes; nothing yet for those not looked at since they are.
@@ -118,7 +122,8 @@ impl Directory {
     /// Whether an attachment of this node that is as new is known: then a link of this one is refused. A node gives each
     /// link a number of its own, so the same number twice is no newer one.
     pub fn is_stale(&self, node: NodeId, key: AttachmentKey) -> bool {
-        self.nodes.get(&node).is_some_and(|known| known.key >= key)
+        let kept = self.kept.get(&node).is_some_and(|kept| *kept >= key);
+        kept || self.nodes.get(&node).is_some_and(|known| known.key >= key)
     }
 
     /// Time goes on: whoever was awaited for long enough is gone. Answers who.
@@ -342,15 +347,15 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    fn node(n: u128) -> NodeId {
+    pub(super) fn node(n: u128) -> NodeId {
         NodeId(Uuid::from_u128(n))
     }
 
-    fn key(attachment: u64) -> AttachmentKey {
+    pub(super) fn key(attachment: u64) -> AttachmentKey {
         AttachmentKey { epoch: 1, attachment }
     }
 
-    fn attach(n: u128, role: Role, attachment: u64, session: u64) -> Attach {
+    pub(super) fn attach(n: u128, role: Role, attachment: u64, session: u64) -> Attach {
         Attach {
             node: node(n),
             role,
@@ -363,7 +368,7 @@ mod tests {
         }
     }
 
-    fn told(n: u128, attachment: u64, via: Vec<NodeId>) -> PresenceEntry {
+    pub(super) fn told(n: u128, attachment: u64, via: Vec<NodeId>) -> PresenceEntry {
         PresenceEntry {
             node: node(n),
             role: Role::Agent,

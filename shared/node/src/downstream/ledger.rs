@@ -80,8 +80,8 @@ impl Ledger {
             if order.rows.contains_key(&leaf.device) {
                 continue;
             }
-            let Some(Kept { row, holders, asked, closed }) = keep(leaf.device) else { continue };
-            let entry = Entry { proof, position, row, holders, asked: asked.into_iter().collect(), closed };
+            let Some(Kept { row, holders, asked, closed, past }) = keep(leaf.device) else { continue };
+            let entry = Entry { proof, position, row, holders, asked: asked.into_iter().collect(), closed, past };
             changes.push(entry.change(number, leaf.device));
             order.rows.insert(leaf.device, entry);
             self.by_device.entry(leaf.device).or_default().insert(number);
@@ -106,12 +106,10 @@ impl Ledger {
         let mut round = Round::default();
         for number in numbers {
             let Some(order) = self.orders.get_mut(&number) else { continue };
-            if now > order.payload.fetch_by {
-                continue;
-            }
+            let late = now > order.payload.fetch_by;
             let mut groups: BTreeMap<(NodeId, usize), Vec<(NodeId, usize)>> = BTreeMap::new();
             let mut visit = |device: NodeId, entry: &mut Entry| {
-                if entry.row != Row::Waiting || entry.closed {
+                if entry.row != Row::Waiting || ((entry.closed || late) && !entry.past) {
                     return;
                 }
                 let Some(child) = hop(device) else { return };
@@ -263,6 +261,27 @@ impl Ledger {
         changes
     }
 
+    /// A device goes on in this epoch: its disk was put back to an older state. Whatever was said of its orders of earlier
+    /// epochs, it is asked for them again, also for those that are late or cancelled: it answers with what it has, or that
+    /// it knows no more (DESIGN 5).
+    pub fn raised(&mut self, device: NodeId, epoch: Epoch) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for number in self.by_device.get(&device).into_iter().flatten() {
+            let Some(order) = self.orders.get_mut(number) else { continue };
+            let Some(entry) = order.rows.get_mut(&device) else { continue };
+            let leaf = order.proofs.get(entry.proof).and_then(|p| p.message.proof.leaves.get(entry.position));
+            if entry.past || leaf.is_none_or(|(_, leaf)| leaf.epoch >= epoch) {
+                continue;
+            }
+            entry.past = true;
+            if entry.row != Row::Waiting {
+                entry.row = Row::Waiting;
+                changes.push(entry.change(*number, device));
+            }
+        }
+        changes
+    }
+
     /// A device is reached by another child now: what the old one held goes there too; the device runs it once.
     pub fn moved(&mut self, device: NodeId, hop: Option<NodeId>) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -296,6 +315,18 @@ impl Ledger {
         }
         self.also.remove(&(number, device));
         Some(Change { row: None, ..entry.change(number, device) })
+    }
+
+    /// Devices with open rows.
+    pub fn devices(&self) -> impl Iterator<Item = NodeId> {
+        self.by_device.keys().copied()
+    }
+
+    /// Orders that a device is said to have in its present epoch.
+    pub fn handed(&self, device: NodeId) -> Vec<OrderNumber> {
+        let numbers = self.by_device.get(&device).into_iter().flatten().copied();
+        let has = |number: &OrderNumber| self.seen(*number, device).is_some_and(|entry| entry.row == Row::HandedOver);
+        numbers.filter(has).collect()
     }
 
     fn entry(&mut self, number: OrderNumber, device: NodeId) -> Option<&mut Entry> {
@@ -353,7 +384,7 @@ impl Ledger {
         let overdue = rows.map(|(order, device, silent, entry)| Overdue {
             order,
             device,
-            handed_over: entry.row == Row::HandedOver,
+            handed_over: entry.row == Row::HandedOver || (entry.past && !entry.holders.is_empty()),
             free: entry.is_free(),
             silent,
         });

@@ -212,7 +212,7 @@ impl Reception {
         }
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         let node = peer.node;
-        let key = AttachmentKey { epoch: peer.epoch, attachment: greeting.attachment };
+        let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
         let ask = Ask {
             node,
             role: peer.role,

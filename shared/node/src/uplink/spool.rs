@@ -172,6 +172,11 @@ impl Spool {
         self.incarnation
     }
 
+    /// The node goes on in another epoch: what it adds from here on is of streams of their own.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
     /// Adds a record of the node's own.
     pub fn append(
         &mut self,

@@ -52,7 +52,7 @@ pub struct Greeting {
     pub node: NodeId,
     /// Its role; must be its certificate's.
     pub role: Role,
-    /// Its epoch; must be its certificate's.
+    /// Its epoch; must be its certificate's, or the later one that the newest revocation list gives it.
     pub epoch: Epoch,
     /// +1 durably per link.
     pub attachment: Attachment,

@@ -14,6 +14,8 @@
 //! | 12 | Versions | up | control: documents the sender now has on disk (ADM-14) |
 //! | 13 | Withdrawn | up | control: withdrawals the sender has on disk |
 //! | 16 | Left | up | control; soft: orders that stay with the parent for now, and why |
+//! | 17 | Newer | down | control: a newer attachment of a node than the receiver's is known |
+//! | 18 | Handed | down | control: orders that a device is said to have, so that it sees whether its disk still does |
 //! | 20 | Recall | down | control: the server was restored, tell what it may not know |
 //! | 21 | Recalled | up | control: signed documents and orders in answer to that |
 //!
@@ -21,7 +23,7 @@
 
 use crate::{
     document::Kind,
-    id::{AttachmentKey, NodeId, OrderNumber, Role},
+    id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role},
     order::{Envelope, OrderMessage},
     record::{Run, StreamId},
     time::Millis,
@@ -151,6 +153,11 @@ pub enum Message {
     /// Orders the child did not take for these devices and why, e.g. `no_space`: they stay with the parent, which offers
     /// them again later.
     Left(Vec<(OrderNumber, Vec<NodeId>, String)>),
+    /// A node's attachment that the sender knows from elsewhere: a link of it below the receiver that is not newer is stale.
+    Newer(NodeId, AttachmentKey),
+    /// Orders of which a device, or a relay above it, has said in this epoch that it has them, and that are not over: told on
+    /// each link.
+    Handed(NodeId, Epoch, Vec<OrderNumber>),
     /// The server was restored to an older state.
     Recall(Recall),
     /// What a node below knows that it may not.
@@ -193,6 +200,8 @@ impl Message {
             Message::Versions(v) => put(12, v, &mut out),
             Message::Withdrawn(v) => put(13, v, &mut out),
             Message::Left(v) => put(16, v, &mut out),
+            Message::Newer(node, key) => put(17, &(node, key), &mut out),
+            Message::Handed(node, epoch, orders) => put(18, &(node, epoch, orders), &mut out),
             Message::Recall(v) => put(20, v, &mut out),
             Message::Recalled(v) => put(21, v, &mut out),
         }
@@ -224,6 +233,14 @@ impl Message {
             12 => Message::Versions(get(kind, body)?),
             13 => Message::Withdrawn(get(kind, body)?),
             16 => Message::Left(get(kind, body)?),
+            17 => {
+                let (node, key) = get(kind, body)?;
+                Message::Newer(node, key)
+            }
+            18 => {
+                let (node, epoch, orders) = get(kind, body)?;
+                Message::Handed(node, epoch, orders)
+            }
             20 => Message::Recall(get(kind, body)?),
             21 => Message::Recalled(get(kind, body)?),
             other => return Err(MessageFault::Unknown(other)),
@@ -274,6 +291,8 @@ mod tests {
             )]),
             Message::Presence { snapshot: true, entries: vec![] },
             Message::Versions(vec![(1, 2), (0, 0)]),
+            Message::Handed(NodeId(Uuid::from_u128(1)), 2, vec![OrderNumber { term: 1, number: 2 }]),
+            Message::Newer(NodeId(Uuid::from_u128(1)), AttachmentKey { epoch: 2, attachment: 7 }),
             Message::Recall(Recall {
                 documents: vec![(Kind::Revocations, (1, 4))],
                 newest: OrderNumber { term: 1, number: 9 },
@@ -301,7 +320,7 @@ mod tests {
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in (1..=9u8).chain([12, 13, 16, 20, 21]) {
+        for kind in (1..=9u8).chain([12, 13, 16, 17, 18, 20, 21]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }

@@ -8,6 +8,7 @@ mod nodes;
 mod polls;
 mod restart;
 mod restore;
+mod rolled_back;
 mod separation;
 mod settings;
 mod slots;

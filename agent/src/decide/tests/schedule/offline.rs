@@ -104,7 +104,14 @@ fn adm_14_a_version_is_acknowledged_once_it_is_on_disk() {
 #[test]
 fn s_12_a_revoked_device_collects_no_more() {
     let mut pc = Pc::new("2026-11-23T08:30:00");
-    let list = Revocations { tenant: tenant(), term: 1, version: 2, revoked: vec![(ME, 2)], suspended: vec![] };
+    let list = Revocations {
+        tenant: tenant(),
+        term: 1,
+        version: 2,
+        revoked: vec![(ME, 2)],
+        suspended: vec![],
+        raised: vec![],
+    };
     pc.happens(document(&list, &server()));
     pc.news();
     pc.set(|s| s.collect_on_return = true);
@@ -150,7 +157,14 @@ fn adm_14_settings_that_came_after_a_poll_was_done_are_acknowledged_by_another_a
 fn job_16_a_suspended_device_collects_nothing_by_itself_and_makes_up_for_the_day_when_it_is_revived() {
     let mut pc = Pc::new("2026-11-23T09:30:00");
     pc.news();
-    let list = |version, suspended| Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended };
+    let list = |version, suspended| Revocations {
+        tenant: tenant(),
+        term: 1,
+        version,
+        revoked: vec![],
+        suspended,
+        raised: vec![],
+    };
     pc.happens(document(&list(2, vec![ME]), &server()));
     pc.set(|s| s.poll_normal_s = 600);
     pc.run_until("2026-11-24T10:00:00");

@@ -32,6 +32,8 @@ pub struct Kept {
     pub asked: Option<NodeId>,
     /// It is offered to nobody any more: it was cancelled, or a child gave it back.
     pub closed: bool,
+    /// It is of an epoch that the device has left: see [`super::Ledger::raised`].
+    pub past: bool,
 }
 
 impl Kept {
@@ -117,6 +119,7 @@ pub(super) struct Entry {
     /// Holders whose commit is under way: nothing was sent to them yet.
     pub asked: Vec<NodeId>,
     pub closed: bool,
+    pub past: bool,
 }
 
 impl Entry {

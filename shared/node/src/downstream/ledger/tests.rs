@@ -204,3 +204,42 @@ fn rly_9_the_word_of_a_relay_that_never_had_the_order_keeps_it_from_nobody() {
     assert!(ledger.given_back(FIRST, node(50), node(50)).is_none(), "the device's own word counts always");
     assert!(ledger.offers(Millis(0), None, |_| Some(node(102))).asks.is_empty());
 }
+
+#[test]
+fn rly_8_rolled_back_a_child_opened_anew_is_offered_what_it_held_and_stays_a_holder() {
+    let (mut ledger, _) = ledger(&[10, 11, 1]);
+    ledger.offers(Millis(0), None, hop);
+    ledger.taken(node(100), FIRST, &[node(10), node(11)]);
+    ledger.handed_over(FIRST, node(11));
+    let changes = ledger.child_reopened(node(100));
+    assert_eq!(changes.iter().map(|c| (c.device, c.row)).collect::<Vec<_>>(), [(node(10), Some(Row::Waiting))]);
+    assert_eq!(ledger.holders(FIRST, node(10)), [node(100)]);
+    let round = ledger.offers(Millis(0), None, hop);
+    assert_eq!((children(&round), round.offers[0].devices.clone()), (vec![node(100)], vec![node(10)]));
+    assert_eq!(ledger.doubted().len(), 2, "each device but the one that hangs here and is a holder already");
+    assert_eq!(ledger.holders(FIRST, node(10)), [node(100), node(10)]);
+    assert!(ledger.doubted().is_empty());
+}
+
+#[test]
+fn job_13_rolled_back_a_device_in_another_epoch_is_offered_what_it_had_late_and_closed_too() {
+    let (mut ledger, payload) = ledger(&[1, 50]);
+    ledger.offers(Millis(0), None, hop);
+    ledger.taken(node(1), FIRST, &[node(1)]);
+    ledger.close(FIRST, node(1));
+    let late = payload.fetch_by.plus(1);
+    assert!(ledger.raised(node(1), 1).is_empty(), "the epoch that it binds is no other");
+    assert!(ledger.offers(late, None, hop).offers.is_empty());
+    assert_eq!(ledger.raised(node(1), 2).len(), 1);
+    assert!(ledger.raised(node(1), 2).is_empty(), "once");
+    assert_eq!(children(&ledger.offers(late, None, hop)), [node(1)]);
+    assert_eq!(ledger.taken(node(1), FIRST, &[node(1)])[0].row, Some(Row::HandedOver), "it knows it still");
+    ledger.raised(node(50), 2);
+    let overdue = ledger.overdue(late);
+    let seen: Vec<_> = overdue.iter().map(|o| (o.device, o.handed_over, o.free)).collect();
+    assert_eq!(
+        seen,
+        [(node(1), true, false), (node(50), false, true)],
+        "what nobody was offered has expired all the same"
+    );
+}

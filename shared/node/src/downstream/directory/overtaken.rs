@@ -1,0 +1,80 @@
+//! Links that are overtaken by what is known from elsewhere: of a node that moved they are dead; of one that is where such a
+//! link is, the disk was put back to an older state (DESIGN 5).
+
+use super::Directory;
+use branchline_protocol::{
+    id::{AttachmentKey, NodeId},
+    wire::{PresenceEntry, Reach},
+};
+
+impl Directory {
+    /// Links below this node that are overtaken by what these entries of a child relay say, or the other way round: whom to
+    /// tell (the child by which the overtaken link is reached, or its node itself), of whom, and what is known of it. A
+    /// number that comes from two parents is two links: a node never gives one twice.
+    pub fn overtaken(&self, relay: NodeId, entries: &[PresenceEntry]) -> Vec<(NodeId, NodeId, AttachmentKey)> {
+        let away = |reach| matches!(reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited);
+        let mut overtaken = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.node != relay) {
+            let Some(known) = self.nodes.get(&entry.node).filter(|known| known.key.epoch == entry.key.epoch) else {
+                continue;
+            };
+            let told_by = entry.via.last().copied().unwrap_or(relay);
+            let elsewhere = known.via.last() != Some(&told_by);
+            if known.key > entry.key || (known.key == entry.key && elsewhere) {
+                if !away(entry.reach) {
+                    overtaken.push((relay, entry.node, known.key));
+                }
+            } else if elsewhere && !away(known.reach) {
+                let hop = known.via.first().copied().unwrap_or(entry.node);
+                overtaken.push((hop, entry.node, entry.key));
+            }
+        }
+        overtaken
+    }
+
+    /// A child's attachment as this node's disk has it.
+    pub fn keep(&mut self, node: NodeId, key: AttachmentKey) {
+        self.kept.insert(node, key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{attach, key, node, told},
+        *,
+    };
+    use branchline_protocol::id::Role;
+
+    #[test]
+    fn rolled_back_links_that_others_overtake_are_told_to_whom_they_hang_on() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        d.attach(attach(2, Role::Relay, 1, 11));
+        d.presence(node(1), false, vec![told(7, 5, vec![node(3)])]);
+        let by = |relay, entry| d.overtaken(node(relay), &[entry]);
+        assert_eq!(by(1, told(7, 5, vec![node(3)])), [], "the same link, told again");
+        assert_eq!(by(1, told(7, 6, vec![node(3)])), [], "a newer one at the same relay");
+        assert_eq!(by(2, told(7, 4, vec![])), [(node(2), node(7), key(5))]);
+        assert_eq!(by(2, told(7, 5, vec![])), [(node(2), node(7), key(5))], "one number is one link");
+        assert_eq!(by(1, told(7, 6, vec![])), [(node(1), node(7), key(6))], "below the same child, at another relay");
+        assert_eq!(by(2, told(7, 6, vec![])), [(node(1), node(7), key(6))]);
+        let gone = PresenceEntry { reach: Reach::GoneTimeout, ..told(7, 4, vec![]) };
+        assert_eq!(by(2, gone), [], "a link that is gone need not end");
+        let mut other = told(7, 4, vec![]);
+        other.key.epoch = 2;
+        assert_eq!(by(2, other), [], "of another epoch the list speaks");
+        d.attach(attach(7, Role::Agent, 9, 20));
+        assert_eq!(d.overtaken(node(2), &[told(7, 10, vec![])]), [(node(7), node(7), key(10))], "a link of our own");
+    }
+
+    #[test]
+    fn rolled_back_an_attachment_that_was_kept_is_no_newer_one_again() {
+        let mut d = Directory::default();
+        d.keep(node(7), key(5));
+        assert!(d.is_stale(node(7), key(4)) && d.is_stale(node(7), key(5)) && !d.is_stale(node(7), key(6)));
+        assert!(!d.attach(attach(7, Role::Agent, 5, 10)));
+        assert!(d.get(node(7)).is_none(), "nobody is shown by it");
+        assert!(d.attach(attach(7, Role::Agent, 6, 11)));
+    }
+}
