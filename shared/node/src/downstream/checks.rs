@@ -81,7 +81,7 @@ fn check_receipt(me: NodeId, peer: &PeerIdentity, greeting: &Greeting) -> Result
     let envelope = greeting.receipt.as_ref().ok_or_else(|| bad("the greeting has no receipt".into()))?;
     let receipt = Receipt::open(envelope, Hash::of(&peer.key.0)).map_err(|fault| bad(fault.to_string()))?;
     let said = (&receipt.tenant, receipt.node, receipt.epoch, receipt.attachment, receipt.parent);
-    if said != (&peer.tenant, peer.node, peer.epoch, greeting.attachment, me) {
+    if said != (&peer.tenant, peer.node, greeting.epoch, greeting.attachment, me) {
         return Err(bad("the receipt is for another attachment".into()));
     }
     Ok(())
@@ -262,7 +262,10 @@ mod tests {
     fn gw_10_a_later_epoch_than_the_certificates_is_taken_as_far_as_the_list_gives_it() {
         let peer = peer(Role::Agent);
         let mut facts = facts(1);
-        let with = |epoch| Greeting { epoch, ..greeting(&peer) };
+        let with = |epoch| {
+            let receipt = Receipt { epoch, ..receipt(&peer) }.seal(&signer());
+            Greeting { epoch, receipt: Some(receipt), ..greeting(&peer) }
+        };
         let unknown = Some((409, "unknown_epoch".into()));
         assert_eq!(code(&facts, &peer, &with(3)), unknown, "claimed by the device alone");
         let raised = vec![(peer.node, 4), (node(6), 9)];
