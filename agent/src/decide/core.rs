@@ -204,7 +204,7 @@ impl<D: Defects> AgentCore<D> {
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
         let may_begin = !self.documents.suspends_me() && !self.is_rolled_back();
         let journal = self.journal.next_deadline(now, may_begin);
-        let heads = self.spool.heads_due_in(now.node).map(|ms| now.mono.plus(ms));
+        let heads = self.spool.heads_due_in(now.shown()).map(|ms| now.mono.plus(ms));
         let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads];
         journal.into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -382,7 +382,7 @@ impl<D: Defects> AgentCore<D> {
         let leaves = self.link.as_ref().is_some_and(|link| link.poll && !link.done && !link.closing)
             && self.waiting.is_empty()
             && self.spool.is_drained();
-        if let Some(mark) = self.spool.sign_heads(now.node, leaves, &mut turn.batch) {
+        if let Some(mark) = self.spool.sign_heads(now.shown(), leaves, &mut turn.batch) {
             turn.marks.push(mark);
         }
     }
@@ -499,7 +499,7 @@ impl<D: Defects> Core for AgentCore<D> {
             }
             Event::Tick => self.tick(now, &mut turn),
             // On disk with the stop, sent at the next start.
-            Event::Stopping => turn.marks.extend(self.spool.sign_heads(now.node, true, &mut turn.batch)),
+            Event::Stopping => turn.marks.extend(self.spool.sign_heads(now.shown(), true, &mut turn.batch)),
         }
         self.sign_heads(now, &mut turn);
         self.close(turn, now, out);

@@ -314,7 +314,7 @@ impl<D: Defects> RelayCore<D> {
     /// Heads of the relay's own streams, those that are due or all.
     fn sign_heads(&mut self, now: Now, goodbye: bool, out: &mut Vec<Effect>) {
         let mut batch = Batch::new();
-        if let Some(mark) = self.spool.sign_heads(now.node, goodbye, &mut batch) {
+        if let Some(mark) = self.spool.sign_heads(now.shown(), goodbye, &mut batch) {
             self.commit(now, batch, After { mark: vec![mark], ..After::default() }, out);
         }
     }

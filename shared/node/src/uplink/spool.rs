@@ -172,9 +172,11 @@ impl Spool {
         self.incarnation
     }
 
-    /// The node goes on in another epoch: what it adds from here on is of streams of their own.
+    /// The node goes on in another epoch: what it adds from here on is of streams of their own. Where the earlier ones stand
+    /// its next greeting signs.
     pub fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
+        self.heads.begin_anew();
     }
 
     /// Adds a record of the node's own.

@@ -34,6 +34,11 @@ impl Heads {
     pub fn ended(&mut self, stream: &StreamId, at: Position) {
         self.past.push(Head::of(stream, at.upto, at.head));
     }
+
+    /// The streams that grow are new ones, with nothing to sign.
+    pub fn begin_anew(&mut self) {
+        self.since = Default::default();
+    }
 }
 
 impl Spool {
@@ -192,6 +197,17 @@ mod tests {
         assert_eq!(spool.heads_due_in(Millis(400_000)), None, "a head is not signed again");
         spool.committed(&mark);
         assert_eq!(classes(&mut spool), [class::LOG, class::HEAD]);
+    }
+
+    #[test]
+    fn in_another_epoch_nothing_of_the_earlier_one_is_due() {
+        let mut spool = spool();
+        append(&mut spool, 0);
+        spool.set_epoch(2);
+        assert_eq!(spool.heads_due_in(Millis(HEADS_EVERY_MS)), None);
+        assert!(spool.own_heads().0.iter().any(|head| head.epoch == 1), "a greeting signs it");
+        append(&mut spool, HEADS_EVERY_MS);
+        assert!(spool.sign_heads(Millis(2 * HEADS_EVERY_MS), false, &mut Batch::new()).is_some());
     }
 
     #[test]
