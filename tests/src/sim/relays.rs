@@ -6,6 +6,7 @@ use super::{
     host::{Answers, RelayProcess, Stage, Uplink},
     link::{LinkId, Side},
     place::Place,
+    server_rows::Job,
     wires::Came,
     world::{What, World},
 };
@@ -243,12 +244,14 @@ impl World {
         }
     }
 
-    /// Whether a relay took an order only to give it back: its disk says that it is cancelled, or it is late.
+    /// Whether a relay took an order only to give it back: its disk says that it is cancelled, or it is late; or it is
+    /// over at the server, which may have said so meanwhile.
     fn is_given_back(&self, n: usize, order: OrderNumber, device: NodeId) -> bool {
         let tomb = [&b"t"[..], &journal_key(order), device.bytes()].concat();
         let cancelled = self.machines[&Place::Relay(n)].disk.get(Table::Ledger, &tomb).is_some();
         let job = self.server.rows.jobs.values().find(|job| job.row.number == order);
-        cancelled || job.is_none_or(|job| self.now_of(Place::Relay(n)).node > job.row.fetch_by)
+        let over = |job: &Job| job.devices.iter().any(|row| row.device == Ok(device) && row.state.is_end());
+        cancelled || job.is_none_or(|job| self.now_of(Place::Relay(n)).node > job.row.fetch_by || over(job))
     }
 
     /// Something came from the parent.

@@ -38,6 +38,8 @@ pub struct Report {
     pub restores: u64,
     /// Answers of `explain` and rows of `tree` that were held against the truth.
     pub asked: u64,
+    /// The same by what they said: a node's state, or the last step of an explanation.
+    pub answers: BTreeMap<String, u64>,
     /// Virtual seconds.
     pub virtual_s: f64,
     /// Seconds of the machine.
@@ -67,6 +69,7 @@ impl Report {
             "path_moves": self.path_moves,
             "restores": self.restores,
             "asked": self.asked,
+            "answers": self.answers,
             "virtual_s": self.virtual_s,
             "wall_s": self.wall_s,
             "hash": self.hash,
@@ -116,6 +119,9 @@ impl Report {
         self.path_moves += other.path_moves;
         self.restores += other.restores;
         self.asked += other.asked;
+        for (answer, count) in &other.answers {
+            *self.answers.entry(answer.clone()).or_default() += count;
+        }
         self.virtual_s += other.virtual_s;
         self.wall_s += other.wall_s;
         let Hash(digest) = Hash::of_parts(&[self.hash.as_bytes(), other.hash.as_bytes()]);

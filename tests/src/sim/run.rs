@@ -126,6 +126,7 @@ impl World {
             crashes_unsynced: self.crashes_unsynced,
             path_moves: self.path_moves,
             asked: self.asked,
+            answers: self.answers,
             virtual_s: self.now as f64 / 1_000.0,
             wall_s: 0.0,
             hash,

@@ -59,6 +59,16 @@ impl World {
         }
     }
 
+    fn answered(&mut self, what: &str) {
+        self.asked += 1;
+        match self.answers.get_mut(what) {
+            Some(count) => *count += 1,
+            None => {
+                self.answers.insert(what.to_owned(), 1);
+            }
+        }
+    }
+
     /// At a quiet point.
     pub(super) fn check_views(&mut self) {
         self.check_tree();
@@ -83,7 +93,7 @@ impl World {
     fn check_tree(&mut self) {
         for place in (0..RELAYS).map(Place::Relay).chain((0..AGENTS).map(Place::Agent)) {
             let Some(view) = self.view_of(place) else { continue };
-            self.asked += 1;
+            self.answered(&format!("{} {}", view.node.role, view.standing.state));
             let row = serde_json::to_value(tree_node(&Place::Server.id().to_string(), &view)).unwrap_or_default();
             if let Some(fault) = self.fault_of_row(place, &view, &row) {
                 self.violation(format_args!("tree: {place} {fault}"));
@@ -99,7 +109,7 @@ impl World {
             return Some(format!("is {} and suspended: {suspended}", shown.state));
         }
         let above = shown.route.last().copied().unwrap_or(Place::Server.id());
-        if row["parent"] != Value::from(above.to_string()) || row["state"] != Value::from(shown.state) {
+        if row["parent"] != above.to_string() || row["state"] != shown.state {
             return Some(format!("is shown as {row}, and stands as {shown:?}"));
         }
         if shown.state == "suspended" || shown.reason.as_deref() == Some("never_seen") {
@@ -205,7 +215,8 @@ impl World {
     fn check_explained(&mut self, job: &JobRow, row: &JobDeviceRow) {
         let Some(Place::Agent(n)) = row.device.as_ref().ok().copied().and_then(Place::of) else { return };
         let Some(told) = self.explained(job, row, n) else { return };
-        self.asked += 1;
+        let last = told["timeline"].as_array().and_then(|steps| steps.last());
+        self.answered(last.and_then(|step| step["event"].as_str()).unwrap_or_default());
         let excluded = self.is_excluded(job.number, n);
         if let Some(fault) = self.fault_of_answer(job, row, n, &told).filter(|_| !excluded) {
             self.violation(format_args!("explain {} on agent{n}: {fault}", job.number));
@@ -252,7 +263,7 @@ impl World {
     fn fault_of_answer(&mut self, job: &JobRow, row: &JobDeviceRow, n: usize, told: &Value) -> Option<String> {
         let (state, order, device) = (row.state.as_str(), job.number, Place::Agent(n));
         let steps = told["timeline"].as_array().cloned().unwrap_or_default();
-        let step = |event: &str| steps.iter().find(|step| step["event"] == Value::from(event));
+        let step = |event: &str| steps.iter().find(|step| step["event"] == event);
         let last = steps.last().cloned().unwrap_or_default();
         if step("issued").is_none() {
             return Some(format!("it was never issued: {told}"));
@@ -273,7 +284,7 @@ impl World {
             return Some(format!("it is shown as started, and is {state}"));
         }
         if let Some(held) = step("held").filter(|_| !journalled) {
-            let relay = (0..RELAYS).map(Place::Relay).find(|relay| held["node"] == Value::from(relay.to_string()));
+            let relay = (0..RELAYS).map(Place::Relay).find(|relay| held["node"] == relay.to_string());
             let key = relay.map(|relay| (relay, [&b"r"[..], &key, device.id().bytes()].concat()));
             if let Some((relay, key)) = key
                 && self.is_clear(relay)
@@ -290,10 +301,10 @@ impl World {
         }
         let route = self.view_of(device)?.standing.route;
         let first = route.first().copied().and_then(Place::of);
-        let unreachable = last["event"] == Value::from("unreachable");
+        let unreachable = last["event"] == "unreachable";
         match first {
             Some(relay) if !self.counts_within(Place::Server, relay, TOLD_MS) => {
-                let named = unreachable && last["node"] == Value::from(relay.to_string());
+                let named = unreachable && last["node"] == relay.to_string();
                 (!named).then(|| format!("{relay} has no link, and it waits for {last}"))
             }
             _ if unreachable && self.is_clear(device) && self.is_itself(device) => {
@@ -308,8 +319,7 @@ impl World {
         if !row.state.is_end() {
             return self.shown.get(&pair).map(|(was, _)| format!("it was {was}, and is {}", row.state));
         }
-        let fits =
-            told["state"] == Value::from(row.state.as_str()) && told["reason"] == Value::from(row.reason.clone());
+        let fits = told["state"] == row.state.as_str() && told["reason"] == Value::from(row.reason.clone());
         if !fits || !told["next_contact"].is_null() {
             return Some(format!("it is {} {:?}: {told}", row.state, row.reason));
         }

@@ -137,6 +137,8 @@ pub struct World {
     pub(super) shown: BTreeMap<(OrderNumber, usize), (State, Option<String>)>,
     /// Answers of `explain` and rows of `tree` that were held against the truth.
     pub(super) asked: u64,
+    /// The same by what they said.
+    pub(super) answers: BTreeMap<String, u64>,
     pub(super) told: Vec<String>,
     /// Pairs of which a device's disk was set back to an older state: it may not know how they ended.
     pub(super) forgotten: BTreeSet<(OrderNumber, usize)>,
@@ -220,6 +222,7 @@ impl World {
             path_moves: 0,
             shown: BTreeMap::new(),
             asked: 0,
+            answers: BTreeMap::new(),
             told: Vec::new(),
             forgotten: BTreeSet::new(),
             found_late: BTreeSet::new(),

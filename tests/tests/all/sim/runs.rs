@@ -23,7 +23,12 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
     }
     assert!(total.crashes_unsynced > 100, "{}", total.crashes_unsynced);
     assert!(total.path_moves > 100 && total.restores > 50, "{} and {}", total.path_moves, total.restores);
-    assert!(total.asked > 5_000, "explain and tree: {} answers", total.asked);
+    let answers = ["online", "offline", "unknown", "suspended"].map(|state| format!("agent {state}"));
+    let relays = ["online", "offline", "unknown"].map(|state| format!("relay {state}"));
+    let steps = ["unreachable", "suspended", "waiting", "recorded", "cancelled", "expired"].map(str::to_owned);
+    for answer in answers.into_iter().chain(relays).chain(steps) {
+        assert!(total.answers.get(&answer).is_some_and(|count| *count > 5), "{answer}: {:?}", total.answers);
+    }
     for end in ["succeeded", "failed", "cancelled", "expired", "outcome_unknown"] {
         assert!(total.ends.get(end).is_some_and(|count| *count > 10), "{end}: {:?}", total.ends);
     }
