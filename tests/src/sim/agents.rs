@@ -68,6 +68,8 @@ impl World {
         let uplink = Uplink::new(time.now());
         self.agents[n].process =
             Some(AgentProcess { driver, answers, time, uplink, deadline: (None, 0), awaits: Default::default() });
+        // Node time begins with the statement on disk, which may be some minutes old: what was late may be in time again.
+        self.agents[n].late.clear();
         let boot = self.agents[n].boot.to_string();
         self.feed_agent(n, Event::Surroundings { zone: jiff::tz::TimeZone::UTC, boot });
         self.feed_agent(n, Event::Start);

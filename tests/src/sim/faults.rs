@@ -264,8 +264,6 @@ impl World {
         self.crash(place, Crash::Lost, true);
         if let Place::Agent(n) = place {
             self.agents[n].jobs.restore(kept.folders);
-            // Its node time goes back with its disk, and with it what is late.
-            self.agents[n].late.clear();
         }
         let machine = self.machine(place);
         machine.disk.restore(kept.disk);

@@ -153,7 +153,7 @@ pub struct AgentHost {
     pub network: (Place, bool),
     /// Where it was before it moved last.
     pub before: (Place, bool),
-    /// Orders that came to it, and whether they came too late by its own node time.
+    /// Orders that came to its process, and whether they came too late by its own node time.
     pub late: BTreeMap<OrderNumber, bool>,
     /// What it asks of its parents.
     pub contact: Contact,
