@@ -10,6 +10,7 @@ fn run(seed: u64, faults: u64, engine: bool) -> Report {
     report
 }
 
+/// JOB-4, JOB-13, JOB-14, JOB-16: orders that are late, repeated, cancelled, or for a suspended device are in the load.
 #[test]
 fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
     let mut total = Report::default();
