@@ -163,12 +163,17 @@ impl<D: Defects> RelayCore<D> {
             let past: BTreeSet<NodeId> = self.past(&message);
             let dead = |device: &NodeId| !past.contains(device) && self.is_dead(now, number, payload.fetch_by, *device);
             let dead: BTreeSet<NodeId> = devices.iter().copied().filter(dead).collect();
-            back.extend(dead.iter().map(|device| (number, *device)));
+            // Whose result is on its way through here had the order, although its row is closed: a new row would have no
+            // holder, and be given back.
+            let returning = |device: &NodeId| self.is_returning(number, *device);
+            let returning: BTreeSet<NodeId> = devices.iter().copied().filter(returning).collect();
+            back.extend(dead.difference(&returning).map(|device| (number, *device)));
             // The way is known: the holders become durable with the order itself, and nothing is sent before.
             let ways: BTreeMap<NodeId, Option<NodeId>> = devices.iter().map(|d| (*d, self.way(*d))).collect();
+            let opens = |device| !dead.contains(&device) && !returning.contains(&device);
             let keep = |device| {
                 let asking = Kept::asking(ways.get(&device).copied().flatten());
-                (!dead.contains(&device)).then(|| Kept { past: past.contains(&device), ..asking })
+                opens(device).then(|| Kept { past: past.contains(&device), ..asking })
             };
             match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {

@@ -248,6 +248,23 @@ fn job_14_nothing_is_given_back_while_a_result_of_it_is_on_its_way() {
 }
 
 #[test]
+fn job_14_an_order_that_comes_again_while_its_result_is_on_its_way_is_not_given_back_when_it_is_cancelled() {
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.given(order(1, &[1], &server_key()));
+    bench.feed(child_says(&agent, Message::Taken(vec![(number(1), vec![node(1)])])));
+    bench.feed(child_says(&agent, Message::Records(vec![results(1, 1, "out")])));
+    bench.feed(Event::ChildGone(agent, LinkEnd::Silent));
+    let seen = bench.given(order(1, &[1], &server_key()));
+    let taken = |e: &Effect| matches!(e, Effect::ToParent(_, Message::Taken(t)) if *t == [(number(1), vec![node(1)])]);
+    assert!(seen.iter().any(taken), "{seen:?}");
+    bench.given(cancel(2, 1, &[1]));
+    assert_eq!(bench.back(), BTreeSet::new());
+}
+
+#[test]
 fn job_14_a_cancelled_order_that_was_offered_stays_until_its_holders_answer() {
     let mut bench = Bench::new();
     bench.parent_up(1);
