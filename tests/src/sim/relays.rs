@@ -204,11 +204,10 @@ impl World {
                     for device in devices {
                         let number = [&order.term.to_be_bytes()[..], &order.number.to_be_bytes()].concat();
                         let key = [&b"r"[..], &number, device.bytes()].concat();
-                        // Over meanwhile: then the device has it in its journal.
-                        let journalled = || match Place::of(*device) {
-                            Some(agent) => {
-                                self.machines[&agent].disk.get(Table::Journal, &journal_key(*order)).is_some()
-                            }
+                        // Over meanwhile, or its result is on its way through here: then the device has it in its journal.
+                        // The disk of one that is off cannot always be looked into.
+                        let journalled = || match Place::of(*device).map(|agent| &self.machines[&agent]) {
+                            Some(agent) => !agent.up || agent.disk.get(Table::Journal, &journal_key(*order)).is_some(),
                             None => false,
                         };
                         let back = || self.is_given_back(n, *order, *device);
