@@ -366,6 +366,11 @@ impl Actor for Exchange {
         for (kind, envelope) in std::mem::take(&mut self.documents) {
             self.feed(Event::Document(kind, envelope), ctx);
         }
+        // Before the first order, which may come sooner than the first tick.
+        self.low_space = self.parts.store.low_space();
+        if self.low_space {
+            self.feed(Event::LowSpace(true), ctx);
+        }
         self.reconfigure();
         self.publish_facts();
         ctx.run_interval(Duration::from_millis(TICK_MS), |actor, ctx| actor.tick(ctx));
