@@ -17,6 +17,8 @@ enum Step {
     Here(u128),
     Gone(u128),
     NestedHere,
+    /// The same on another opening of its store.
+    NestedOpened,
     NestedGone,
     Moved(u128),
     /// A device, or the nested relay, acknowledges what it was sent.
@@ -33,6 +35,8 @@ enum Step {
     Hold,
     Flush,
     Crash,
+    /// A parent knows newer links of this relay than its disk does.
+    Overtaken,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -44,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => device().prop_map(Step::Here),
         2 => device().prop_map(Step::Gone),
         3 => Just(Step::NestedHere),
+        1 => Just(Step::NestedOpened),
         1 => Just(Step::NestedGone),
         4 => device().prop_map(Step::Moved),
         4 => prop_oneof![device(), Just(NESTED)].prop_map(Step::Take),
@@ -56,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Hold),
         4 => Just(Step::Flush),
         2 => Just(Step::Crash),
+        1 => Just(Step::Overtaken),
     ]
 }
 
@@ -155,6 +161,14 @@ fn carry_out(bench: &mut Bench, world: &mut World, step: Step) -> Vec<Effect> {
             let link = world.child(NESTED, Role::Relay);
             bench.child_up(&link)
         }
+        Step::NestedOpened => {
+            let mut link = Child::clone(&world.child(NESTED, Role::Relay));
+            link.greeting = Arc::new(Greeting { incarnation: link.session, ..Greeting::clone(&link.greeting) });
+            let link = Arc::new(link);
+            world.links.insert(NESTED, link.clone());
+            bench.child_up(&link)
+        }
+        Step::Overtaken => bench.feed(Event::Overtaken),
         Step::Gone(n) => {
             let gone = world.links.remove(&n);
             gone.map(|link| bench.feed(Event::ChildGone(link, LinkEnd::Silent))).unwrap_or_default()
