@@ -13,14 +13,15 @@ use branchline_node::{
     link::engine::LinkEnd,
     store::{Scan, Table},
 };
-use branchline_protocol::id::{AttachmentKey, OrderNumber};
+use branchline_protocol::id::{AttachmentKey, NodeId, OrderNumber};
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
-/// One restore in so many is a device's, the others are relays'.
 /// Virtual milliseconds without a way out from which on devices go elsewhere.
 const ROAM_FROM_MS: u64 = 8_000;
 /// Devices of a branch that do.
 const ROAMING: usize = 3;
+/// One restore in so many is a device's, the others are relays'.
 const RESTORED_DEVICES: u64 = 3;
 /// The end of a journal's row of an order that is over, and the beginning, after two bytes of MessagePack, of one that was
 /// taken and not begun.
@@ -265,9 +266,34 @@ impl World {
         if let Place::Agent(n) = place {
             self.agents[n].jobs.restore(kept.folders);
         }
+        let held = self.held(place);
         let machine = self.machine(place);
         machine.disk.restore(kept.disk);
         machine.restored = true;
+        // What a relay gave back since the snapshot it holds again: until it hears its parent, nobody can tell it from what
+        // it never gave back (decision 24).
+        let risen: Vec<_> = self.held(place).difference(&held).copied().collect();
+        let unbegun =
+            |(order, n): &(OrderNumber, usize)| self.agents[*n].jobs.truth.get(order).is_none_or(|t| t.starts == 0);
+        let risen: Vec<_> = risen.into_iter().filter(unbegun).collect();
+        self.excluded.extend(risen);
+    }
+
+    /// Pairs that a relay's disk has as open.
+    fn held(&self, place: Place) -> BTreeSet<(OrderNumber, usize)> {
+        let mut held = BTreeSet::new();
+        if matches!(place, Place::Relay(_)) {
+            let _ = self.machines[&place].disk.scan_all(Table::Ledger, |key, _| {
+                if let Some((order, device)) = key.strip_prefix(b"r").and_then(|key| key.split_at_checked(12))
+                    && let Some(order) = journal_number(order)
+                    && let Ok(device) = <[u8; 16]>::try_from(device)
+                    && let Some(Place::Agent(n)) = Place::of(NodeId(Uuid::from_bytes(device)))
+                {
+                    held.insert((order, n));
+                }
+            });
+        }
+        held
     }
 
     /// A device greets for the first time since its disk was set back. If its parent knows a link of it that is as new, that is

@@ -274,7 +274,8 @@ impl World {
         let key = journal_key(order);
         // The disk of a device that is off cannot always be looked into.
         let machine = &self.machines[&device];
-        let journalled = !machine.up || machine.disk.get(Table::Journal, &key).is_some();
+        let forgot = self.forgotten.contains(&(order, n));
+        let journalled = forgot || !machine.up || machine.disk.get(Table::Journal, &key).is_some();
         if step("delivered").is_some() && !journalled {
             return Some("it is shown as delivered, and the device does not have it".into());
         }
