@@ -73,7 +73,12 @@ impl World {
                 if let Some(why) = self.contradicts(&job, &device, n) {
                     self.violation(format_args!("{order} on agent{n}: {why}"));
                 }
-                let forgot = device.state == State::OutcomeUnknown && self.forgotten.contains(&(order, n));
+                // It may not know how it ended; and of what nobody could tell it yet a cancel is answered by the disk it has.
+                let forgot = match device.state {
+                    State::OutcomeUnknown => self.forgotten.contains(&(order, n)),
+                    State::Cancelled => self.found_late.contains(&(order, n)),
+                    _ => false,
+                };
                 if !forgot && !agrees(&job, &device, truth) {
                     self.lost += 1;
                     let (state, reason) = (device.state, device.reason);

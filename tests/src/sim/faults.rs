@@ -262,25 +262,24 @@ impl World {
             self.excluded.extend(forgotten.iter().filter(|o| kept.received.contains(o)).map(|order| (*order, n)));
             self.machine(place).unjudged.extend(forgotten);
         }
+        let held = self.held(place);
         self.crash(place, Crash::Lost, true);
         if let Place::Agent(n) = place {
             self.agents[n].jobs.restore(kept.folders);
         }
-        let held = self.held(place);
         let machine = self.machine(place);
         machine.disk.restore(kept.disk);
         machine.restored = true;
         // What a relay gave back since the snapshot it holds again: until it hears its parent, nobody can tell it from what
         // it never gave back (decision 24).
-        let risen: Vec<_> = self.held(place).difference(&held).copied().collect();
         let unbegun =
-            |(order, n): &(OrderNumber, usize)| self.agents[*n].jobs.truth.get(order).is_none_or(|t| t.starts == 0);
-        let risen: Vec<_> = risen.into_iter().filter(unbegun).collect();
+            |(order, n): &&(OrderNumber, usize)| self.agents[*n].jobs.truth.get(order).is_none_or(|t| t.starts == 0);
+        let risen: Vec<_> = kept.held.difference(&held).filter(unbegun).copied().collect();
         self.excluded.extend(risen);
     }
 
-    /// Pairs that a relay's disk has as open.
-    fn held(&self, place: Place) -> BTreeSet<(OrderNumber, usize)> {
+    /// Pairs that a relay's disk has as open, while it is on.
+    pub(super) fn held(&self, place: Place) -> BTreeSet<(OrderNumber, usize)> {
         let mut held = BTreeSet::new();
         if matches!(place, Place::Relay(_)) {
             let _ = self.machines[&place].disk.scan_all(Table::Ledger, |key, _| {

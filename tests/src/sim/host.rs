@@ -71,6 +71,8 @@ pub struct Kept {
     pub done: BTreeSet<OrderNumber>,
     /// Orders that it had and had not begun: it begins them anew before anybody can tell it.
     pub received: BTreeSet<OrderNumber>,
+    /// Pairs that it, a relay, had as open.
+    pub held: BTreeSet<(OrderNumber, usize)>,
     /// When it was taken.
     pub at: u64,
 }

@@ -251,6 +251,7 @@ impl World {
             true => Place::Relay(self.evil.below(RELAYS as u64) as usize),
             false => Place::Agent(self.evil.below(AGENTS as u64) as usize),
         };
+        let held = self.held(place);
         let (folders, done, received) = match place {
             Place::Agent(n) => {
                 (self.agents[n].jobs.folders(), self.journalled(n, |row| row.ends_with(DONE)), self.received(n))
@@ -261,6 +262,6 @@ impl World {
         if !machine.up || machine.full {
             return;
         }
-        machine.snapshot = Some(Kept { disk: machine.disk.snapshot(), folders, done, received, at: now });
+        machine.snapshot = Some(Kept { disk: machine.disk.snapshot(), folders, done, received, held, at: now });
     }
 }
