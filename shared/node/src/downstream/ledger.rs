@@ -81,6 +81,7 @@ impl Ledger {
                 continue;
             }
             let Some(Kept { row, holders, asked, closed, past }) = keep(leaf.device) else { continue };
+            let past = if past { leaf.epoch.saturating_add(1) } else { 0 };
             let entry = Entry { proof, position, row, holders, asked: asked.into_iter().collect(), closed, past };
             changes.push(entry.change(number, leaf.device));
             order.rows.insert(leaf.device, entry);
@@ -109,7 +110,7 @@ impl Ledger {
             let late = now > order.payload.fetch_by;
             let mut groups: BTreeMap<(NodeId, usize), Vec<(NodeId, usize)>> = BTreeMap::new();
             let mut visit = |device: NodeId, entry: &mut Entry| {
-                if entry.row != Row::Waiting || ((entry.closed || late) && !entry.past) {
+                if entry.row != Row::Waiting || ((entry.closed || late) && !entry.is_past()) {
                     return;
                 }
                 let Some(child) = hop(device) else { return };
@@ -167,10 +168,11 @@ impl Ledger {
         changes
     }
 
-    /// A relay says that the device journalled it.
+    /// A relay says that the device journalled it. Of an epoch that the device has left that says nothing: the disk that
+    /// had it is no more, and the device answers anew.
     pub fn handed_over(&mut self, number: OrderNumber, device: NodeId) -> Option<Change> {
         let entry = self.entry(number, device)?;
-        if entry.row == Row::HandedOver {
+        if entry.row == Row::HandedOver || entry.is_past() {
             return None;
         }
         entry.row = Row::HandedOver;
@@ -270,10 +272,10 @@ impl Ledger {
             let Some(order) = self.orders.get_mut(number) else { continue };
             let Some(entry) = order.rows.get_mut(&device) else { continue };
             let leaf = order.proofs.get(entry.proof).and_then(|p| p.message.proof.leaves.get(entry.position));
-            if entry.past || leaf.is_none_or(|(_, leaf)| leaf.epoch >= epoch) {
+            if entry.past >= epoch || leaf.is_none_or(|(_, leaf)| leaf.epoch >= epoch) {
                 continue;
             }
-            entry.past = true;
+            entry.past = epoch;
             if entry.row != Row::Waiting {
                 entry.row = Row::Waiting;
                 changes.push(entry.change(*number, device));
@@ -384,7 +386,7 @@ impl Ledger {
         let overdue = rows.map(|(order, device, silent, entry)| Overdue {
             order,
             device,
-            handed_over: entry.row == Row::HandedOver || (entry.past && !entry.holders.is_empty()),
+            handed_over: entry.row == Row::HandedOver || (entry.is_past() && !entry.holders.is_empty()),
             free: entry.is_free(),
             silent,
         });

@@ -1,7 +1,7 @@
 //! What a ledger holds of one order on one device, and what it tells its owner.
 
 use branchline_protocol::{
-    id::{NodeId, OrderNumber},
+    id::{Epoch, NodeId, OrderNumber},
     order::{OrderMessage, Payload},
 };
 use std::sync::Arc;
@@ -119,10 +119,16 @@ pub(super) struct Entry {
     /// Holders whose commit is under way: nothing was sent to them yet.
     pub asked: Vec<NodeId>,
     pub closed: bool,
-    pub past: bool,
+    /// The epoch in which the device is asked for it again, if it left the order's; else 0.
+    pub past: Epoch,
 }
 
 impl Entry {
+    /// Whether it is of an epoch that the device has left.
+    pub fn is_past(&self) -> bool {
+        self.past > 0
+    }
+
     pub fn change(&self, order: OrderNumber, device: NodeId) -> Change {
         let mut holders = self.holders.clone();
         holders.extend(self.asked.iter().filter(|child| !self.holders.contains(child)));
