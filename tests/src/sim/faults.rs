@@ -263,6 +263,10 @@ impl World {
             self.machine(place).unjudged.extend(forgotten);
         }
         let held = self.held(place);
+        let below = (0..AGENTS).filter(|n| self.hangs_on(*n, place));
+        let handed: Vec<_> =
+            below.flat_map(|n| self.journalled(n, |_| true).into_iter().map(move |order| (order, n))).collect();
+        self.unwitnessed.extend(handed);
         self.crash(place, Crash::Lost, true);
         if let Place::Agent(n) = place {
             self.agents[n].jobs.restore(kept.folders);
@@ -276,6 +280,14 @@ impl World {
             |(order, n): &&(OrderNumber, usize)| self.agents[*n].jobs.truth.get(order).is_none_or(|t| t.starts == 0);
         let risen: Vec<_> = kept.held.difference(&held).filter(unbegun).copied().collect();
         self.excluded.extend(risen);
+    }
+
+    /// Whether a device's orders come by way of a relay.
+    fn hangs_on(&self, n: usize, relay: Place) -> bool {
+        let [parent, before] = [self.agents[n].network.0, self.agents[n].before.0];
+        // The third relay is below the first.
+        let above = |parent| parent == relay || (parent == Place::Relay(2) && relay == Place::Relay(0));
+        above(parent) || above(before)
     }
 
     /// Pairs that a relay's disk has as open, while it is on.

@@ -144,6 +144,8 @@ pub struct World {
     pub(super) forgotten: BTreeSet<(OrderNumber, usize)>,
     /// Those of them that the device may have been given again before its disk was found to be set back.
     pub(super) found_late: BTreeSet<(OrderNumber, usize)>,
+    /// Pairs that a relay had handed on when its disk was set back: it may not know of that.
+    pub(super) unwitnessed: BTreeSet<(OrderNumber, usize)>,
     /// Those of them in the stated exclusion.
     pub(super) excluded: BTreeSet<(OrderNumber, usize)>,
     pub(super) accepted: u64,
@@ -226,6 +228,7 @@ impl World {
             told: Vec::new(),
             forgotten: BTreeSet::new(),
             found_late: BTreeSet::new(),
+            unwitnessed: BTreeSet::new(),
             excluded: BTreeSet::new(),
             accepted: 0,
             ended: 0,
