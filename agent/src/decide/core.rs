@@ -14,7 +14,7 @@ use branchline_node::{
     defects::{Defects, NoDefects},
     driver::{Core, Token},
     store::{Batch, Table},
-    uplink::spool::{Kind, Mark, Quotas, Spool, SpoolFigures},
+    uplink::spool::{Kind, Mark, Quotas, Spool},
 };
 use branchline_protocol::{
     id::{Attachment, Epoch, OrderNumber, TraceId},
@@ -24,7 +24,6 @@ use branchline_protocol::{
     wire::{Goodbye, Lease, Message},
 };
 use bytes::Bytes;
-use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where the attachment number is kept, u64 big-endian.
@@ -80,27 +79,6 @@ pub(super) struct Link {
     pub(super) closing: bool,
     /// Since when it is up.
     pub(super) since: Mono,
-}
-
-/// What an agent shows of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Figures {
-    /// `up`, `polling` or `down`.
-    pub link: &'static str,
-    /// Whether this device is refused everywhere.
-    pub revoked: bool,
-    /// Orders that are not at their end.
-    pub open_orders: usize,
-    /// Ends remembered until the server's floor passes them.
-    pub remembered_orders: usize,
-    /// What waits to be sent or settled.
-    pub spool: SpoolFigures,
-    /// Links begun in this device's epoch.
-    pub attachment: Attachment,
-    /// The epoch it goes by.
-    pub epoch: Epoch,
-    /// Whether its disk was found to be put back, and it waits for another epoch.
-    pub rolled_back: bool,
 }
 
 /// See the module.
@@ -183,21 +161,6 @@ impl<D: Defects> AgentCore<D> {
     /// The documents that count now.
     pub fn documents(&self) -> &Documents {
         &self.documents
-    }
-
-    /// What to show.
-    pub fn figures(&self) -> Figures {
-        let (open_orders, remembered_orders) = self.journal.counts();
-        Figures {
-            link: self.link.as_ref().map_or("down", |link| if link.poll { "polling" } else { "up" }),
-            revoked: self.documents.revokes_me(),
-            open_orders,
-            remembered_orders,
-            spool: self.spool.figures(),
-            attachment: self.attachment,
-            epoch: self.me.epoch,
-            rolled_back: self.is_rolled_back(),
-        }
     }
 
     /// When [`Event::Tick`] is due.

@@ -12,6 +12,7 @@
 mod core;
 mod documents;
 mod event;
+mod figures;
 mod inventory;
 mod journal;
 mod kept;
@@ -25,9 +26,10 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{AgentCore, Figures};
+pub use self::core::AgentCore;
 pub use documents::{Documents, Taken as TakenDocument};
 pub use event::{Counted, Effect, Event, JobStart, Me, Note};
+pub use figures::Figures;
 pub use inventory::{Inventory, Request as InventoryRequest};
 pub use journal::{JOBS_AT_ONCE, Journal, OPEN_MAX, Open, key_of as journal_key, number_of as journal_number};
 pub use orders::OUTPUT_CAP_MAX;

@@ -4,8 +4,8 @@ mod inventory;
 mod presence;
 mod put_back;
 mod receipts;
+mod upward;
 mod withdrawals;
-
 use super::*;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op};
 use branchline_node::{downstream::Child, link::engine::LinkEnd, store::Batch, uplink::spool::Spool};
@@ -23,8 +23,6 @@ use bytes::Bytes;
 use receipts::{key, receipt};
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
-
-mod upward;
 
 fn node(n: u128) -> NodeId {
     NodeId(Uuid::from_u128(n))

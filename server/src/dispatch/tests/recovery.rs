@@ -380,7 +380,9 @@ fn ops_7_a_device_that_was_enrolled_anew_after_the_backup_is_known_by_its_certif
     let epoch = |op: &Op| if let Op::Node(row) = op { Some((row.id, row.epoch)) } else { None };
     assert_eq!(bench.ops.iter().filter_map(epoch).collect::<Vec<_>>(), [(node(1), 2)]);
     let seen = bench.feed(Event::Up(child(1, 9)));
-    assert!(seen.iter().any(|e| matches!(e, Effect::Refuse(..))), "its former identity is not");
+    let list = |e: &Effect| matches!(e, Effect::Send(_, 9, _, Message::Document(Kind::Revocations, _)));
+    assert!(seen.iter().all(list), "its former identity is told who is revoked, and nothing else: {seen:?}");
+    assert!(bench.said(&child(1, 9), Message::Versions(vec![])).is_empty(), "nor is it heard");
 }
 
 /// A greeting that says which revocations it holds, and the newest term it has seen.

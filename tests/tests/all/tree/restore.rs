@@ -72,8 +72,11 @@ fn ops_7_a_restored_server_finds_devices_revocations_settings_inventory_and_resu
         // A direct child stays away at first, so that the restored server is met while it listens.
         tree.stop_agent("pc-03").await;
         tree.lose_server(&backup).await;
-        let status = tree.status("server").await;
-        assert_eq!((&status["term"], &status["recovering"]["awaited"]), (&json!(2), &json!(2)), "{status}");
+        eventually("it says for how many it listens", async || {
+            let status = tree.status("server").await;
+            holds(status["term"] == 2 && status["recovering"]["awaited"] == 2, status)
+        })
+        .await;
         assert_eq!(tree.tree_node("server", MAIN).await["state"], "recovering");
         let job = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["true"] } });
         let refused = tree.api(MAIN).post("/api/v1/jobs", job).await;
