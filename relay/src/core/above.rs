@@ -56,7 +56,7 @@ impl<D: Defects> RelayCore<D> {
             Message::Acks(acks) => {
                 let mut batch = Batch::new();
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
-                let mut after = release;
+                let (mut after, mut rolled_back) = (release, false);
                 for mut ack in acks {
                     if ack.stream.node != self.me.node && ack.refused.iter().any(|(_, code)| code == "foreign") {
                         // Those who brought it are told; the device is not: what it has itself, it keeps.
@@ -71,14 +71,7 @@ impl<D: Defects> RelayCore<D> {
                     }
                     tracing::debug!(node = %ack.stream.node, stored = ack.stored, settled = ack.settled, "acknowledged");
                     match self.spool.acked(&ack, &mut batch) {
-                        Ok(acked) if acked.rolled_back => {
-                            self.put_back(
-                                now,
-                                "the server remembers records of this relay that its disk does not",
-                                out,
-                            );
-                        }
-                        Ok(_) => {}
+                        Ok(acked) => rolled_back |= acked.rolled_back,
                         Err(fault) => {
                             tracing::warn!(%fault, "acknowledgement refused");
                             // What the ones before it changed in memory goes onto the disk all the same.
@@ -101,6 +94,10 @@ impl<D: Defects> RelayCore<D> {
                     .collect();
                 effects.push(after);
                 self.commit(now, batch, After { effects, ..After::default() }, out);
+                // Behind that batch: the alert goes into a stream of which it may hold the row.
+                if rolled_back {
+                    self.put_back(now, "the server remembers records of this relay that its disk does not", out);
+                }
             }
             Message::Document(kind, envelope) => self.take_document(now, kind, envelope, vec![release], out),
             Message::Sections(device, sections) => {
