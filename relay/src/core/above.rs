@@ -170,7 +170,10 @@ impl<D: Defects> RelayCore<D> {
             let opens = |device| !dead.contains(&device) && !returning.contains(&device);
             let keep = |device| {
                 let asking = Kept::asking(ways.get(&device).copied().flatten());
-                opens(device).then(|| Kept { past: past.contains(&device), ..asking })
+                let past = past.contains(&device);
+                // Nobody but the device can say that it never had it: it counts as a holder.
+                let holders = if past { vec![device] } else { asking.holders.clone() };
+                opens(device).then(|| Kept { past, holders, ..asking })
             };
             match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {

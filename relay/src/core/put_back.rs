@@ -66,7 +66,7 @@ impl<D: Defects> RelayCore<D> {
     pub(super) fn ask_again(&mut self, batch: &mut Batch) -> Vec<NodeId> {
         let raised = self.shelf.revocations().raised.clone();
         for (device, epoch) in &raised {
-            let changes = self.ledger.raised(*device, *epoch);
+            let changes = self.ledger.raised(*device, *epoch, true);
             changes.iter().for_each(|change| persist::row(change, batch));
         }
         raised.into_iter().map(|(device, _)| device).collect()

@@ -66,7 +66,11 @@ impl World {
                 if !device.state.is_end() {
                     self.lost += 1;
                     let (state, epoch) = (device.state, device.epoch);
-                    self.violation(format_args!("{order} on agent{n} (epoch {epoch}) is {state} for ever, {truth:?}"));
+                    let holders: Vec<_> = device.holders.iter().filter_map(|id| Place::of(*id)).collect();
+                    let late = self.now_of(Place::Server).node > job.fetch_by;
+                    self.violation(format_args!(
+                        "{order} on agent{n} (epoch {epoch}) is {state} for ever, held by {holders:?}, late {late}, {truth:?}"
+                    ));
                     continue;
                 }
                 self.ended += u64::from(accepted);

@@ -134,7 +134,7 @@ pub(super) fn raise(state: &mut TenantState, now: Now, list: &Revocations) -> Ve
         state.epochs.raising.remove(device);
         state.epochs.waiting.remove(device);
         state.epochs.suspected.remove(device);
-        state.ledger.raised(*device, *epoch);
+        state.ledger.raised(*device, *epoch, false);
         raised.push(*device);
     }
     raised

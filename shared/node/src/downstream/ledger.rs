@@ -266,7 +266,9 @@ impl Ledger {
     /// A device goes on in this epoch: its disk was put back to an older state. Whatever was said of its orders of earlier
     /// epochs, it is asked for them again, also for those that are late or cancelled: it answers with what it has, or that
     /// it knows no more (DESIGN 5).
-    pub fn raised(&mut self, device: NodeId, epoch: Epoch) -> Vec<Change> {
+    ///
+    /// With `doubt` the device counts as a holder from here on: a relay knows nothing of what it was given elsewhere.
+    pub fn raised(&mut self, device: NodeId, epoch: Epoch, doubt: bool) -> Vec<Change> {
         let mut changes = Vec::new();
         for number in self.by_device.get(&device).into_iter().flatten() {
             let Some(order) = self.orders.get_mut(number) else { continue };
@@ -276,7 +278,11 @@ impl Ledger {
                 continue;
             }
             entry.past = epoch;
-            if entry.row != Row::Waiting {
+            let doubted = doubt && !entry.holders.contains(&device);
+            if doubted {
+                entry.holders.push(device);
+            }
+            if entry.row != Row::Waiting || doubted {
                 entry.row = Row::Waiting;
                 changes.push(entry.change(*number, device));
             }

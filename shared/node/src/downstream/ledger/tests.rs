@@ -228,18 +228,18 @@ fn job_13_rolled_back_a_device_in_another_epoch_is_offered_what_it_had_late_and_
     ledger.taken(node(1), FIRST, &[node(1)]);
     ledger.close(FIRST, node(1));
     let late = payload.fetch_by.plus(1);
-    assert!(ledger.raised(node(1), 1).is_empty(), "the epoch that it binds is no other");
+    assert!(ledger.raised(node(1), 1, false).is_empty(), "the epoch that it binds is no other");
     assert!(ledger.offers(late, None, hop).offers.is_empty());
-    assert_eq!(ledger.raised(node(1), 2).len(), 1);
-    assert!(ledger.raised(node(1), 2).is_empty(), "once");
+    assert_eq!(ledger.raised(node(1), 2, false).len(), 1);
+    assert!(ledger.raised(node(1), 2, false).is_empty(), "once");
     assert!(ledger.handed_over(FIRST, node(1)).is_none(), "what is told of the earlier epoch comes late");
     assert_eq!(children(&ledger.offers(late, None, hop)), [node(1)]);
     assert_eq!(ledger.taken(node(1), FIRST, &[node(1)])[0].row, Some(Row::HandedOver), "it knows it still");
-    assert_eq!(ledger.raised(node(1), 3)[0].row, Some(Row::Waiting), "put back once more: asked once more");
-    assert!(ledger.raised(node(1), 3).is_empty());
+    assert_eq!(ledger.raised(node(1), 3, false)[0].row, Some(Row::Waiting), "put back once more: asked once more");
+    assert!(ledger.raised(node(1), 3, false).is_empty());
     ledger.offers(late, None, hop);
     ledger.taken(node(1), FIRST, &[node(1)]);
-    ledger.raised(node(50), 2);
+    ledger.raised(node(50), 2, false);
     let overdue = ledger.overdue(late);
     let seen: Vec<_> = overdue.iter().map(|o| (o.device, o.handed_over, o.free)).collect();
     assert_eq!(
