@@ -326,7 +326,9 @@ impl World {
         }
         let now = (row.state, row.reason.clone());
         let before = self.shown.insert(pair, now.clone())?;
-        let silence = before.1.as_deref() == Some("silent") && row.late;
+        // So does what a relay with an old disk gave back.
+        let risen = before.0 == State::Expired && self.unwitnessed.contains(&pair);
+        let silence = row.late && (before.1.as_deref() == Some("silent") || risen);
         (before != now && !silence).then(|| format!("it was {before:?}, and is {now:?}"))
     }
 }
