@@ -195,3 +195,33 @@ fn rolled_back_a_device_is_told_on_each_link_what_it_said_it_has() {
         assert_eq!(handed(&bench.child_up(&again), 1), told, "kept for a child that is away, for its epoch alone");
     }
 }
+
+/// The acknowledgement that shows the old disk also settles what the alert about it is written behind.
+#[test]
+fn rolled_back_the_alert_about_an_old_disk_leaves_the_disk_readable() {
+    let stranger = Signer::from_seed(&[77; 32]);
+    let own = |effects: &[Effect]| -> Vec<StreamId> {
+        let of = |e: &Effect| match e {
+            Effect::ToParent(Lane::Work, Message::Records(runs)) => runs.first().map(|run| run.stream),
+            _ => None,
+        };
+        effects.iter().filter_map(of).filter(|stream| stream.node == RELAY).collect()
+    };
+    let mut bench = Bench::new();
+    bench.parent_up(1);
+    let old = own(&bench.given(order(1, &[1], &stranger)))[0];
+    bench.crash();
+    bench.parent_up(1);
+    bench.given(order(1, &[1], &stranger));
+    let ack = |stream, upto| Ack { stream, stored: upto, settled: upto, refused: vec![] };
+    let mut seen = bench.feed(parent_says(Message::Acks(vec![Ack { settled: 0, ..ack(old, 1) }])));
+    seen.extend(bench.feed(Event::Tick));
+    let new = own(&seen)[0];
+    assert_ne!(old, new, "of another opening");
+    bench.feed(parent_says(Message::Acks(vec![ack(new, 1), ack(old, 9)])));
+    for _ in 0..2 {
+        bench.crash();
+        bench.parent_up(1);
+        bench.given(order(1, &[1], &stranger));
+    }
+}
