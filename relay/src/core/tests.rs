@@ -112,11 +112,13 @@ impl Bench {
 
     /// The disk writes what it held back.
     fn flush(&mut self) -> Vec<Effect> {
-        self.hold = false;
         let mut seen = Vec::new();
-        for (batch, token) in std::mem::take(&mut self.held) {
+        // What a commit leads to is written behind what waits, as the store does it.
+        while !self.held.is_empty() {
+            let (batch, token) = self.held.remove(0);
             self.write(batch, token, &mut seen);
         }
+        self.hold = false;
         seen
     }
 
