@@ -114,8 +114,7 @@ impl Bench {
     fn flush(&mut self) -> Vec<Effect> {
         let mut seen = Vec::new();
         // What a commit leads to is written behind what waits, as the store does it.
-        while !self.held.is_empty() {
-            let (batch, token) = self.held.remove(0);
+        while let Some((batch, token)) = (!self.held.is_empty()).then(|| self.held.remove(0)) {
             self.write(batch, token, &mut seen);
         }
         self.hold = false;
