@@ -173,7 +173,7 @@ impl<D: Defects> RelayCore<D> {
                 let past = past.contains(&device);
                 // Nobody but the device can say that it never had it: it counts as a holder.
                 let holders = if past { vec![device] } else { asking.holders.clone() };
-                opens(device).then(|| Kept { past, holders, ..asking })
+                opens(device).then_some(Kept { past, holders, ..asking })
             };
             match self.ledger.add(&self.me.tenant, payload, message.clone(), keep) {
                 Ok(changes) => {
