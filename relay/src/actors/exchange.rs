@@ -165,6 +165,7 @@ impl Exchange {
         match effect {
             Effect::Commit(..) => {}
             Effect::Load(keys) => self.load(keys),
+            // To itself, once: it ends by it, and a full mailbox must not keep that from it.
             Effect::Damaged(why) => self.own.do_send(Loaded(Err(why))),
             Effect::Greet(number, greeting) => {
                 if let Some(reply) = self.greetings.remove(&number) {
