@@ -148,6 +148,11 @@ impl<D: Defects> RelayCore<D> {
         chain
     }
 
+    /// Whether its parent is a relay, not the server.
+    pub(super) fn is_nested(&self) -> bool {
+        self.ancestors.len() > 1
+    }
+
     /// Documents.
     pub fn shelf(&self) -> &Shelf {
         &self.shelf
