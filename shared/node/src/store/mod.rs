@@ -29,7 +29,7 @@ pub use batch::{Batch, Op, Table};
 pub use error::StoreError;
 pub use handle::{Full, StoreHandle};
 pub use inline::InlineStore;
-pub use redb::StorageBackend;
+pub use redb::{StorageBackend, backends::InMemoryBackend};
 pub use thread::{Ended, OnDone};
 
 use bytes::Bytes;
