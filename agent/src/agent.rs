@@ -14,7 +14,7 @@ use branchline_node::{
     metrics::Metrics,
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, write_whole},
     process::RunningNode,
-    store::{Batch, Ended, InMemoryBackend, Store, StoreError, StoreHandle, StoreOptions},
+    store::{Batch, Ended, Store, StoreError, StoreHandle, StoreOptions},
     supervise::Supervision,
     time::NodeTime,
     uplink::rhythm::{Reach, routes},
@@ -357,7 +357,7 @@ async fn open_store(
     let options = StoreOptions::new(STORE_FORMAT, ambient.random.next_u64()).for_node(*identity.subject.node.bytes());
     let open = move || match volatile {
         false => Store::open(&path, options),
-        true => Store::open_with_backend(InMemoryBackend::new(), options),
+        true => Store::volatile(options),
     };
     let opened = tokio::task::spawn_blocking(open).await;
     let opened = opened.map_err(|e| StartFault::new(exit_code::STATE, "state_unreadable", e.to_string()))?;
