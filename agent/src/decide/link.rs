@@ -153,6 +153,11 @@ impl<D: Defects> AgentCore<D> {
                 }
                 turn.then(Effect::Release(lane, credit));
             }
+            Ok(Message::Again(streams)) => {
+                let own = streams.iter().filter(|stream| stream.node == self.me.node);
+                own.for_each(|stream| self.spool.again(stream));
+                at_once(out);
+            }
             // What is over here this device knows itself: a withdrawal is for those who hold orders for others.
             Ok(Message::Withdraw(_) | Message::Ancestors(_)) => at_once(out),
             Ok(
@@ -163,7 +168,8 @@ impl<D: Defects> AgentCore<D> {
                 | Message::Withdrawn(_)
                 | Message::Left(_)
                 | Message::Newer(..)
-                | Message::Recalled(_),
+                | Message::Recalled(_)
+                | Message::Disk(_),
             )
             | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);

@@ -1,6 +1,6 @@
 //! The state between events and effects.
 
-use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling, receipts::Receipts};
+use super::{Effect, Event, Shelf, again::Again, bounds::Bounds, persist, recall::Recalling, receipts::Receipts};
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
@@ -100,6 +100,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) recalling: Option<Recalling>,
     /// What lets this relay speak for nodes below it.
     pub(super) receipts: Receipts,
+    /// What children have to send once more.
+    pub(super) again: Again,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -132,6 +134,7 @@ impl<D: Defects> RelayCore<D> {
             bounds: Bounds::default(),
             recalling: None,
             receipts: Receipts::default(),
+            again: Again::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,

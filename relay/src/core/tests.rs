@@ -26,7 +26,6 @@ use uuid::Uuid;
 
 mod bounds;
 mod receipts;
-
 const PARENT: NodeId = NodeId(Uuid::from_u128(1000));
 const RELAY: NodeId = NodeId(Uuid::from_u128(500));
 
@@ -492,6 +491,7 @@ fn a_fact_that_the_result_overtook_is_not_told() {
     assert_eq!(facts, [Facts { facts: vec![(number, Fact::HandedOver, vec![node(2)])] }]);
 }
 
+mod again;
 mod back;
 mod links;
 mod put_back;

@@ -319,7 +319,8 @@ impl World {
         }
         let row = self.server.rows.nodes.get(&(self.desk.tenant.clone(), place.id()));
         let stored = row.map(|row| AttachmentKey { epoch: row.epoch, attachment: row.attachment });
-        let (at_once, later) = (self.knows(parent, place, key), stored.is_some_and(|stored| stored > key));
+        let later = stored.is_some_and(|stored| stored > key) || self.knows(Place::Server, place, key);
+        let at_once = self.knows(parent, place, key);
         self.note(format_args!(
             "{place} forgot {}, known by its parent {at_once}, by the server {later}",
             forgotten.len()
