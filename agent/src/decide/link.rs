@@ -46,6 +46,7 @@ impl<D: Defects> AgentCore<D> {
             attachment: self.attachment,
             incarnation: self.spool.incarnation(),
             disk: 0,
+            age: 0,
             contact: self.me.contact,
             depth_below: 0,
             stored_at: self.spool.stored_at(),
@@ -169,7 +170,7 @@ impl<D: Defects> AgentCore<D> {
                 | Message::Left(_)
                 | Message::Newer(..)
                 | Message::Recalled(_)
-                | Message::Disk(_),
+                | Message::Disk(..),
             )
             | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);

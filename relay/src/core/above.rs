@@ -28,6 +28,7 @@ impl<D: Defects> RelayCore<D> {
         self.overtaken = 0;
         self.spool.link_up(welcome.parent, welcome.store);
         self.receipts.link_up();
+        self.age.link_up();
         let entries = self.directory.snapshot();
         out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: true, entries }));
         self.set_ancestors(now, welcome.ancestors, out);

@@ -47,7 +47,8 @@ impl<D: Defects> RelayCore<D> {
             next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
-        if !self.directory.attach(attach) {
+        let behind = child.role == Role::Relay && self.directory.is_behind(child.node, child.key, child.greeting.age);
+        if behind || !self.directory.attach(attach) {
             let refusal = Refusal::new(409, "stale_attachment", "a newer attachment of this node is here");
             out.push(Effect::RefuseChild(child.node, child.session, refusal));
             return;
@@ -167,7 +168,10 @@ impl<D: Defects> RelayCore<D> {
             Message::Versions(documents) => self.directory.holds(child.node, &documents),
             Message::Left(left) => self.left(now, child, left, out),
             Message::Recalled(recalled) => self.recalled(now, child, recalled, out),
-            Message::Disk(disk) if child.role == Role::Relay => self.child_disk(child.node, disk, &mut batch),
+            Message::Disk(disk, age) if child.role == Role::Relay => {
+                self.directory.aged(child.node, child.key.epoch, age);
+                self.child_disk(child.node, disk, &mut batch);
+            }
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
             }

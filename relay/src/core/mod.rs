@@ -4,6 +4,7 @@
 
 mod above;
 mod again;
+mod age;
 mod back;
 mod below;
 mod bounds;

@@ -49,7 +49,8 @@ impl<D: Defects> RelayCore<D> {
             self.disk.0 = self.spool.incarnation();
             batch.put(Table::Meta, persist::DISK.to_vec(), self.disk.0.to_be_bytes().to_vec());
         }
-        let tell = (renumbered && self.parent_up).then(|| Effect::ToParent(Lane::Control, Message::Disk(self.disk.0)));
+        let disk = Message::Disk(self.disk.0, self.age.next());
+        let tell = (renumbered && self.parent_up).then(|| Effect::ToParent(Lane::Control, disk));
         self.commit(now, batch, After { effects: tell.into_iter().collect(), ..After::default() }, out);
         self.alert_rarely(now, "store_rolled_back", why.into(), out);
     }

@@ -342,7 +342,9 @@ impl<D: Defects> Core<D> {
             next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
-        if state.receipts.is_stale(child.node, child.key) || !state.directory.attach(attach) {
+        let behind = state.receipts.is_stale(child.node, child.key)
+            || (child.role == Role::Relay && state.directory.is_behind(child.node, child.key, child.greeting.age));
+        if behind || !state.directory.attach(attach) {
             out.push(Effect::Refuse(
                 child.node,
                 child.session,
@@ -524,7 +526,8 @@ impl<D: Defects> Core<D> {
                 work.after.extend(met.into_iter().filter_map(|node| epochs::remind(state, child.node, node)));
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
-            Message::Disk(disk) if child.role == Role::Relay => {
+            Message::Disk(disk, age) if child.role == Role::Relay => {
+                state.directory.aged(child.node, child.key.epoch, age);
                 orders::child_disk(&self.defects, state, now, child, disk, &mut work);
             }
             Message::Withdrawn(list) => state.withdrawals.known(child.node, &list),

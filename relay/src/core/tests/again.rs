@@ -142,14 +142,63 @@ fn rolled_back_what_a_child_relay_held_on_a_disk_that_is_gone_each_device_may_ha
     let mut bench = super::put_back::held_by_a_nested_relay();
     let nested = child(7, Role::Relay, 1);
     let disk = nested.greeting.disk;
-    bench.feed(child_says(&nested, Message::Disk(disk)));
+    bench.feed(child_says(&nested, Message::Disk(disk, 3)));
     assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(7)], "the same");
-    bench.feed(child_says(&nested, Message::Disk(disk + 1)));
+    bench.feed(child_says(&nested, Message::Disk(disk + 1, 3)));
     assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(1)]);
     bench.crash();
     bench.child_up(&child(7, Role::Relay, 2));
     assert!(bench.core.ledger().holders(number(1), node(1)).contains(&node(1)), "and after a restart");
     let agent = in_epoch(1, 9, 1, 9);
     assert!(refused(&bench.child_up(&agent)).is_empty());
-    bench.feed(child_says(&agent, Message::Disk(5)));
+    bench.feed(child_says(&agent, Message::Disk(5, 3)));
+}
+
+#[test]
+fn rolled_back_a_relay_tells_how_much_is_on_its_disk_and_a_greeting_names_more() {
+    let told = |effects: &[Effect]| {
+        let of = |e: &Effect| if let Effect::ToParent(_, Message::Disk(_, age)) = e { Some(*age) } else { None };
+        effects.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let greeted = |effects: &[Effect]| {
+        let of = |e: &Effect| if let Effect::Greet(_, g) = e { Some(g.age) } else { None };
+        effects.iter().find_map(of).unwrap()
+    };
+    let mut bench = Bench::new();
+    let first = greeted(&bench.feed(Event::Dialling(1, PARENT)));
+    assert_eq!(first, 1);
+    assert!(told(&bench.feed(Event::Tick)).is_empty(), "nobody is above");
+    bench.parent_up(1);
+    assert_eq!(told(&bench.feed(Event::Tick)), [1]);
+    assert!(told(&bench.feed(Event::Tick)).is_empty(), "nothing new");
+    bench.hold = true;
+    bench.given(order(1, &[1], &server_key()));
+    assert!(told(&bench.feed(Event::Tick)).is_empty(), "not before it is on disk");
+    bench.flush();
+    assert_eq!(told(&bench.feed(Event::Tick)), [2]);
+    bench.crash();
+    assert_eq!(greeted(&bench.feed(Event::Dialling(1, PARENT))), 3);
+}
+
+#[test]
+fn rolled_back_a_child_relay_that_told_of_more_than_it_greets_with_hears_that_its_disk_is_old() {
+    let mut bench = Bench::new();
+    let of_age = |session, age| {
+        let mut nested = Child::clone(&child(7, Role::Relay, session));
+        nested.greeting = Arc::new(Greeting { age, ..Greeting::clone(&nested.greeting) });
+        Arc::new(nested)
+    };
+    let nested = of_age(1, 4);
+    bench.child_up(&nested);
+    bench.feed(child_says(&nested, Message::Disk(1, 9)));
+    assert!(refused(&bench.child_up(&of_age(2, 10))).is_empty(), "a restart");
+    bench.feed(child_says(&of_age(2, 10), Message::Disk(1, 12)));
+    assert_eq!(refused(&bench.child_up(&of_age(3, 12))), [(node(7), 3)]);
+    assert_eq!(refused(&bench.child_up(&of_age(4, 13))), [(node(7), 4)], "it has not heard");
+    assert!(refused(&bench.child_up(&of_age(5, 13))).is_empty());
+    // What an agent says of its disk is nobody's business.
+    let agent = child(1, Role::Agent, 1);
+    bench.child_up(&agent);
+    bench.feed(child_says(&agent, Message::Disk(1, 9)));
+    assert!(refused(&bench.child_up(&child(1, Role::Agent, 2))).is_empty());
 }

@@ -304,7 +304,7 @@ fn rolled_back_what_a_relay_held_on_a_disk_that_was_put_back_it_does_not_give_ba
     bench.said(&relay, presence(vec![below(2, 1)]));
     bench.issue(&[2]);
     bench.said(&relay, Message::Taken(vec![(ORDER, vec![node(2)])]));
-    let offered = bench.said(&relay, Message::Disk(2));
+    let offered = bench.said(&relay, Message::Disk(2, 3));
     assert_eq!(orders_to(&offered, 100), [1], "it is offered it again");
     bench.cancel();
     let facts = Facts { facts: vec![(ORDER, Fact::GivenBack, vec![node(2)])] };
@@ -312,5 +312,23 @@ fn rolled_back_what_a_relay_held_on_a_disk_that_was_put_back_it_does_not_give_ba
     assert!(!bench.states(2).contains(&State::Cancelled), "the device may have it from the disk that is gone");
     let kept = |op: &Op| matches!(op, Op::Meta(name, _) if *name == disk_key(&tenant(), node(100)));
     assert!(bench.ops.iter().any(kept));
-    bench.said(&child(2, 1), Message::Disk(7));
+    bench.said(&child(2, 1), Message::Disk(7, 3));
+}
+
+#[test]
+fn rolled_back_a_relay_that_told_of_more_than_it_greets_with_hears_that_its_disk_is_old() {
+    let of_age = |session, age| {
+        let mut relay = Child::clone(&child(100, session));
+        relay.greeting = Arc::new(Greeting { age, ..Greeting::clone(&relay.greeting) });
+        Arc::new(relay)
+    };
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::Refuse(_, _, refusal) if refusal.is_stale_attachment()))
+    };
+    let mut bench = Bench::new();
+    assert!(!refused(&bench.feed(Event::Up(of_age(1, 4)))));
+    bench.said(&of_age(1, 4), Message::Disk(1, 9));
+    assert!(refused(&bench.feed(Event::Up(of_age(2, 9)))));
+    assert!(refused(&bench.feed(Event::Up(of_age(3, 10)))), "it has not heard");
+    assert!(!refused(&bench.feed(Event::Up(of_age(4, 10)))));
 }

@@ -19,7 +19,7 @@
 //! | 20 | Recall | down | control: the server was restored, tell what it may not know |
 //! | 21 | Recalled | up | control: signed documents and orders in answer to that |
 //! | 22 | Again | down | control: streams that the sender stored and has no more: from what is settled on, once more |
-//! | 23 | Disk | up | control: the sender's disk was put back to an older state and has this number from here on |
+//! | 23 | Disk | up | control: number of the sender's disk, and how much is written on it |
 //!
 //! Other kinds are counted and passed over.
 
@@ -166,8 +166,9 @@ pub enum Message {
     Recalled(Recalled),
     /// Streams of which the sender does not have what it acknowledged as stored: those above did not take them from it.
     Again(Vec<StreamId>),
-    /// The number of the sender's disk, as its greetings name it from here on.
-    Disk(u64),
+    /// A relay's disk as its greetings name it from here on: the number, which is another one once it turned out that the
+    /// disk was put back to an older state, and how many batches are on it.
+    Disk(u64, u64),
 }
 
 /// Why bytes are no message.
@@ -211,7 +212,7 @@ impl Message {
             Message::Recall(v) => put(20, v, &mut out),
             Message::Recalled(v) => put(21, v, &mut out),
             Message::Again(v) => put(22, v, &mut out),
-            Message::Disk(v) => put(23, v, &mut out),
+            Message::Disk(number, age) => put(23, &(number, age), &mut out),
         }
         out.freeze()
     }
@@ -252,7 +253,10 @@ impl Message {
             20 => Message::Recall(get(kind, body)?),
             21 => Message::Recalled(get(kind, body)?),
             22 => Message::Again(get(kind, body)?),
-            23 => Message::Disk(get(kind, body)?),
+            23 => {
+                let (number, age) = get(kind, body)?;
+                Message::Disk(number, age)
+            }
             other => return Err(MessageFault::Unknown(other)),
         })
     }
@@ -309,7 +313,7 @@ mod tests {
             }),
             Message::Recalled(Recalled { last: true, ..Recalled::default() }),
             Message::Again(vec![stream]),
-            Message::Disk(u64::MAX),
+            Message::Disk(u64::MAX, 7),
             Message::Withdraw(vec![]),
             Message::Withdrawn(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
         ] {
