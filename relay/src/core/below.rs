@@ -171,6 +171,7 @@ impl<D: Defects> RelayCore<D> {
             Message::Disk(disk, age) if child.role == Role::Relay => {
                 self.directory.aged(child.node, child.key.epoch, age);
                 self.child_disk(child.node, disk, &mut batch);
+                after.look.extend(self.directory.below(child.node));
             }
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")

@@ -144,8 +144,9 @@ fn rolled_back_what_a_child_relay_held_on_a_disk_that_is_gone_each_device_may_ha
     let disk = nested.greeting.disk;
     bench.feed(child_says(&nested, Message::Disk(disk, 3)));
     assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(7)], "the same");
-    bench.feed(child_says(&nested, Message::Disk(disk + 1, 3)));
-    assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(1)]);
+    let seen = bench.feed(child_says(&nested, Message::Disk(disk + 1, 3)));
+    assert_eq!(orders_to(&seen, 7), [1], "it is offered it again");
+    assert_eq!(bench.core.ledger().holders(number(1), node(1)), [node(1), node(7)]);
     bench.crash();
     bench.child_up(&child(7, Role::Relay, 2));
     assert!(bench.core.ledger().holders(number(1), node(1)).contains(&node(1)), "and after a restart");

@@ -260,6 +260,7 @@ impl Directory {
         self.live.remove(&node);
         self.cut.remove(&node);
         self.awaited.remove(&node);
+        self.ages.remove(&node);
     }
 
     /// What is known of a node.
