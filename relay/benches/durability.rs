@@ -139,6 +139,7 @@ fn child(n: u128) -> Arc<Child> {
         attachment: 1,
         incarnation: 1,
         disk: 1,
+        age: 0,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,

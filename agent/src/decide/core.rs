@@ -103,6 +103,8 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) low_space: bool,
     /// The epoch in which this disk was found to be put back to an older state.
     pub(super) rolled_back: Option<Epoch>,
+    /// When that was told last, or was still on its way.
+    pub(super) rolled_back_told: Mono,
     /// How often in a row a parent knew a newer attachment.
     pub(super) overtaken: u32,
     /// Whether the link that ends is to be followed by another at once.
@@ -139,6 +141,7 @@ impl<D: Defects> AgentCore<D> {
             lease: None,
             low_space: false,
             rolled_back: None,
+            rolled_back_told: Mono::default(),
             overtaken: 0,
             redial: false,
             refused_unreported: 0,
@@ -168,7 +171,7 @@ impl<D: Defects> AgentCore<D> {
         let may_begin = !self.documents.suspends_me() && !self.is_rolled_back();
         let journal = self.journal.next_deadline(now, may_begin);
         let heads = self.spool.heads_due_in(now.shown()).map(|ms| now.mono.plus(ms));
-        let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads];
+        let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads, self.rolled_back_due()];
         journal.into_iter().chain(others.into_iter().flatten()).min()
     }
 

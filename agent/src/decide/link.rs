@@ -46,6 +46,7 @@ impl<D: Defects> AgentCore<D> {
             attachment: self.attachment,
             incarnation: self.spool.incarnation(),
             disk: 0,
+            age: 0,
             contact: self.me.contact,
             depth_below: 0,
             stored_at: self.spool.stored_at(),
@@ -153,6 +154,11 @@ impl<D: Defects> AgentCore<D> {
                 }
                 turn.then(Effect::Release(lane, credit));
             }
+            Ok(Message::Again(streams)) => {
+                let own = streams.iter().filter(|stream| stream.node == self.me.node);
+                own.for_each(|stream| self.spool.again(stream));
+                at_once(out);
+            }
             // What is over here this device knows itself: a withdrawal is for those who hold orders for others.
             Ok(Message::Withdraw(_) | Message::Ancestors(_)) => at_once(out),
             Ok(
@@ -163,7 +169,8 @@ impl<D: Defects> AgentCore<D> {
                 | Message::Withdrawn(_)
                 | Message::Left(_)
                 | Message::Newer(..)
-                | Message::Recalled(_),
+                | Message::Recalled(_)
+                | Message::Disk(..),
             )
             | Err(MessageFault::Unknown(_)) => {
                 count(Counted::UnknownMessage, out);

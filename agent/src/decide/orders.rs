@@ -430,6 +430,7 @@ impl<D: Defects> AgentCore<D> {
             let body = rmp_serde::to_vec_named(&progress).expect("progress is plain data");
             self.append(now, lane_of(open.class), class::PROGRESS, Some(open.trace), body.into(), turn);
         }
+        self.look_at_rolled_back(now, turn);
         self.give_up_restarts(now, turn);
         self.look_at_schedule(now, turn);
         self.begin_ready(now, turn);

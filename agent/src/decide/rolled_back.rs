@@ -15,7 +15,7 @@ use branchline_protocol::{
     id::OrderNumber,
     job::End,
     record::{Lane, RolledBack, class},
-    time::Now,
+    time::{Mono, Now},
 };
 
 /// Where the epoch is kept in which it was found, u32 big-endian.
@@ -24,6 +24,8 @@ pub(super) const ROLLED_BACK: &[u8] = b"rolled_back";
 pub(super) const REASON: &str = "rolled_back";
 /// Doublings of the step by which the attachment number catches up: about a million links in twenty refusals.
 const DOUBLINGS_MAX: u32 = 20;
+/// Milliseconds after which it is said again while no other epoch is given.
+pub(super) const TELL_EVERY_MS: u64 = 600_000;
 
 impl<D: Defects> AgentCore<D> {
     /// Whether this disk was put back in the present epoch.
@@ -58,8 +60,21 @@ impl<D: Defects> AgentCore<D> {
         self.tell(now, why, turn);
     }
 
-    /// Said again on each link, unless it is still on its way: the server may have had reason to wait.
+    /// When it is due to be said again.
+    pub(super) fn rolled_back_due(&self) -> Option<Mono> {
+        self.is_rolled_back().then(|| self.rolled_back_told.plus(TELL_EVERY_MS))
+    }
+
+    /// A server that died when it had written this down and before it gave the epoch knows nothing of it.
+    pub(super) fn look_at_rolled_back(&mut self, now: Now, turn: &mut Turn) {
+        if self.rolled_back_due().is_some_and(|due| due <= now.mono) {
+            self.tell_rolled_back(now, turn);
+        }
+    }
+
+    /// Said again on each link and from time to time, unless it is still on its way: the server may have had reason to wait.
     pub(super) fn tell_rolled_back(&mut self, now: Now, turn: &mut Turn) {
+        self.rolled_back_told = now.mono;
         let told = |spool: &branchline_node::uplink::spool::Spool| {
             spool.unsettled_of(self.me.node).any(|record| record.class == class::ROLLED_BACK)
         };
@@ -69,6 +84,7 @@ impl<D: Defects> AgentCore<D> {
     }
 
     fn tell(&mut self, now: Now, why: &str, turn: &mut Turn) {
+        self.rolled_back_told = now.mono;
         let told = RolledBack { epoch: self.me.epoch, why: why.into() };
         let body = rmp_serde::to_vec_named(&told).expect("a notice is plain data");
         self.append(now, Lane::Urgent, class::ROLLED_BACK, None, body.into(), turn);

@@ -28,6 +28,7 @@ impl<D: Defects> RelayCore<D> {
         self.overtaken = 0;
         self.spool.link_up(welcome.parent, welcome.store);
         self.receipts.link_up();
+        self.age.link_up();
         let entries = self.directory.snapshot();
         out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: true, entries }));
         self.set_ancestors(now, welcome.ancestors, out);
@@ -56,7 +57,7 @@ impl<D: Defects> RelayCore<D> {
             Message::Acks(acks) => {
                 let mut batch = Batch::new();
                 let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
-                let (mut after, mut rolled_back) = (release, false);
+                let (mut after, mut rolled_back, mut again) = (release, false, Vec::new());
                 for mut ack in acks {
                     if ack.stream.node != self.me.node && ack.refused.iter().any(|(_, code)| code == "foreign") {
                         // Those who brought it are told; the device is not: what it has itself, it keeps.
@@ -64,6 +65,7 @@ impl<D: Defects> RelayCore<D> {
                         for to in self.brought_by(ack.stream.node) {
                             told.entry(to).or_default().push(ack.clone());
                         }
+                        again.push(ack.stream);
                         continue;
                     }
                     if D::SEEDED && self.defects.has(Defect::DELETES_ON_STORED) {
@@ -92,6 +94,7 @@ impl<D: Defects> RelayCore<D> {
                     .into_iter()
                     .map(|((child, session), acks)| Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)))
                     .collect();
+                again.into_iter().for_each(|stream| self.disowned(stream, &mut effects));
                 effects.push(after);
                 self.commit(now, batch, After { effects, ..After::default() }, out);
                 // Behind that batch: the alert goes into a stream of which it may hold the row.
@@ -113,6 +116,13 @@ impl<D: Defects> RelayCore<D> {
             }
             Message::Handed(device, epoch, orders) => {
                 self.handed(device, epoch, orders, out);
+                out.push(release);
+            }
+            Message::Again(streams) => {
+                for stream in streams {
+                    self.spool.again(&stream);
+                    self.receipts.untold(&stream);
+                }
                 out.push(release);
             }
             Message::Newer(node, key) => self.newer(now, node, key, release, out),

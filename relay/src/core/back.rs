@@ -26,7 +26,7 @@ impl<D: Defects> RelayCore<D> {
     /// Commits behind everything that waits, even if there is nothing to write: a repeated order is not acknowledged
     /// before the first is on disk.
     pub(super) fn commit_in_turn(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() || !batch.is_empty() {
             return self.commit(now, batch, after, out);
         }
         self.next_token += 1;

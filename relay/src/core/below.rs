@@ -12,6 +12,7 @@ use branchline_node::{
     uplink::spool::SpoolFault,
 };
 use branchline_protocol::{
+    chain::ChainFault,
     document::Kind,
     id::{AttachmentKey, NodeId, Role},
     record::{Facts, JobResult, Lane, Run, class},
@@ -46,7 +47,8 @@ impl<D: Defects> RelayCore<D> {
             next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
-        if !self.directory.attach(attach) {
+        let behind = child.role == Role::Relay && self.directory.is_behind(child.node, child.key, child.greeting.age);
+        if behind || !self.directory.attach(attach) {
             let refusal = Refusal::new(409, "stale_attachment", "a newer attachment of this node is here");
             out.push(Effect::RefuseChild(child.node, child.session, refusal));
             return;
@@ -66,22 +68,14 @@ impl<D: Defects> RelayCore<D> {
             }
         }
         self.remind(&child, out);
+        self.ask_to_send_again(child.node, out);
         let below = self.directory.below(child.node);
         let mut batch = Batch::new();
         self.directory.keep(child.node, child.key);
         persist::attached(child.node, child.key, &mut batch);
         self.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
-            let disk = child.greeting.disk;
-            let before = self.disks.insert(child.node, disk);
-            if before != Some(disk) {
-                persist::child_disk(child.node, disk, &mut batch);
-            }
-            let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
-            if before.is_some_and(|before| before != disk) && !overlooked {
-                let changes = self.ledger.child_lost(child.node);
-                self.note(changes, &mut batch);
-            }
+            self.child_disk(child.node, child.greeting.disk, &mut batch);
             let opening = child.greeting.incarnation;
             if self.openings.insert(child.node, opening) != Some(opening) {
                 let changes = self.ledger.child_reopened(child.node);
@@ -95,6 +89,20 @@ impl<D: Defects> RelayCore<D> {
         let after = After { look: below.into_iter().chain([child.node]).collect(), ..After::default() };
         self.commit(now, batch, after, out);
         out.push(Effect::FactsChanged);
+    }
+
+    /// The number of a child relay's disk. With another one what it held is gone, or it does not know any more what it handed
+    /// on of it.
+    fn child_disk(&mut self, child: NodeId, disk: u64, batch: &mut Batch) {
+        let before = self.disks.insert(child, disk);
+        if before != Some(disk) {
+            persist::child_disk(child, disk, batch);
+        }
+        let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
+        if before.is_some_and(|before| before != disk) && !overlooked {
+            let changes = self.ledger.child_lost(child);
+            self.note(changes, batch);
+        }
     }
 
     pub(super) fn child_gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
@@ -160,6 +168,11 @@ impl<D: Defects> RelayCore<D> {
             Message::Versions(documents) => self.directory.holds(child.node, &documents),
             Message::Left(left) => self.left(now, child, left, out),
             Message::Recalled(recalled) => self.recalled(now, child, recalled, out),
+            Message::Disk(disk, age) if child.role == Role::Relay => {
+                self.directory.aged(child.node, child.key.epoch, age);
+                self.child_disk(child.node, disk, &mut batch);
+                after.look.extend(self.directory.below(child.node));
+            }
             other => {
                 tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down")
             }
@@ -192,20 +205,32 @@ impl<D: Defects> RelayCore<D> {
             self.alert_rarely(now, "foreign_records", message, out);
             return;
         }
-        for record in run.records.iter().filter(|r| r.class == class::RESULT) {
-            // The order is over on that device: its row closes with the same write that keeps the result.
-            if let Ok(result) = rmp_serde::from_slice::<JobResult>(&record.body) {
+        let mut telling = run.records.clone();
+        telling.retain(|record| [class::RESULT, class::FACTS].contains(&record.class));
+        let (mark, fault) = self.spool.carry(run, batch);
+        match &fault {
+            None => self.again.came(stream, child.node),
+            Some(SpoolFault::Chain(fault)) => {
+                // What is not kept here changes nothing here.
+                telling.retain(|record| record.number < fault.number());
+                if let ChainFault::Hole { .. } = fault {
+                    self.missing(stream, child.node, &mut after.effects);
+                }
+            }
+            Some(_) => telling.clear(),
+        }
+        for record in &telling {
+            if record.class == class::FACTS {
+                if let Ok(facts) = rmp_serde::from_slice::<Facts>(&record.body) {
+                    self.told(now, stream.node, facts, batch, after);
+                }
+            } else if let Ok(result) = rmp_serde::from_slice::<JobResult>(&record.body) {
+                // The order is over on that device: its row closes with the same write that keeps the result.
                 tracing::info!(trace = ?record.trace, order = %result.order, device = %stream.node, end = ?result.end, "result carried");
                 let change = self.ledger.ended(result.order, stream.node);
                 self.note(change.into_iter().collect(), batch);
             }
         }
-        for record in run.records.iter().filter(|r| r.class == class::FACTS) {
-            if let Ok(facts) = rmp_serde::from_slice::<Facts>(&record.body) {
-                self.told(now, stream.node, facts, batch, after);
-            }
-        }
-        let (mark, fault) = self.spool.carry(run, batch);
         if D::SEEDED && self.defects.has(Defect::STORES_BEFORE_COMMIT) {
             self.spool.committed(&mark);
             let acks = Message::Acks(vec![self.spool.ack(&stream)]);

@@ -1,12 +1,20 @@
 //! What a relay's core hears, and what it asks for.
 
-use branchline_node::{downstream::Child, driver::Token, link::engine::LinkEnd, store::Batch, uplink::spool::Rows};
+use super::state::RelayCore;
+use branchline_node::{
+    defects::Defects,
+    downstream::Child,
+    driver::{self, Token},
+    link::engine::LinkEnd,
+    store::Batch,
+    uplink::spool::Rows,
+};
 use branchline_protocol::{
     id::NodeId,
     order::Envelope,
     record::Lane,
     refusal::Refusal,
-    time::Millis,
+    time::{Millis, Now},
     wire::{Goodbye, Greeting, Lease, Message, Welcome},
 };
 use std::sync::Arc;
@@ -87,4 +95,24 @@ pub enum Effect {
     LearnTime(Millis, Envelope),
     /// Something was refused; counted.
     Refused(&'static str),
+}
+
+impl<D: Defects> driver::Core for RelayCore<D> {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        self.event(now, event, out);
+    }
+
+    fn committed(token: Token) -> Event {
+        Event::Committed(token)
+    }
+
+    fn into_commit(effect: Effect) -> Result<(Batch, Token), Effect> {
+        match effect {
+            Effect::Commit(batch, token) => Ok((batch, token)),
+            other => Err(other),
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! them; nothing is told before it is on disk (DESIGN 4, 5). Nothing here knows a socket, a clock or an actor.
 
 mod above;
+mod again;
+mod age;
 mod back;
 mod below;
 mod bounds;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | Meta | `attachment` | u64 |
 //! | Meta | `d` + kind | envelope of a document; of time statements one in ten minutes |
+//! | Meta | `age` | u64: batches that are on this disk |
 //! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
 //! | Meta | `attached/` + child | u32, u64: epoch and attachment that it greeted with last |
 //! | Meta | `node_time` | i64: node time goes on from here |
@@ -14,6 +15,7 @@
 //! | Ledger | `t` + order number + device | i64: cancelled, to be known until then |
 
 use super::{
+    age::Age,
     receipts::Receipts,
     shelf::Shelf,
     state::{Me, RelayCore},
@@ -42,6 +44,8 @@ use uuid::Uuid;
 pub const ATTACHMENT: &[u8] = b"attachment";
 /// Key of this disk's number: made once, so that parent and children see when it was replaced.
 pub(super) const DISK: &[u8] = b"disk";
+/// Key of the count of batches.
+pub(super) const AGE: &[u8] = b"age";
 /// Key of node time.
 pub const NODE_TIME: &[u8] = b"node_time";
 const CHILD_DISK: &[u8] = b"child/";
@@ -212,7 +216,7 @@ impl<D: Defects> RelayCore<D> {
         let mut attachment = 0;
         let mut faults = Vec::new();
         let mut documents = BTreeMap::new();
-        let (mut disk, mut disks, mut time_kept) = (None, BTreeMap::new(), None);
+        let (mut disk, mut age, mut disks, mut time_kept) = (None, 0, BTreeMap::new(), None);
         let mut receipts = Vec::new();
         let mut attached: BTreeMap<NodeId, AttachmentKey> = BTreeMap::new();
         store.scan_all(Table::Meta, |key, value| {
@@ -220,6 +224,8 @@ impl<D: Defects> RelayCore<D> {
                 attachment = number(&value).unwrap_or(0);
             } else if key == DISK {
                 disk = number(&value);
+            } else if key == AGE {
+                age = number(&value).unwrap_or(0);
             } else if key == NODE_TIME {
                 time_kept = value[..].try_into().ok().map(i64::from_be_bytes).map(Millis);
             } else if let Some(child) = key.strip_prefix(CHILD_DISK) {
@@ -290,6 +296,7 @@ impl<D: Defects> RelayCore<D> {
         let receipts = Receipts::recover(receipts, &spool);
         let mut core = RelayCore::from_parts(defects, me, spool, ledger, shelf, attachment);
         core.receipts = receipts;
+        core.age = Age::recovered(age);
         core.disk = (disk.unwrap_or(incarnation), disk.is_some());
         (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
         attached.into_iter().for_each(|(child, key)| core.directory.keep(child, key));

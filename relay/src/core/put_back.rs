@@ -8,7 +8,11 @@ use super::{
     Effect, persist,
     state::{After, RelayCore},
 };
-use branchline_node::{defects::Defects, downstream::Child, store::Batch};
+use branchline_node::{
+    defects::Defects,
+    downstream::Child,
+    store::{Batch, Table},
+};
 use branchline_protocol::{
     document::Kind,
     id::{AttachmentKey, Epoch, NodeId, OrderNumber},
@@ -38,7 +42,16 @@ impl<D: Defects> RelayCore<D> {
         let mut batch = Batch::new();
         let changes = self.ledger.doubted();
         changes.iter().for_each(|change| persist::row(change, &mut batch));
-        self.commit(now, batch, After::default(), out);
+        // To the parent it is another disk: of what this relay held nobody but the devices can say what became of it. An
+        // opening has one number only, and finds this out on its first links.
+        let renumbered = self.disk.0 != self.spool.incarnation();
+        if renumbered {
+            self.disk.0 = self.spool.incarnation();
+            batch.put(Table::Meta, persist::DISK.to_vec(), self.disk.0.to_be_bytes().to_vec());
+        }
+        let disk = Message::Disk(self.disk.0, self.age.next());
+        let tell = (renumbered && self.parent_up).then(|| Effect::ToParent(Lane::Control, disk));
+        self.commit(now, batch, After { effects: tell.into_iter().collect(), ..After::default() }, out);
         self.alert_rarely(now, "store_rolled_back", why.into(), out);
     }
 

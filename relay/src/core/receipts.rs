@@ -85,6 +85,17 @@ impl Receipts {
         ways.map(|((_, child), _)| *child).filter(move |child| *child != node)
     }
 
+    /// Children that showed something for a node: itself, and relays that have brought records of it.
+    pub fn ways_of(&self, node: NodeId) -> Vec<NodeId> {
+        let ways = self.shown.range((node, NodeId(uuid::Uuid::nil()))..).take_while(|((of, _), _)| *of == node);
+        ways.map(|((_, child), _)| *child).collect()
+    }
+
+    /// A stream begins once more: its next run needs what lets this relay bring it.
+    pub fn untold(&mut self, stream: &StreamId) {
+        self.told.remove(stream);
+    }
+
     /// A new link up: whoever is above may know none of them.
     pub fn link_up(&mut self) {
         self.told.clear();

@@ -1,6 +1,8 @@
 //! The state between events and effects.
 
-use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling, receipts::Receipts};
+use super::{
+    Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, persist, recall::Recalling, receipts::Receipts,
+};
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
@@ -8,7 +10,7 @@ use branchline_node::{
         directory::Directory,
         ledger::{Ask, Change, Ledger, Row},
     },
-    driver::{self, Token},
+    driver::Token,
     store::{Batch, Table},
     uplink::spool::{Mark, Spool},
 };
@@ -57,6 +59,8 @@ pub(super) struct After {
     pub look: BTreeSet<NodeId>,
     /// Holders that are durable with it.
     pub asks: Vec<Ask>,
+    /// How much is on the disk with it.
+    pub age: u64,
     /// Streams to acknowledge to a child, with what was refused.
     pub acks: Vec<ChildAck>,
 }
@@ -100,6 +104,10 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) recalling: Option<Recalling>,
     /// What lets this relay speak for nodes below it.
     pub(super) receipts: Receipts,
+    /// What children have to send once more.
+    pub(super) again: Again,
+    /// How much is on this disk.
+    pub(super) age: Age,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -132,6 +140,8 @@ impl<D: Defects> RelayCore<D> {
             bounds: Bounds::default(),
             recalling: None,
             receipts: Receipts::default(),
+            again: Again::default(),
+            age: Age::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -194,6 +204,11 @@ impl<D: Defects> RelayCore<D> {
         self.directory.is_stale(node, key)
     }
 
+    /// Who is below.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// Whether the uplink is up.
     pub fn parent_up(&self) -> bool {
         self.parent_up
@@ -210,6 +225,7 @@ impl<D: Defects> RelayCore<D> {
             attachment: self.attachment,
             incarnation: self.spool.incarnation(),
             disk: self.disk.0,
+            age: self.age.next(),
             contact: Contact::Persistent,
             depth_below: self.directory.depth_below(),
             stored_at: self.spool.stored_at(),
@@ -222,7 +238,7 @@ impl<D: Defects> RelayCore<D> {
         }
     }
 
-    fn event(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+    pub(super) fn event(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Dialling(number, parent) => {
                 self.attachment += 1;
@@ -295,6 +311,7 @@ impl<D: Defects> RelayCore<D> {
             self.tell(now, class::FACTS, &Facts { facts }, out);
         }
         self.sign_heads(now, false, out);
+        self.tell_age(out);
         self.directory.expire(now.node);
         if self.parent_up {
             let mut entries = self.directory.changes();
@@ -373,11 +390,12 @@ impl<D: Defects> RelayCore<D> {
         }
     }
 
-    pub(super) fn commit(&mut self, now: Now, batch: Batch, after: After, out: &mut Vec<Effect>) {
+    pub(super) fn commit(&mut self, now: Now, mut batch: Batch, mut after: After, out: &mut Vec<Effect>) {
         if batch.is_empty() {
             self.release(now, after, out);
             return;
         }
+        after.age = self.age.count(&mut batch);
         self.next_token += 1;
         self.waiting.insert(self.next_token, after);
         out.push(Effect::Commit(batch, self.next_token));
@@ -391,6 +409,7 @@ impl<D: Defects> RelayCore<D> {
     }
 
     fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
+        self.age.reached(after.age);
         for mark in &after.mark {
             self.spool.committed(mark);
         }
@@ -477,24 +496,4 @@ fn fact_of(number: u8) -> Fact {
         .into_iter()
         .find(|f| *f as u8 == number)
         .unwrap_or(Fact::Held)
-}
-
-impl<D: Defects> driver::Core for RelayCore<D> {
-    type Event = Event;
-    type Effect = Effect;
-
-    fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
-        self.event(now, event, out);
-    }
-
-    fn committed(token: Token) -> Event {
-        Event::Committed(token)
-    }
-
-    fn into_commit(effect: Effect) -> Result<(Batch, Token), Effect> {
-        match effect {
-            Effect::Commit(batch, token) => Ok((batch, token)),
-            other => Err(other),
-        }
-    }
 }

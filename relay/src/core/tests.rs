@@ -26,7 +26,6 @@ use uuid::Uuid;
 
 mod bounds;
 mod receipts;
-
 const PARENT: NodeId = NodeId(Uuid::from_u128(1000));
 const RELAY: NodeId = NodeId(Uuid::from_u128(500));
 
@@ -149,6 +148,7 @@ fn child(n: u128, role: Role, session: u64) -> Arc<Child> {
         attachment: session,
         incarnation: 1,
         disk: 1,
+        age: 0,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,
@@ -466,6 +466,7 @@ fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
     assert_eq!(seen.iter().filter(|e| matches!(e, Effect::ToParent(_, Message::Records(_)))).count(), 1);
 }
 
+mod again;
 mod back;
 mod facts;
 mod links;

@@ -12,9 +12,7 @@ pub(super) use epochs::rolled_back;
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
-use orders::{
-    attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
-};
+use orders::{attached_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents};
 pub(super) use recall::{take_order, trust};
 
 use super::{
@@ -210,9 +208,9 @@ impl<D: Defects> Core<D> {
         !self.tenants.get(&child.tenant).is_some_and(past) && self.knows(&child.tenant, child.node, child.key)
     }
 
-    /// Whether an attachment of a node that is as new is known.
+    /// Whether an attachment of a node that is as new is known: it was told, or the node signed it and a relay showed that.
     pub fn knows(&self, tenant: &TenantId, node: NodeId, key: AttachmentKey) -> bool {
-        self.tenants.get(tenant).is_some_and(|t| t.directory.is_stale(node, key))
+        self.tenants.get(tenant).is_some_and(|t| t.directory.is_stale(node, key) || t.receipts.is_stale(node, key))
     }
 
     /// Commits that are not durable yet.
@@ -344,7 +342,9 @@ impl<D: Defects> Core<D> {
             next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
-        if !state.directory.attach(attach) {
+        let behind = state.receipts.is_stale(child.node, child.key)
+            || (child.role == Role::Relay && state.directory.is_behind(child.node, child.key, child.greeting.age));
+        if behind || !state.directory.attach(attach) {
             out.push(Effect::Refuse(
                 child.node,
                 child.session,
@@ -372,17 +372,7 @@ impl<D: Defects> Core<D> {
         intake::greeted(state, now, &child, &mut work);
         state.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
-            let disk = child.greeting.disk;
-            let before = state.disks.insert(child.node, disk);
-            if before != Some(disk) {
-                work.ops.push(disk_op(&child.tenant, child.node, disk));
-            }
-            let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_NEW_DISK);
-            if before.is_some_and(|before| before != disk) && !overlooked {
-                let changes = state.ledger.child_lost(child.node);
-                work.ops.extend(changes.iter().filter_map(|change| holders_op(state, &child.tenant, change)));
-                note(state, now, changes, &mut work);
-            }
+            orders::child_disk(&self.defects, state, now, &child, child.greeting.disk, &mut work);
             let opening = child.greeting.incarnation;
             if state.openings.insert(child.node, opening) != Some(opening) {
                 let changes = state.ledger.child_reopened(child.node);
@@ -474,6 +464,11 @@ impl<D: Defects> Core<D> {
                 let mut acks = Vec::new();
                 for (stream, refused, foreign) in streams {
                     if foreign {
+                        // One that is where it was brought from had its disk put back: it hears so.
+                        let newest = state.receipts.newest(stream.node).map(|(key, _)| key);
+                        let newer = newest.map(|key| Message::Newer(stream.node, key));
+                        let tell = |newer| Effect::Send(child.node, child.session, Lane::Control, newer);
+                        work.after.extend(newer.map(tell));
                         // Nothing of it is kept, and it must not block the child's queue.
                         let upto = refused.iter().map(|(n, _)| *n).max().unwrap_or(0);
                         acks.push(Ack { stream, stored: upto, settled: upto, refused });
@@ -531,6 +526,10 @@ impl<D: Defects> Core<D> {
                 work.after.extend(met.into_iter().filter_map(|node| epochs::remind(state, child.node, node)));
             }
             Message::Versions(documents) => state.directory.holds(child.node, &documents),
+            Message::Disk(disk, age) if child.role == Role::Relay => {
+                state.directory.aged(child.node, child.key.epoch, age);
+                orders::child_disk(&self.defects, state, now, child, disk, &mut work);
+            }
             Message::Withdrawn(list) => state.withdrawals.known(child.node, &list),
             Message::Left(left) => left::left(state, now, child, left, &mut work),
             Message::Recalled(recalled) => {

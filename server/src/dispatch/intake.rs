@@ -247,6 +247,8 @@ fn follow(
     let (first, _) = extent(stream, record)?;
     let before = Position::before(first, record.prev);
     let (at, resumed) = match position {
+        // What comes before was not taken, or is forgotten: whoever has it has to send it first.
+        None if before.upto > settled => return Err(ChainFault::Hole { held: settled, got: first }),
         // Its beginning was settled before this server knew the stream.
         None => (before, None),
         Some(at) if before.upto > at.upto && settled >= before.upto => (before, Some(at.upto)),

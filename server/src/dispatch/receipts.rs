@@ -217,6 +217,17 @@ impl Receipts {
         open.max()
     }
 
+    /// The newest attachment that a node signed, and the parent it was to.
+    pub fn newest(&self, node: NodeId) -> Option<(AttachmentKey, NodeId)> {
+        let held = self.nodes.get(&node)?.parents.iter().map(|(parent, held)| (held.key, *parent));
+        held.max()
+    }
+
+    /// Whether a node has signed an attachment that is as new: a link of this one is of a disk that was put back.
+    pub fn is_stale(&self, node: NodeId, key: AttachmentKey) -> bool {
+        self.newest(node).is_some_and(|(newest, _)| newest >= key)
+    }
+
     /// Whether a relay said that it is attached to this child, or to a relay that is below it.
     fn is_below(&self, relay: NodeId, child: NodeId, depth: usize) -> bool {
         let Some(known) = self.nodes.get(&relay).filter(|_| depth > 0) else { return false };

@@ -162,6 +162,7 @@ fn child(n: u128, session: u64) -> Arc<Child> {
         attachment: session,
         incarnation: 1,
         disk: 1,
+        age: 0,
         contact: Contact::Persistent,
         depth_below: 0,
         stored_at: None,
@@ -467,17 +468,6 @@ fn inv_4_collection_time_moves_only_with_a_difference_and_inv_13_older_reports_g
     bench.said(&agent, Message::Records(vec![spooled(1, records)]));
     assert_eq!(times(&bench), [10, 10, 30], "unchanged: the old time; older: not applied");
     assert_eq!(bench.ops.iter().filter(|op| matches!(op, Op::InventoryHistory { .. })).count(), 1);
-}
-
-#[test]
-fn an_order_nobody_was_handed_expires_one_millisecond_past_its_time() {
-    let mut bench = Bench::new();
-    bench.issue(&[1]);
-    bench.clock = 999;
-    bench.feed(Event::Tick);
-    assert!(bench.states(1).is_empty(), "exactly at fetch_by it is still good");
-    bench.feed(Event::Tick);
-    assert_eq!(bench.states(1), [State::Expired]);
 }
 
 #[test]

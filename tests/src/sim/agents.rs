@@ -282,7 +282,12 @@ impl World {
             self.doubled += 1;
             self.violation(format_args!("agent{n} runs {order} for the {starts}. time"));
         }
-        if let Some(state) = self.ended_before(n, order).filter(|_| !self.is_excluded(order, n)) {
+        let ended = self.ended_before(n, order);
+        if ended.is_some() && (self.found_late.contains(&(order, n)) || self.risen.contains(&(order, n))) {
+            // Its own answer ended it, which its disk does not know any more and its parent did not know yet (decision 25);
+            // or it was over before anybody had begun it, and came back with a relay's old disk (decision 24).
+            self.excluded.insert((order, n));
+        } else if let Some(state) = ended.filter(|_| !self.is_excluded(order, n)) {
             self.violation(format_args!("agent{n} begins {order}, which is told to be {state}"));
         }
         if self.agents[n].late.get(&order) == Some(&true) {

@@ -259,14 +259,16 @@ impl World {
             let forgotten: Vec<_> = self.journalled(n, |_| true).difference(&kept.done).copied().collect();
             self.forgotten.extend(forgotten.iter().map(|order| (*order, n)));
             // What it knows as taken and not begun the device begins anew before anybody can tell it.
-            self.excluded.extend(forgotten.iter().filter(|o| kept.received.contains(o)).map(|order| (*order, n)));
+            self.found_late.extend(forgotten.iter().filter(|o| kept.received.contains(o)).map(|order| (*order, n)));
             self.machine(place).unjudged.extend(forgotten);
         }
         let held = self.held(place);
         let below = (0..AGENTS).filter(|n| self.hangs_on(*n, place));
         let handed: Vec<_> =
             below.flat_map(|n| self.journalled(n, |_| true).into_iter().map(move |order| (order, n))).collect();
-        self.unwitnessed.extend(handed);
+        if matches!(place, Place::Relay(_)) {
+            self.machine(place).unnoticed.extend(handed);
+        }
         self.crash(place, Crash::Lost, true);
         if let Place::Agent(n) = place {
             self.agents[n].jobs.restore(kept.folders);
@@ -279,7 +281,7 @@ impl World {
         let unbegun =
             |(order, n): &&(OrderNumber, usize)| self.agents[*n].jobs.truth.get(order).is_none_or(|t| t.starts == 0);
         let risen: Vec<_> = kept.held.difference(&held).filter(unbegun).copied().collect();
-        self.excluded.extend(risen);
+        self.risen.extend(risen);
     }
 
     /// Whether a device's orders come by way of a relay.
@@ -319,7 +321,8 @@ impl World {
         }
         let row = self.server.rows.nodes.get(&(self.desk.tenant.clone(), place.id()));
         let stored = row.map(|row| AttachmentKey { epoch: row.epoch, attachment: row.attachment });
-        let (at_once, later) = (self.knows(parent, place, key), stored.is_some_and(|stored| stored > key));
+        let later = stored.is_some_and(|stored| stored > key) || self.knows(Place::Server, place, key);
+        let at_once = self.knows(parent, place, key);
         self.note(format_args!(
             "{place} forgot {}, known by its parent {at_once}, by the server {later}",
             forgotten.len()
@@ -329,6 +332,23 @@ impl World {
             (true, _) => {}
             (false, true) => self.found_late.extend(pairs),
             (false, false) => self.excluded.extend(pairs),
+        }
+    }
+
+    /// A relay greets for the first time since its disk was set back. A parent that knows newer links of it, or was told of a
+    /// newer state of that disk, notices; else it may say that nobody below it has what it had handed on (decision 30).
+    pub(super) fn judge_relay(&mut self, relay: Place, parent: Place, key: AttachmentKey, age: u64) {
+        let unnoticed = std::mem::take(&mut self.machine(relay).unnoticed);
+        if unnoticed.is_empty() {
+            return;
+        }
+        let (newer_link, newer_disk) = (self.knows(parent, relay, key), self.has_met_newer(parent, relay, key, age));
+        self.note(format_args!(
+            "{relay} was set back, {} handed on, known by its parent: links {newer_link}, disk {newer_disk}",
+            unnoticed.len()
+        ));
+        if !newer_link && !newer_disk {
+            self.unwitnessed.extend(unnoticed);
         }
     }
 
@@ -361,6 +381,8 @@ impl World {
         self.hit(Fault::DiskLoss, format_args!("{place} with {} un-synced batches", self.unsynced(place)));
         self.crash(place, Crash::Lost, true);
         self.machines[&place].disk.replace();
+        // Another number of its disk is noticed whatever the parent knows.
+        self.machine(place).unnoticed.clear();
         self.relays[n].must_enrol = true;
     }
 

@@ -56,6 +56,8 @@ pub struct Machine {
     pub snapshot: Option<Kept>,
     /// Whether its disk was ever set back.
     pub restored: bool,
+    /// Pairs that it, a relay, had handed on when its disk was set back; it is not known yet whether its parent noticed.
+    pub unnoticed: BTreeSet<(OrderNumber, usize)>,
     /// Orders that its disk was set back to before, of which it is not known yet whether anybody witnessed that.
     pub unjudged: BTreeSet<OrderNumber>,
 }

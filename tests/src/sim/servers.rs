@@ -254,16 +254,16 @@ impl World {
         self.commit_server();
     }
 
-    /// Nobody here forges or alters: whom the server finds to have done so is wronged. Only what comes from a disk that was
-    /// put back, a device's or its relay's, is not believed until the device has come again; it keeps its records.
+    /// Nobody here forges or alters: whom the server finds to have done so is wronged. Only what comes of a device whose disk
+    /// was put back is not believed until it has heard of its newer links; it keeps its records.
     fn nobody_lies(&mut self, op: &Op) {
         match op {
             Op::Audit(row) if ["alert.stream_head_mismatch", "receipt.refused"].contains(&&row.what[..]) => {
                 self.violation(format_args!("the server suspects {}: {} {}", row.who, row.what, row.detail));
             }
             Op::DeadLetter(row) if row.code == "foreign" => {
-                let by = [row.stream.node, row.via].into_iter().filter_map(Place::of);
-                if !by.into_iter().any(|place| self.machines[&place].restored) {
+                let by = Place::of(row.stream.node);
+                if !by.is_some_and(|place| self.machines[&place].restored) {
                     let (node, via) = (row.stream.node, row.via);
                     self.violation(format_args!("the server does not take {} of {node} from {via}", row.number));
                 }

@@ -11,6 +11,7 @@ use branchline_node::{
     downstream::{
         Child,
         admission::{Ask, Want},
+        directory::Directory,
         reception::{Facts, check, reconnect_spread_ms, stale},
     },
     identity::PeerIdentity,
@@ -199,6 +200,18 @@ impl World {
         }
     }
 
+    /// Whether a parent was told of a newer state of a child's disk.
+    pub(super) fn has_met_newer(&self, parent: Place, child: Place, key: AttachmentKey, age: u64) -> bool {
+        let met = |directory: &Directory| directory.has_met_newer(child.id(), key, age);
+        match parent {
+            Place::Relay(n) => self.relays[n].process.as_ref().is_some_and(|p| met(p.driver.core().directory())),
+            _ => {
+                let state = self.server.process.as_ref().and_then(|p| p.core.tenant(&self.desk.tenant));
+                state.is_some_and(|state| met(&state.directory))
+            }
+        }
+    }
+
     /// A greeting arrived: checks, admission, welcome, session.
     pub(super) fn greeted(&mut self, id: LinkId, greeting: Greeting) {
         let Some(link) = self.links.get(&id) else { return };
@@ -219,12 +232,13 @@ impl World {
         if let Err(refusal) = check(parent.id(), &facts, &peer, &greeting) {
             return self.command(id, Side::Parent, LinkCommand::Refuse(refusal));
         }
-        if let Place::Agent(n) = place {
-            self.judge(n, parent, AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment });
+        let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
+        match place {
+            Place::Agent(n) => self.judge(n, parent, key),
+            _ => self.judge_relay(place, parent, key, greeting.age),
         }
         self.next_session += 1;
         let session = self.next_session;
-        let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
         let want = if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll };
         let ask = Ask {
             node: place.id(),

@@ -144,7 +144,9 @@ pub struct World {
     pub(super) forgotten: BTreeSet<(OrderNumber, usize)>,
     /// Those of them that the device may have been given again before its disk was found to be set back.
     pub(super) found_late: BTreeSet<(OrderNumber, usize)>,
-    /// Pairs that a relay had handed on when its disk was set back: it may not know of that.
+    /// Pairs that a relay had given back, or been told are over, when its disk was set back to where it holds them.
+    pub(super) risen: BTreeSet<(OrderNumber, usize)>,
+    /// Pairs that a relay had handed on when its disk was set back, so that nobody noticed: it may not know of that.
     pub(super) unwitnessed: BTreeSet<(OrderNumber, usize)>,
     /// Those of them in the stated exclusion.
     pub(super) excluded: BTreeSet<(OrderNumber, usize)>,
@@ -174,6 +176,7 @@ impl World {
             epoch: 1,
             snapshot: None,
             restored: false,
+            unnoticed: BTreeSet::new(),
             unjudged: BTreeSet::new(),
         };
         let places = [Place::Server, Place::Gateway]
@@ -228,6 +231,7 @@ impl World {
             told: Vec::new(),
             forgotten: BTreeSet::new(),
             found_late: BTreeSet::new(),
+            risen: BTreeSet::new(),
             unwitnessed: BTreeSet::new(),
             excluded: BTreeSet::new(),
             accepted: 0,

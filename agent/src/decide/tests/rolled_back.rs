@@ -117,6 +117,31 @@ fn rolled_back_is_said_again_on_each_link_until_another_epoch_is_given() {
     assert!(told(&bench).is_empty(), "it is over");
 }
 
+/// A server that died between its write and the next epoch has it on disk, and forgot it.
+#[test]
+fn rolled_back_is_said_again_after_ten_minutes_on_one_link_too_once_it_is_settled() {
+    let mut bench = Bench::running();
+    bench.settle(Event::Overtaken);
+    let due = |bench: &Bench| bench.core.next_deadline(bench.now).is_some_and(|at| at <= bench.now.mono);
+    bench.pass(super::super::rolled_back::TELL_EVERY_MS);
+    assert!(due(&bench));
+    bench.settle(Event::Tick);
+    assert_eq!(told(&bench).len(), 1, "it is on its way still");
+    let stream = StreamId { node: ME, epoch: 2, incarnation: 1, lane: Lane::Urgent };
+    let acks = vec![Ack { stream, stored: 1, settled: 1, refused: vec![] }];
+    bench.settle(message(Lane::Control, Message::Acks(acks)));
+    bench.pass(super::super::rolled_back::TELL_EVERY_MS - 1);
+    assert!(!due(&bench));
+    bench.settle(Event::Tick);
+    assert!(told(&bench).is_empty());
+    bench.pass(1);
+    assert!(due(&bench));
+    bench.settle(Event::Tick);
+    assert_eq!(told(&bench), [2]);
+    bench.settle(list(1, vec![(ME, 3)]));
+    assert_eq!(bench.core.rolled_back_due(), None);
+}
+
 #[test]
 fn rolled_back_another_epoch_begins_with_its_first_link_and_survives_a_crash() {
     let mut bench = Bench::running();
@@ -201,4 +226,18 @@ fn rolled_back_is_known_by_an_order_that_this_device_has_said_it_has() {
     assert!(told(&bench).is_empty(), "over or not, they are here; another device's, or another epoch's, say nothing");
     bench.settle(handed(ME, 2, &[2, 3]));
     assert_eq!(told(&bench), [2]);
+}
+
+#[test]
+fn records_that_a_parent_has_no_more_are_sent_once_more_and_those_of_others_are_nobodys() {
+    let mut bench = Bench::running();
+    bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
+    let first = sent(&bench.settle(ended(1, finished(0)))).len();
+    assert!(first > 0);
+    let stream = |node| StreamId { node, epoch: 2, incarnation: 1, lane: Lane::Work };
+    let stored = vec![Ack { stream: stream(ME), stored: first as u64, settled: 0, refused: vec![] }];
+    bench.settle(message(Lane::Control, Message::Acks(stored)));
+    let again = |node| message(Lane::Control, Message::Again(vec![stream(node)]));
+    assert!(sent(&bench.settle(again(NodeId(Uuid::from_u128(8))))).is_empty());
+    assert_eq!(sent(&bench.settle(again(ME))).len(), first);
 }

@@ -12,7 +12,7 @@ fn reopened(n: u128, session: u64, incarnation: u64) -> Arc<Child> {
     Arc::new(again)
 }
 
-fn held_by_a_nested_relay() -> Bench {
+pub fn held_by_a_nested_relay() -> Bench {
     let mut bench = Bench::new();
     bench.parent_up(1);
     let nested = child(7, Role::Relay, 1);
@@ -68,7 +68,7 @@ fn rolled_back_this_relay_catches_up_in_growing_steps_and_gives_nothing_back_on_
     assert!(bench.back().is_empty(), "the device may have it from the state that is gone");
 }
 
-fn in_epoch(n: u128, session: u64, epoch: u32, attachment: u64) -> Arc<Child> {
+pub fn in_epoch(n: u128, session: u64, epoch: u32, attachment: u64) -> Arc<Child> {
     let mut child = Child::clone(&child(n, Role::Agent, session));
     child.key = AttachmentKey { epoch, attachment };
     Arc::new(child)
@@ -80,7 +80,7 @@ fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
     parent_says(Message::Document(Kind::Revocations, list.seal(&server_key())))
 }
 
-fn refused(effects: &[Effect]) -> Vec<(NodeId, u64)> {
+pub fn refused(effects: &[Effect]) -> Vec<(NodeId, u64)> {
     let of = |e: &Effect| match e {
         Effect::RefuseChild(node, session, refusal) if refusal.is_stale_attachment() => Some((*node, *session)),
         _ => None,

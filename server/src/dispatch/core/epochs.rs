@@ -13,7 +13,7 @@ use branchline_protocol::{
     record::{Lane, RolledBack},
     refusal::{Refusal, STALE_ATTACHMENT},
     time::{Millis, Now},
-    wire::{Message, PresenceEntry},
+    wire::{Message, PresenceEntry, Reach},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -185,5 +185,17 @@ pub(super) fn overtake(state: &TenantState, relay: NodeId, entries: &[PresenceEn
         tracing::info!(relay = %hop, %node, "told of a newer attachment");
         Some(Effect::Send(hop, session, Lane::Control, Message::Newer(node, key)))
     });
-    effects.collect()
+    let told: Vec<Effect> = effects.collect();
+    // What a node signed for another parent counts as well: the records that showed it may have come before this.
+    let away = |reach| matches!(reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited);
+    let there = entries.iter().filter(|entry| entry.node != relay && !away(entry.reach));
+    let signed = there.filter_map(|entry| {
+        let (newest, parent) = state.receipts.newest(entry.node)?;
+        let elsewhere = parent != entry.via.last().copied().unwrap_or(relay);
+        let newer = newest > entry.key || (newest == entry.key && elsewhere);
+        let session = state.links.get(&relay)?.session;
+        (newer && newest.epoch == entry.key.epoch)
+            .then(|| Effect::Send(relay, session, Lane::Control, Message::Newer(entry.node, newest)))
+    });
+    told.into_iter().chain(signed).collect()
 }

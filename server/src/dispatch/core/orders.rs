@@ -3,10 +3,13 @@
 use super::{CANCELLING, Effect, Entered, Issue, OpenJob, TenantState, Work, cancel::target_of};
 use crate::dispatch::withdrawals;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op, ResultRow};
-use branchline_node::downstream::{
-    Child,
-    directory::Entry,
-    ledger::{Ask, Change, Kept, Row},
+use branchline_node::{
+    defects::{Defect, Defects},
+    downstream::{
+        Child,
+        directory::Entry,
+        ledger::{Ask, Change, Kept, Row},
+    },
 };
 use branchline_protocol::{
     document::Kind,
@@ -163,7 +166,30 @@ pub fn disk_key(tenant: &TenantId, node: NodeId) -> String {
     format!("disk/{tenant}/{node}")
 }
 
-pub(in crate::dispatch) fn disk_op(tenant: &TenantId, node: NodeId, disk: u64) -> Op {
+/// The number of a child relay's disk. With another one what it held is gone, or it does not know any more what it handed on
+/// of it.
+pub(super) fn child_disk<D: Defects>(
+    defects: &D,
+    state: &mut TenantState,
+    now: Now,
+    child: &Child,
+    disk: u64,
+    work: &mut Work,
+) {
+    let before = state.disks.insert(child.node, disk);
+    if before != Some(disk) {
+        work.ops.push(disk_op(&child.tenant, child.node, disk));
+    }
+    let overlooked = D::SEEDED && defects.has(Defect::OVERLOOKS_NEW_DISK);
+    if before.is_some_and(|before| before != disk) && !overlooked {
+        let changes = state.ledger.child_lost(child.node);
+        work.ops.extend(changes.iter().filter_map(|change| holders_op(state, &child.tenant, change)));
+        work.look.extend(changes.iter().map(|change| change.device));
+        note(state, now, changes, work);
+    }
+}
+
+fn disk_op(tenant: &TenantId, node: NodeId, disk: u64) -> Op {
     Op::Meta(disk_key(tenant, node), disk.to_be_bytes().to_vec().into())
 }
 

@@ -222,3 +222,113 @@ fn rolled_back_a_device_is_told_on_each_link_what_it_said_it_has() {
     assert_eq!((handed(&seen, 1, 1), handed(&seen, 100, 2)), (1, 1), "and every ten minutes");
     assert_eq!(handed(&bench.feed(Event::Tick), 1, 1), 0);
 }
+
+/// What a relay is told of device 2.
+fn newer(effects: &[Effect], relay: u128) -> Vec<u64> {
+    let of = |e: &Effect| match e {
+        Effect::Send(to, _, Lane::Control, Message::Newer(n, key)) if (*to, *n) == (node(relay), node(2)) => {
+            Some(key.attachment)
+        }
+        _ => None,
+    };
+    effects.iter().filter_map(of).collect()
+}
+
+/// Relays 100 and 101; device 2 has signed attachment 5 at 101, which brought a record of it and told no presence.
+fn signed_elsewhere() -> (Bench, Arc<Child>) {
+    let mut bench = Bench::new();
+    let (one, two) = (child(100, 1), child(101, 1));
+    bench.feed(Event::Up(one.clone()));
+    bench.feed(Event::Up(two.clone()));
+    let signed = receipt(node(2), node(101), 5).seal(&key(node(2)));
+    let run = Run { receipts: vec![signed], ..spooled(2, vec![(class::LOG, vec![1])]) };
+    assert_eq!(acked(&bench.said_bare(&two, Message::Records(vec![run]))), [(1, 1, 0)]);
+    (bench, one)
+}
+
+#[test]
+fn rolled_back_a_device_that_signed_newer_links_than_the_one_it_has_is_told_so() {
+    let (mut bench, one) = signed_elsewhere();
+    assert!(!bench.core.is_stale(&child(2, 6)));
+    assert_eq!(newer(&bench.said(&one, presence(vec![below(2, 6)])), 100), [0; 0], "this one is newer");
+    for attachment in [5, 4] {
+        let (mut bench, one) = signed_elsewhere();
+        assert_eq!(
+            newer(&bench.said(&one, presence(vec![below(2, attachment)])), 100),
+            [5],
+            "nobody told of that link"
+        );
+        let away = PresenceEntry { reach: Reach::GoneTimeout, ..below(2, attachment) };
+        assert!(
+            newer(&bench.said(&one, presence(vec![away])), 100).is_empty(),
+            "a link that is gone need not be ended"
+        );
+        let mut here = Child::clone(&child(2, 9));
+        here.key.attachment = attachment;
+        assert!(bench.core.is_stale(&here), "here neither");
+        let seen = bench.feed(Event::Up(Arc::new(here)));
+        assert!(seen.iter().any(|e| matches!(e, Effect::Refuse(_, 9, refusal) if refusal.is_stale_attachment())));
+    }
+}
+
+#[test]
+fn rolled_back_a_device_whose_records_are_not_taken_for_a_newer_link_is_told_of_that() {
+    let (mut bench, one) = signed_elsewhere();
+    let old = receipt(node(2), node(100), 4).seal(&key(node(2)));
+    let mut run = Run { receipts: vec![old], ..spooled(2, vec![(class::RESULT, result(End::Succeeded))]) };
+    run.stream.incarnation = 78;
+    let seen = bench.said_bare(&one, Message::Records(vec![run]));
+    assert_eq!((acked(&seen), newer(&seen, 100)), (vec![(1, 1, 1)], vec![5]));
+}
+
+#[test]
+fn rly_7_a_stream_whose_beginning_nobody_settled_is_not_begun_in_its_middle() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    bench.issue(&[1]);
+    let whole = spooled(1, vec![(class::LOG, vec![1]), (class::RESULT, result(End::Succeeded))]);
+    let tail = Run { records: whole.records[1..].to_vec(), ..whole.clone() };
+    let seen = bench.said(&agent, Message::Records(vec![tail.clone()]));
+    assert_eq!((acked(&seen), bench.states(1).len()), (vec![(0, 0, 1)], 0), "the first would be lost");
+    let settled = Run { settled: 1, ..tail };
+    assert_eq!(acked(&bench.said(&agent, Message::Records(vec![settled]))), [(2, 2, 0)]);
+    assert_eq!(bench.states(1), [State::Succeeded]);
+}
+
+#[test]
+fn rolled_back_what_a_relay_held_on_a_disk_that_was_put_back_it_does_not_give_back_for_its_devices() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    bench.said(&relay, presence(vec![below(2, 1)]));
+    bench.issue(&[2]);
+    bench.said(&relay, Message::Taken(vec![(ORDER, vec![node(2)])]));
+    let offered = bench.said(&relay, Message::Disk(2, 3));
+    assert_eq!(orders_to(&offered, 100), [1], "it is offered it again");
+    bench.cancel();
+    let facts = Facts { facts: vec![(ORDER, Fact::GivenBack, vec![node(2)])] };
+    bench.said(&relay, Message::Records(vec![spooled(100, vec![(class::FACTS, rmp_serde::to_vec(&facts).unwrap())])]));
+    assert!(!bench.states(2).contains(&State::Cancelled), "the device may have it from the disk that is gone");
+    let kept = |op: &Op| matches!(op, Op::Meta(name, _) if *name == disk_key(&tenant(), node(100)));
+    assert!(bench.ops.iter().any(kept));
+    bench.said(&child(2, 1), Message::Disk(7, 3));
+}
+
+#[test]
+fn rolled_back_a_relay_that_told_of_more_than_it_greets_with_hears_that_its_disk_is_old() {
+    let of_age = |session, age| {
+        let mut relay = Child::clone(&child(100, session));
+        relay.greeting = Arc::new(Greeting { age, ..Greeting::clone(&relay.greeting) });
+        Arc::new(relay)
+    };
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::Refuse(_, _, refusal) if refusal.is_stale_attachment()))
+    };
+    let mut bench = Bench::new();
+    assert!(!refused(&bench.feed(Event::Up(of_age(1, 4)))));
+    bench.said(&of_age(1, 4), Message::Disk(1, 9));
+    assert!(refused(&bench.feed(Event::Up(of_age(2, 9)))));
+    assert!(refused(&bench.feed(Event::Up(of_age(3, 10)))), "it has not heard");
+    assert!(!refused(&bench.feed(Event::Up(of_age(4, 10)))));
+}

@@ -152,3 +152,14 @@ fn s_5_a_relay_that_was_cut_off_for_a_day() {
     let seen = bench.said(&back, Message::Records(vec![foreign, own]));
     assert_eq!(acked(&seen)[0].2, 1, "what the revoked device ran meanwhile is refused");
 }
+
+#[test]
+fn an_order_nobody_was_handed_expires_one_millisecond_past_its_time() {
+    let mut bench = Bench::new();
+    bench.issue(&[1]);
+    bench.clock = 999;
+    bench.feed(Event::Tick);
+    assert!(bench.states(1).is_empty(), "exactly at fetch_by it is still good");
+    bench.feed(Event::Tick);
+    assert_eq!(bench.states(1), [State::Expired]);
+}

@@ -143,6 +143,7 @@ mod tests {
             attachment: 1,
             incarnation: 1,
             disk: 0,
+            age: 0,
             contact: Contact::Persistent,
             depth_below: 0,
             stored_at: None,

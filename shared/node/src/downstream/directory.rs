@@ -5,7 +5,7 @@ mod overtaken;
 
 use branchline_protocol::{
     document::Kind,
-    id::{AttachmentKey, NodeId, Role},
+    id::{AttachmentKey, Epoch, NodeId, Role},
     time::Millis,
     wire::{PresenceEntry, Reach},
 };
@@ -69,6 +69,8 @@ pub struct Directory {
     live: BTreeMap<NodeId, u64>,
     /// Attachments of children that were here, as the disk has them: who went elsewhere or away is not known by them.
     kept: BTreeMap<NodeId, AttachmentKey>,
+    /// How much children have said to be on their disks, and in which epoch; since the start of this node.
+    ages: BTreeMap<NodeId, (Epoch, u64)>,
     /// Since when a relay that hung here has no link.
     cut: BTreeMap<NodeId, Millis>,
     /// Until when to await nodes; nothing yet for those not looked at since they are.
@@ -258,6 +260,7 @@ impl Directory {
         self.live.remove(&node);
         self.cut.remove(&node);
         self.awaited.remove(&node);
+        self.ages.remove(&node);
     }
 
     /// What is known of a node.

@@ -191,6 +191,7 @@ impl World {
             attachment,
             incarnation: 1,
             disk: 0,
+            age: 0,
             contact: Contact::Persistent,
             depth_below: 0,
             stored_at: None,

@@ -232,6 +232,8 @@ impl Spool {
         let (first, head) = extent(stream, record)?;
         let before = Position::before(first, record.prev);
         let at = match self.streams.get(stream) {
+            // What came before was here once and is not settled: the child has it still.
+            None if before.upto > settled => return Err(ChainFault::Hole { held: settled, got: first }),
             // Its beginning was settled before this store knew the stream.
             None => before,
             Some(state) if before.upto > state.at.upto && settled >= before.upto => {

@@ -61,6 +61,10 @@ pub struct Greeting {
     /// A relay's disk, the same as long as it is not replaced; an agent's is 0.
     #[serde(default)]
     pub disk: u64,
+    /// Batches that a relay has written to that disk, this greeting's included; a parent that was told of as many, or more,
+    /// has met a newer state of it. An agent's is 0.
+    #[serde(default)]
+    pub age: u64,
     /// What it wants.
     pub contact: Contact,
     /// Tiers of relays below it, itself not counted (TOP-20).

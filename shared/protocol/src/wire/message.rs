@@ -18,6 +18,8 @@
 //! | 18 | Handed | down | control: orders that a device is said to have, so that it sees whether its disk still does |
 //! | 20 | Recall | down | control: the server was restored, tell what it may not know |
 //! | 21 | Recalled | up | control: signed documents and orders in answer to that |
+//! | 22 | Again | down | control: streams that the sender stored and has no more: from what is settled on, once more |
+//! | 23 | Disk | up | control: number of the sender's disk, and how much is written on it |
 //!
 //! Other kinds are counted and passed over.
 
@@ -162,6 +164,11 @@ pub enum Message {
     Recall(Recall),
     /// What a node below knows that it may not.
     Recalled(Recalled),
+    /// Streams of which the sender does not have what it acknowledged as stored: those above did not take them from it.
+    Again(Vec<StreamId>),
+    /// A relay's disk as its greetings name it from here on: the number, which is another one once it turned out that the
+    /// disk was put back to an older state, and how many batches are on it.
+    Disk(u64, u64),
 }
 
 /// Why bytes are no message.
@@ -204,6 +211,8 @@ impl Message {
             Message::Handed(node, epoch, orders) => put(18, &(node, epoch, orders), &mut out),
             Message::Recall(v) => put(20, v, &mut out),
             Message::Recalled(v) => put(21, v, &mut out),
+            Message::Again(v) => put(22, v, &mut out),
+            Message::Disk(number, age) => put(23, &(number, age), &mut out),
         }
         out.freeze()
     }
@@ -243,6 +252,11 @@ impl Message {
             }
             20 => Message::Recall(get(kind, body)?),
             21 => Message::Recalled(get(kind, body)?),
+            22 => Message::Again(get(kind, body)?),
+            23 => {
+                let (number, age) = get(kind, body)?;
+                Message::Disk(number, age)
+            }
             other => return Err(MessageFault::Unknown(other)),
         })
     }
@@ -298,6 +312,8 @@ mod tests {
                 newest: OrderNumber { term: 1, number: 9 },
             }),
             Message::Recalled(Recalled { last: true, ..Recalled::default() }),
+            Message::Again(vec![stream]),
+            Message::Disk(u64::MAX, 7),
             Message::Withdraw(vec![]),
             Message::Withdrawn(vec![(OrderNumber { term: 1, number: 2 }, vec![NodeId(Uuid::from_u128(1))])]),
         ] {
@@ -320,7 +336,7 @@ mod tests {
     fn strange_bytes_are_faults_never_panics() {
         assert_eq!(Message::decode(&[]), Err(MessageFault::Empty));
         assert_eq!(Message::decode(&[77, 1]), Err(MessageFault::Unknown(77)));
-        for kind in (1..=9u8).chain([12, 13, 16, 17, 18, 20, 21]) {
+        for kind in (1..=9u8).chain([12, 13, 16, 17, 18, 20, 21, 22, 23]) {
             assert!(matches!(Message::decode(&[kind, 0xc1]), Err(MessageFault::Malformed { .. })));
         }
     }

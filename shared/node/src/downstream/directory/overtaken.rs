@@ -3,7 +3,7 @@
 
 use super::Directory;
 use branchline_protocol::{
-    id::{AttachmentKey, NodeId},
+    id::{AttachmentKey, Epoch, NodeId},
     wire::{PresenceEntry, Reach},
 };
 
@@ -30,6 +30,30 @@ impl Directory {
             }
         }
         overtaken
+    }
+
+    /// A child relay says how much is written on its disk, in this epoch.
+    pub fn aged(&mut self, node: NodeId, epoch: Epoch, age: u64) {
+        let known = self.ages.entry(node).or_insert((epoch, 0));
+        if *known < (epoch, age) {
+            *known = (epoch, age);
+        }
+    }
+
+    /// Whether a child has told of a newer state of its disk than the one it greets from.
+    pub fn has_met_newer(&self, node: NodeId, key: AttachmentKey, age: u64) -> bool {
+        self.ages.get(&node).is_some_and(|(epoch, known)| *epoch == key.epoch && *known >= age)
+    }
+
+    /// Whether a child greets from an older state of its disk than it has told of. No link of it counts then before it has
+    /// heard so: that one and the next are no newer ones, and whoever heard it leaves out a number.
+    pub fn is_behind(&mut self, node: NodeId, key: AttachmentKey, age: u64) -> bool {
+        let behind = self.has_met_newer(node, key, age);
+        if behind {
+            self.ages.remove(&node);
+            self.keep(node, AttachmentKey { attachment: key.attachment.saturating_add(1), ..key });
+        }
+        behind
     }
 
     /// A child's attachment as this node's disk has it.
@@ -76,5 +100,24 @@ mod tests {
         assert!(!d.attach(attach(7, Role::Agent, 5, 10)));
         assert!(d.get(node(7)).is_none(), "nobody is shown by it");
         assert!(d.attach(attach(7, Role::Agent, 6, 11)));
+    }
+
+    #[test]
+    fn rolled_back_a_relay_that_has_told_of_more_than_is_on_its_disk_is_not_met_before_it_heard_so() {
+        let at = |age| {
+            let mut d = Directory::default();
+            d.aged(node(7), 1, 9);
+            d.aged(node(7), 1, 8);
+            let behind = d.is_behind(node(7), key(3), age);
+            (behind, d)
+        };
+        assert!(!at(10).0, "what it greets with is newer than all it told of");
+        let (behind, mut d) = at(9);
+        assert!(behind);
+        assert!(d.is_stale(node(7), key(4)) && !d.is_stale(node(7), key(5)), "whoever heard it leaves out a number");
+        assert!(!d.is_behind(node(7), key(5), 1), "once");
+        let (_, mut d) = at(10);
+        assert!(!d.is_behind(node(7), AttachmentKey { epoch: 2, attachment: 1 }, 1), "enrolled anew, on another disk");
+        assert!(!Directory::default().is_behind(node(7), key(1), 0), "it has told nothing");
     }
 }

@@ -37,6 +37,17 @@ impl Spool {
         }
     }
 
+    /// The parent has no more what it stored of a stream: from what is settled on it is sent once more.
+    pub fn again(&mut self, stream: &StreamId) {
+        let Some(state) = self.streams.get_mut(stream) else { return };
+        let lane = stream.lane as usize;
+        self.in_flight[lane] = self.in_flight[lane].saturating_sub(state.in_flight());
+        (state.stored, state.sent) = (state.settled, state.settled);
+        if state.has_unsent() {
+            self.ready.insert((stream.lane, *stream));
+        }
+    }
+
     /// The link is gone.
     pub fn link_down(&mut self) {
         self.link_up = false;

@@ -197,3 +197,36 @@ fn own_streams_of_earlier_lives_do_not_pile_up() {
     }
     assert_eq!(disk.0.len(), 1, "{:?}", disk.0.keys());
 }
+
+#[test]
+fn rly_7_a_stream_that_is_not_here_is_not_taken_up_after_what_nobody_settled() {
+    let (stream, mut disk) = (of_child(9), Disk::default());
+    let all = chain(stream, 5);
+    let mut relay = Spool::new(node(1), 1, 5);
+    relay.link_up(PARENT, 1);
+    let mut batch = Batch::new();
+    let (mark, fault) = relay.carry(run(stream, &all[3..], 2), &mut batch);
+    assert_eq!(fault, Some(SpoolFault::Chain(ChainFault::Hole { held: 2, got: 4 })));
+    assert!(batch.is_empty() && mark == Mark::default());
+    carry(&mut relay, &mut disk, run(stream, &all[3..], 3));
+    assert_eq!(bodies(&mut relay), ["4", "5"]);
+}
+
+#[test]
+fn what_a_parent_has_no_more_is_sent_once_more_from_what_is_settled_on() {
+    let (mut spool, mut disk) = (Spool::new(node(1), 1, 5), Disk::default());
+    spool.link_up(PARENT, 1);
+    for text in ["a", "b", "c"] {
+        let mark = add(&mut spool, &mut disk, text);
+        spool.committed(&mark);
+    }
+    assert_eq!(bodies(&mut spool).len(), 3);
+    acked(&mut spool, &mut disk, ack(own(5), 2, 1));
+    spool.again(&own(6));
+    assert!(spool.take().is_none(), "of another stream");
+    spool.again(&own(5));
+    assert_eq!(spool.in_flight(Lane::Work), 0);
+    assert_eq!(bodies(&mut spool), ["b", "c"]);
+    acked(&mut spool, &mut disk, ack(own(5), 3, 3));
+    assert!(spool.is_drained() && spool.in_flight(Lane::Work) == 0);
+}
