@@ -1,6 +1,6 @@
 //! The state between events and effects.
 
-use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling, receipts::Receipts};
+use super::{Effect, Event, Shelf, bounds::Bounds, persist, recall::Recalling, receipts::Receipts, sleepers::Sleepers};
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub role: Role,
     pub poll: bool,
     pub done: bool,
+    /// Whether it can be woken once it has no slot.
+    pub wakeable: bool,
 }
 
 /// The relay.
@@ -100,6 +102,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) recalling: Option<Recalling>,
     /// What lets this relay speak for nodes below it.
     pub(super) receipts: Receipts,
+    /// Devices that hang here directly, as the disk knows them.
+    pub(super) sleepers: Sleepers,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -132,6 +136,7 @@ impl<D: Defects> RelayCore<D> {
             bounds: Bounds::default(),
             recalling: None,
             receipts: Receipts::default(),
+            sleepers: Sleepers::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -253,13 +258,9 @@ impl<D: Defects> RelayCore<D> {
                 self.end_polls(out);
             }
             Event::Heard(child) => self.directory.heard(child, now.node),
-            Event::ChildGone(child, end) => self.child_gone(now, &child, &end),
-            Event::Displaced(node, lease) => {
-                if let Some(link) = self.links.get_mut(&node) {
-                    link.poll = true;
-                    self.directory.lease(node, Reach::Polling, Some(now.node.plus(lease.interval_ms as i64)));
-                }
-            }
+            Event::ChildGone(child, end) => self.child_gone(now, &child, &end, out),
+            Event::Displaced(node, lease) => self.displaced(now, node, lease, out),
+            Event::GoesOff(node, key) => self.goes_off(now, node, key, out),
             Event::Figures(figures) => self.figures = Some(figures),
             Event::LowSpace(low) => self.low_space(now, low, out),
             Event::Loaded(rows) => {
@@ -279,6 +280,7 @@ impl<D: Defects> RelayCore<D> {
     /// Presence, facts and gathered records go up; what is late goes back.
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.expire(now, out);
+        self.wake_after_start(now, out);
         self.retry_left(now, out);
         self.look_at_recall(now, out);
         if !self.facts.is_empty() {
@@ -419,6 +421,8 @@ impl<D: Defects> RelayCore<D> {
         let hop = |device| directory.live_hop(device).filter(takes);
         let round = ledger.offers(stated, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
         let also = ledger.also_offers(|child| links.contains_key(&child));
+        let sleeps = |device: &NodeId| directory.may_sleep(*device) && !revocations.suspends(*device);
+        out.extend(round.unreached.iter().copied().filter(sleeps).map(Effect::Wake));
         for offer in round.offers.into_iter().chain(also) {
             let Some(link) = links.get(&offer.child) else { continue };
             tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");

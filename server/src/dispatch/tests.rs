@@ -182,6 +182,7 @@ fn child(n: u128, session: u64) -> Arc<Child> {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     })
 }
 
