@@ -468,35 +468,10 @@ fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
     assert_eq!(seen.iter().filter(|e| matches!(e, Effect::ToParent(_, Message::Records(_)))).count(), 1);
 }
 
-#[test]
-fn a_fact_that_the_result_overtook_is_not_told() {
-    let mut bench = Bench::new();
-    bench.parent_up(1);
-    let (fast, slow) = (child(1, Role::Agent, 1), child(2, Role::Agent, 2));
-    bench.child_up(&fast);
-    bench.child_up(&slow);
-    bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
-    let number = OrderNumber { term: 1, number: 1 };
-    for agent in [&fast, &slow] {
-        bench.feed(child_says(agent, Message::Taken(vec![(number, vec![agent.node])])));
-    }
-    bench.feed(child_says(&fast, Message::Records(vec![results(1, 1, "out")])));
-    bench.feed(Event::Tick);
-    let mut spooled = Vec::new();
-    bench
-        .store
-        .scan_all(branchline_node::store::Table::Spool, |_, value| {
-            spooled.push(rmp_serde::from_slice::<branchline_protocol::record::Record>(&value).unwrap());
-        })
-        .unwrap();
-    let facts: Vec<Facts> =
-        spooled.iter().filter(|r| r.class == class::FACTS).map(|r| rmp_serde::from_slice(&r.body).unwrap()).collect();
-    assert_eq!(facts, [Facts { facts: vec![(number, Fact::HandedOver, vec![node(2)])] }]);
-}
-
 mod back;
 mod links;
 mod put_back;
 mod random;
 mod recall;
+mod sleepers;
 mod withdrawals;
