@@ -71,7 +71,7 @@ async fn hear(socket: std::net::UdpSocket, parts: Arc<Parts>, keeper: Addr<Keepe
     let results = Results::new(&parts);
     let mut wakeful = Wakeful::new(parts.me.node);
     let mut keys = parts.wake.keys.subscribe();
-    wakeful.adopt(keys.borrow_and_update().clone());
+    wakeful.adopt(parts.time.now().mono, keys.borrow_and_update().clone());
     let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
     loop {
         let wait = wakeful.next_deadline().map(|due| due.since(parts.time.now().mono));
@@ -89,7 +89,7 @@ async fn hear(socket: std::net::UdpSocket, parts: Arc<Parts>, keeper: Addr<Keepe
                 if changed.is_err() {
                     return Ok(());
                 }
-                wakeful.adopt(keys.borrow_and_update().clone());
+                wakeful.adopt(parts.time.now().mono, keys.borrow_and_update().clone());
             }
             () = due => polls = wakeful.tick(parts.time.now().mono),
             readable = socket.readable() => {

@@ -9,8 +9,8 @@ use branchline_protocol::{
     time::{Mono, Now},
 };
 
-/// Milliseconds between two polls that wakes ask for: five seconds, and the spread of a dial.
-pub const POLL_EVERY_MS: u64 = 5_500;
+/// Milliseconds between two polls that wakes ask for, from the greeting of one to the dial of the next.
+pub const POLL_EVERY_MS: u64 = 5_000;
 
 /// What becomes of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,10 @@ pub struct Wakeful {
     device: NodeId,
     keys: WakeKeys,
     budget: Budget,
-    /// When a wake last asked for a poll.
+    /// When a wake last asked for a poll; once that one greets, when it did.
     polled: Option<Mono>,
+    /// A poll was asked for that has not greeted yet.
+    asked: bool,
     /// A poll is held back.
     held_back: bool,
 }
@@ -37,14 +39,18 @@ pub struct Wakeful {
 impl Wakeful {
     /// Of a device that has not been woken yet.
     pub fn new(device: NodeId) -> Wakeful {
-        Wakeful { device, keys: WakeKeys::default(), budget: Budget::default(), polled: None, held_back: false }
+        let (keys, budget) = (WakeKeys::default(), Budget::default());
+        Wakeful { device, keys, budget, polled: None, asked: false, held_back: false }
     }
 
-    /// These keys are good from here on. A newer link is being dialled: it brings what a wake would.
-    pub fn adopt(&mut self, mut keys: WakeKeys) {
+    /// These keys are good from here on. If they are of a newer link, that is about to greet: it brings what a wake would.
+    pub fn adopt(&mut self, now: Mono, mut keys: WakeKeys) {
         let newest = |keys: &WakeKeys| keys.iter().map(|key| key.link).max();
         if newest(&keys) > newest(&self.keys) {
             self.held_back = false;
+            if std::mem::take(&mut self.asked) {
+                self.polled = Some(now);
+            }
         }
         for key in keys.iter_mut() {
             let known = self.keys.iter().find(|known| known.link == key.link);
@@ -62,7 +68,7 @@ impl Wakeful {
             self.held_back = true;
             return Heard::HeldBack;
         }
-        self.polled = Some(now.mono);
+        (self.polled, self.asked) = (Some(now.mono), true);
         Heard::Poll
     }
 
@@ -87,7 +93,7 @@ impl Wakeful {
     pub fn tick(&mut self, now: Mono) -> bool {
         let due = self.next_deadline().is_some_and(|due| due <= now);
         if due {
-            (self.polled, self.held_back) = (Some(now), false);
+            (self.polled, self.asked, self.held_back) = (Some(now), true, false);
         }
         due
     }
@@ -129,7 +135,7 @@ mod tests {
 
     fn device() -> Wakeful {
         let mut device = Wakeful::new(DEVICE);
-        device.adopt(keys(4, 5));
+        device.adopt(Mono(0), keys(4, 5));
         device
     }
 
@@ -156,10 +162,10 @@ mod tests {
     fn adm_16_a_poll_that_is_held_back_is_needless_once_the_device_dials() {
         let mut device = device();
         assert_eq!(device.hear(at(0), &wake(5, 1, 0)), Heard::Poll);
-        device.adopt(keys(5, 6));
+        device.adopt(Mono(300), keys(5, 6));
         assert_eq!(device.hear(at(700), &wake(5, 2, 0)), Heard::HeldBack, "the second copy, late");
-        assert_eq!(device.next_deadline(), Some(Mono(POLL_EVERY_MS)));
-        device.adopt(keys(5, 7));
+        assert_eq!(device.next_deadline(), Some(Mono(300 + POLL_EVERY_MS)), "counted from the greeting");
+        device.adopt(Mono(2_000), keys(5, 7));
         assert_eq!(device.next_deadline(), None);
         assert!(!device.tick(Mono(100_000)));
     }
@@ -205,7 +211,7 @@ mod tests {
         let mut device = device();
         assert_eq!(device.hear(at(0), &wake(4, 7, 0)), Heard::Poll);
         assert_eq!(device.hear(at(0), &wake(5, 9, 0)), Heard::HeldBack);
-        device.adopt(keys(5, 6));
+        device.adopt(Mono(1), keys(5, 6));
         assert_eq!(device.hear(at(1), &wake(4, 8, 0)), Heard::Ignored(Ignored::OtherLink));
         assert_eq!(device.hear(at(1), &wake(5, 9, 0)), Heard::Ignored(Ignored::Replayed));
         let heard = |n: u8, counter| (key(n).link, counter);

@@ -119,7 +119,9 @@ impl Rhythm {
     /// changed.
     pub fn poke(&mut self, now: Now, poke: Poke, chance: u64) -> bool {
         let within = match (self.wait, poke) {
-            (Wait::Poll, _) | (Wait::Failed | Wait::Lost, Poke::Wake) => POKE_SPREAD_MS,
+            // The parent spreads its wakes over the devices.
+            (Wait::Poll | Wait::Failed | Wait::Lost, Poke::Wake) => 1,
+            (Wait::Poll, _) => POKE_SPREAD_MS,
             (Wait::Lost, Poke::Urgent) => URGENT_SPREAD_MS,
             (Wait::Lost, Poke::Something) | (Wait::Failed, _) | (Wait::Told, _) => return false,
         };
@@ -224,7 +226,7 @@ mod tests {
         rhythm.polled(at(500_000), lease, false, 0);
         assert_eq!(rhythm.due(), Mono(3_900_000));
         assert!(rhythm.poke(at(600_000), Poke::Wake, 499));
-        assert_eq!(rhythm.due(), Mono(600_499));
+        assert_eq!(rhythm.due(), Mono(600_000), "the parent spreads its wakes, the device adds nothing");
         rhythm.polled(at(601_000), lease, false, 0);
         assert_eq!(rhythm.due(), Mono(3_900_000), "the next poll is where it was");
         rhythm.failed(at(602_000), None, 500);

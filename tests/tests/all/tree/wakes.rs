@@ -2,7 +2,7 @@
 
 use super::{MAIN, SHIM};
 use branchline_agent::decide::WakeKey;
-use branchline_node::time::SystemClock;
+use branchline_node::{supervise::ChildLife, time::SystemClock};
 use branchline_protocol::{
     datagram::{Datagram, DatagramKey, Kind},
     wire::Contact,
@@ -326,6 +326,40 @@ fn s_14_adm_16_a_flood_of_bad_wakes_costs_little_and_good_ones_count_meanwhile()
         let job = tree.completed(MAIN, &job).await;
         assert_eq!(job["counts"]["succeeded"], 1, "{job}");
         assert!(links(&tree) > before, "{}", json!({ "links": links(&tree) }));
+        tree.stop().await;
+    });
+}
+
+#[test]
+fn s_14_adm_17_where_wakes_are_lost_the_job_still_comes_by_polling_and_nobody_knocks_for_ever() {
+    scenario(async {
+        let mut tree = below_a_relay(true).await;
+        let before = asleep(&tree).await;
+        // Whoever reads the port fails until it is left alone: from there on it is a wall.
+        eventually("the doorbell is parked", async || {
+            let supervision = tree.running(PC).supervision();
+            supervision.inject_fault("doorbell").await.expect("the supervisor answers");
+            let snapshot = supervision.snapshot().await.expect("the supervisor answers");
+            let state = snapshot.child("doorbell").expect("every agent has one").state;
+            holds(state == ChildLife::Parked, state)
+        })
+        .await;
+        let job = refresh(&tree).await;
+        eventually("the wake was sent three times", async || {
+            let sent = tree.metric(RELAY, "branchline_wakes_sent_total", "").await;
+            holds(sent == 3.0, sent)
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(2_000)).await;
+        assert_eq!(tree.metric(RELAY, "branchline_wakes_sent_total", "").await, 3.0);
+        assert_eq!(links(&tree), before, "it heard nothing");
+        let path = format!("/api/v1/jobs/{}/devices/{PC}/explain", job["id"].as_str().unwrap());
+        let explained = tree.api(MAIN).get(&path).await.good();
+        assert_eq!((&explained["reason"], &explained["state"]), (&json!("next_poll"), &json!("queued")), "{explained}");
+        // Its next contact, which here is its start.
+        tree.stop_agent(PC).await;
+        tree.start_agent(PC).await;
+        assert_eq!(tree.completed(MAIN, &job).await["counts"]["succeeded"], 1);
         tree.stop().await;
     });
 }

@@ -9,9 +9,9 @@ use branchline_protocol::{
 
 impl Directory {
     /// Whether a device may be waiting for its next poll here: it has no link, and was here last or was not heard of since
-    /// this node started.
+    /// this node started. Whether its last link was a poll the keyring knows.
     pub fn may_sleep(&self, node: NodeId) -> bool {
-        let rests = |reach| matches!(reach, Reach::Wakeable | Reach::Awaited);
+        let rests = |reach| matches!(reach, Reach::Wakeable | Reach::Awaited | Reach::GoneTimeout);
         !self.is_live(node) && self.nodes.get(&node).is_none_or(|e| e.via.is_empty() && rests(e.reach))
     }
 
@@ -56,10 +56,17 @@ mod tests {
         let reach = d.rests(node(7));
         d.detach(node(7), 10, reach, Millis(5));
         assert!(d.may_sleep(node(7)));
-        d.detach(node(7), 10, Reach::GoneTimeout, Millis(5));
         d.attach(attach(8, Role::Agent, 1, 11));
-        d.detach(node(8), 11, Reach::GoneTimeout, Millis(5));
-        assert!(!d.may_sleep(node(8)), "it held a slot: it dials by itself");
+        let reach = d.rests(node(8));
+        assert_eq!(reach, Reach::Polling);
+        d.detach(node(8), 11, reach, Millis(5));
+        assert!(!d.may_sleep(node(8)), "it hears nothing");
+        d.remember(node(9), Entry { reach: Reach::Awaited, ..d.get(node(7)).unwrap().clone() });
+        d.expire(Millis(0));
+        assert_eq!(d.expire(Millis(super::super::AWAITED_MS)), [node(9)]);
+        assert!(d.may_sleep(node(9)), "its next poll may be far longer after a start");
+        d.goes_off(node(9), key(1), Millis(6));
+        assert!(!d.may_sleep(node(9)), "it is off");
         d.attach(attach(1, Role::Relay, 1, 12));
         d.presence(node(1), false, vec![told(7, 2, vec![])]);
         assert!(!d.may_sleep(node(7)), "it went to a relay");
