@@ -256,7 +256,8 @@ impl Relay {
             let generation = u32::try_from(recovered.openings).unwrap_or(u32::MAX);
             let setup = BeaconSetup::new(time.clone(), beacons.keyring.clone(), generation, &metrics);
             let spec = beacons.child("exchange", socket, setup, exchange.clone());
-            supervision.start_child(spec.past(ends)).await.map_err(add)?;
+            // Without it devices poll: parked, and reported.
+            supervision.start_child(spec).await.map_err(add)?;
         }
 
         let door = Door::new(config.link_rate, time.clone(), &metrics);

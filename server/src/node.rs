@@ -192,8 +192,9 @@ impl Server {
         if let Some(socket) = notices {
             let generation = next_start(&*store).await.map_err(store_fault)?;
             let setup = BeaconSetup::new(time.clone(), beacons.keyring.clone(), generation, &metrics);
+            // Without it devices poll: parked, and reported.
             let spec = beacons.child("dispatcher", socket, setup, dispatcher.clone());
-            supervision.start_child(spec.past(PastIntensity::EndProcess(exit_code::SUPERVISION))).await.map_err(add)?;
+            supervision.start_child(spec).await.map_err(add)?;
         }
         let current: CurrentReception = Arc::default();
         let host = Arc::new(ServerHost {

@@ -30,7 +30,7 @@ pub(crate) struct Farewell {
 /// The notice with this counter as of now, and where it goes.
 pub(crate) fn notice(parts: &Parts, counter: u64) -> Option<(SocketAddr, [u8; DATAGRAM_BYTES])> {
     let Farewell { to, key, link } = (*parts.wake.farewell.borrow())?;
-    let at = parts.time.now().node;
+    let at = parts.time.now().shown();
     let notice = Datagram { kind: Kind::Notice, device: parts.me.node, key: link, counter, at };
     Some((to, notice.seal(&key)))
 }

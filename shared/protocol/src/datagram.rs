@@ -9,7 +9,7 @@
 //! | 16 | the device |
 //! | 4, 8 | epoch and attachment of the link that the key is from |
 //! | 8 | counter, strictly rising for one key |
-//! | 8 | node time of the sender, ms |
+//! | 8 | when, ms: the sender's clock, or its node time if that is ahead |
 //! | 32 | blake3 of all that, under the key |
 //!
 //! Numbers are big-endian. A reader looks at the length first, then at the claims, and only for a device and an
@@ -81,7 +81,8 @@ pub struct Datagram {
     pub key: AttachmentKey,
     /// Strictly rising for one key.
     pub counter: u64,
-    /// Node time of the sender.
+    /// When it was sent: the sender's clock, or its node time if that is ahead. Node time alone lags behind after a long time
+    /// off, and the reader judges by its own node time, a lower bound.
     pub at: Millis,
 }
 

@@ -363,3 +363,23 @@ fn s_14_adm_17_where_wakes_are_lost_the_job_still_comes_by_polling_and_nobody_kn
         tree.stop().await;
     });
 }
+
+#[test]
+fn top_21_adm_15_after_a_panic_in_either_ends_actor_wakes_are_sent_and_heard_again() {
+    scenario(async {
+        let tree = below_a_relay(true).await;
+        asleep(&tree).await;
+        for (supervision, name) in [(tree.supervision(RELAY), "beacon"), (tree.running(PC).supervision(), "doorbell")] {
+            assert!(supervision.inject_fault(name).await.expect("the supervisor answers"), "{name}");
+            eventually("it is mended", async || {
+                let snapshot = supervision.snapshot().await.expect("the supervisor answers");
+                let child = snapshot.child(name).expect("it is supervised").clone();
+                holds((child.restarts, child.state) == (1, ChildLife::Running), child)
+            })
+            .await;
+        }
+        let job = refresh(&tree).await;
+        assert_eq!(tree.completed(MAIN, &job).await["counts"]["succeeded"], 1);
+        tree.stop().await;
+    });
+}

@@ -99,7 +99,7 @@ impl Beacon {
             let Some(known) = wakeable(device) else { continue };
             let (Some(address), Some(socket)) = (known.address, &self.socket) else { continue };
             let counter = self.setup.counter.fetch_add(1, Ordering::Relaxed) + 1;
-            let wake = Datagram { kind: Kind::Wake, device, key, counter, at: now.node };
+            let wake = Datagram { kind: Kind::Wake, device, key, counter, at: now.shown() };
             // One that cannot be sent is like one that is lost.
             match socket.try_send_to(&wake.seal(&known.keys.wake), address) {
                 Ok(_) => self.setup.sent.increment(1),
