@@ -179,10 +179,10 @@ mod tests {
         let (mut now, mut begun) = (Mono(1_000), BTreeMap::new());
         while first.len() < 250 {
             for (device, _) in waker.due(now, |_| Some(key(1))) {
-                if !begun.contains_key(&device) {
-                    begun.insert(device, now);
+                begun.entry(device).or_insert_with(|| {
                     first.push(device);
-                }
+                    now
+                });
             }
             now = waker.next_deadline().unwrap().max(now.plus(1));
         }
