@@ -52,6 +52,16 @@ pub struct AgentProcess {
     pub shim: Vec<String>,
 }
 
+/// What agents of a load test may be spared, because hundreds of them share processors that in a company each would have to
+/// itself. No configuration file says so: a shipped agent is spared nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spared {
+    /// It takes orders without checking signature, proof and arguments.
+    pub verification: bool,
+    /// Its journal and spool are in memory only; the identity is on disk.
+    pub journal: bool,
+}
+
 /// Starts agents.
 pub struct Agent;
 
@@ -79,6 +89,20 @@ impl Agent {
         ambient: Ambient,
         platform: Arc<dyn Platform>,
         process: AgentProcess,
+    ) -> Result<RunningAgent, StartFault> {
+        Agent::start_spared(config, ambient, platform, process, Spared::default()).await
+    }
+
+    /// The same, spared work; for load tests.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_spared(
+        config: AgentConfig,
+        ambient: Ambient,
+        platform: Arc<dyn Platform>,
+        process: AgentProcess,
+        spared: Spared,
     ) -> Result<RunningAgent, StartFault> {
         let (shim, shim_args) = process.shim.split_first().ok_or_else(|| {
             StartFault::new(exit_code::CONFIGURATION, "no_shim", "no program was given that runs jobs")
@@ -125,9 +149,10 @@ impl Agent {
             capabilities,
             pid: process.pid,
             signer: Arc::new(identity.key.signer()),
+            unverified: spared.verification,
         };
         let wake = door(&config);
-        let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient).await?;
+        let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient, spared.journal).await?;
         let parts = Parts {
             me,
             bundle,
@@ -344,10 +369,15 @@ async fn open_store(
     state_dir: &Path,
     identity: &Identity,
     ambient: &Ambient,
+    volatile: bool,
 ) -> Result<(StoreHandle, u64), StartFault> {
     let path = state_dir.join("agent.redb");
     let options = StoreOptions::new(STORE_FORMAT, ambient.random.next_u64()).for_node(*identity.subject.node.bytes());
-    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
+    let open = move || match volatile {
+        false => Store::open(&path, options),
+        true => Store::volatile(options),
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
     let opened = opened.map_err(|e| StartFault::new(exit_code::STATE, "state_unreadable", e.to_string()))?;
     let (store, recovered) = opened.map_err(|e| store_fault(&e))?;
     Ok((store, recovered.incarnation))

@@ -13,5 +13,5 @@ pub mod decide;
 pub mod platform;
 pub mod shim;
 
-pub use agent::{Agent, AgentProcess, RunningAgent, run_config as run};
+pub use agent::{Agent, AgentProcess, RunningAgent, Spared, run_config as run};
 pub use config::{AgentConfig, NAME_CHARS_MAX};

@@ -42,6 +42,8 @@ pub struct Me {
     pub pid: u32,
     /// The key of its certificate: signs receipts and heads of its streams.
     pub signer: Arc<Signer>,
+    /// It takes orders on trust, as a load test's agents may: see [`crate::Spared`].
+    pub unverified: bool,
 }
 
 /// What happens.

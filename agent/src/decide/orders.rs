@@ -113,8 +113,12 @@ impl<D: Defects> AgentCore<D> {
         turn: &mut Turn,
         out: &mut Vec<Effect>,
     ) -> Option<OrderNumber> {
-        let payload = match verify_order(&message, &self.me.tenant, self.documents.trust()) {
-            Ok(verified) => verified.payload,
+        let read = match self.me.unverified {
+            false => verify_order(&message, &self.me.tenant, self.documents.trust()).map(|verified| verified.payload),
+            true => rmp_serde::from_slice(&message.envelope.payload).map_err(|e| OrderFault::Malformed(e.to_string())),
+        };
+        let payload: Payload = match read {
+            Ok(payload) => payload,
             Err(fault) => return self.refuse_unverified(now, &message, &fault, turn, out),
         };
         let order = payload.number;

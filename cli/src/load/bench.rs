@@ -18,6 +18,7 @@ use crate::{
     },
     verbs::save_bundle,
 };
+use branchline_agent::Spared;
 use branchline_protocol::id::Role;
 use serde_json::{Value, json};
 use std::{
@@ -49,6 +50,7 @@ pub struct Bench {
     exe: PathBuf,
     book: Book,
     server: Server,
+    spared: Spared,
     /// Speaks for the only tenant.
     pub client: Client,
     /// Name of each part's process.
@@ -63,6 +65,7 @@ impl Bench {
         fleet: Fleet,
         sequence: Sequence,
         exe: &Path,
+        spared: Spared,
     ) -> Result<Bench, Failure> {
         let mut book = Book::open(state.folder())?;
         let server = sequence.tiers(&mut book).await.map_err(told)?;
@@ -71,7 +74,7 @@ impl Bench {
         let first = |role| plan.of(role).next().map(|n| n.name.clone()).unwrap_or_default();
         let parts = [("server", Role::Server), ("gateway", Role::Gateway), ("relay", Role::Relay)];
         let parts = parts.into_iter().map(|(part, role)| (part, first(role))).collect();
-        Ok(Bench { plan, state, fleet, sequence, exe: exe.to_path_buf(), book, server, client, parts })
+        Ok(Bench { plan, state, fleet, sequence, exe: exe.to_path_buf(), book, server, spared, client, parts })
     }
 
     /// Starts a process with every planned agent whose parent has this role, and waits until each is online, its
@@ -85,7 +88,7 @@ impl Bench {
         self.make_bundle(name, first, agents.len()).await?;
         let named: Vec<_> = agents.iter().map(|a| (a.name.clone(), self.book.ip(&a.name))).collect();
         let address = self.book.listen(name, "private");
-        let text = host::config_text(&self.state.node(name), &self.state.bundle(name), address, &named)?;
+        let text = host::config_text(&self.state.node(name), &self.state.bundle(name), address, self.spared, &named)?;
         let file = self.state.config(name);
         self.state.write(&file, &text)?;
         let file = file.to_str().ok_or_else(|| Failure::wrong("bad_state", "the state folder's path is not UTF-8"))?;

@@ -39,6 +39,7 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
     };
     Ok(Figures {
         relays: args.relays,
+        spared: args.spared(),
         agents,
         missing: u64::from(agents) * u64::from(args.rounds) - results,
         set_up_s,

@@ -2,6 +2,7 @@
 
 use super::snapshot::{PARTS, Snapshot};
 use crate::table::table;
+use branchline_agent::Spared;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,8 @@ pub struct Figures {
     pub relays: u32,
     /// Agents below each.
     pub agents: u32,
+    /// What the agents were spared.
+    pub spared: Spared,
     /// Results that never came.
     pub missing: u64,
     /// Seconds from nothing to the state that was measured.
@@ -107,6 +110,8 @@ impl Figures {
             "mode": match self.outcome { Outcome::Fanout(_) => "fanout", Outcome::Links(_) => "links" },
             "relays": self.relays,
             "agents": self.agents,
+            "unverified_agents": self.spared.verification,
+            "volatile_agents": self.spared.journal,
             "missing": self.missing,
             "set_up_s": rounded(self.set_up_s),
             "rss_bytes": object(&self.memory, rss),
@@ -138,8 +143,14 @@ impl Figures {
 
     /// For people.
     pub fn text(&self) -> String {
+        let spared = match (self.spared.verification, self.spared.journal) {
+            (false, false) => "",
+            (true, false) => " that check no order",
+            (false, true) => " whose journals are in memory",
+            (true, true) => " that check no order and whose journals are in memory",
+        };
         let head = format!(
-            "{} relay, {} agents; set up in {:.1} s; {} results missing\n\n",
+            "{} relay, {} agents{spared}; set up in {:.1} s; {} results missing\n\n",
             self.relays, self.agents, self.set_up_s, self.missing
         );
         match &self.outcome {
@@ -238,6 +249,7 @@ mod tests {
         let figures = |outcome| Figures {
             relays: 1,
             agents: 3,
+            spared: Spared { verification: true, journal: false },
             missing: 0,
             set_up_s: 1.0,
             memory: PARTS.into_iter().map(|p| (p, Memory::default())).collect(),
@@ -246,6 +258,7 @@ mod tests {
         let fanout = figures(Outcome::Fanout(Fanout { rounds_ms: vec![1.0], ..Fanout::default() })).json();
         let keys = ["mode", "relays", "agents", "rounds", "p50_ms", "p99_ms", "min_ms", "max_ms", "missing", "results"];
         let more = ["results_per_s", "rss_bytes", "wire_bytes", "fsyncs"];
+        assert_eq!((&fanout["unverified_agents"], &fanout["volatile_agents"]), (&json!(true), &json!(false)));
         for key in keys.iter().chain(&more) {
             assert!(fanout.get(key).is_some(), "{key} in {fanout}");
         }

@@ -3,7 +3,7 @@
 
 use crate::{failure::Failure, up::generate::quoted};
 use actix_rt::{Arbiter, ArbiterHandle};
-use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, platform::VirtualPlatform};
+use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, Spared, platform::VirtualPlatform};
 use branchline_node::{
     config::{Mistakes, Reach, Reader, load},
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
@@ -59,6 +59,7 @@ struct Config {
     bundle: PathBuf,
     /// Where figures are told to whoever connects; on loopback, without TLS: they name nobody.
     figures: SocketAddr,
+    spared: Spared,
     agents: Vec<(String, IpAddr)>,
 }
 
@@ -72,6 +73,7 @@ impl Config {
             state_dir: r.required("state_dir"),
             bundle: r.required("bundle"),
             figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            spared: Spared { verification: r.or("unverified", false), journal: r.or("volatile", false) },
             agents: r.tables("agents", |t| (t.required("name"), t.or("address", Ipv4Addr::LOCALHOST.into()))),
         };
         if config.agents.is_empty() {
@@ -86,6 +88,7 @@ pub fn config_text(
     state_dir: &Path,
     bundle: &Path,
     figures: SocketAddr,
+    spared: Spared,
     agents: &[(String, Ipv4Addr)],
 ) -> Result<String, Failure> {
     let path = |path: &Path| {
@@ -93,6 +96,9 @@ pub fn config_text(
         path.to_str().map(quoted).ok_or_else(not_utf_8)
     };
     let mut text = format!("state_dir = {}\nbundle = {}\nfigures = \"{figures}\"\n", path(state_dir)?, path(bundle)?);
+    for (key, spared) in [("unverified", spared.verification), ("volatile", spared.journal)] {
+        text += &format!("{key} = {spared}\n");
+    }
     for (name, ip) in agents {
         text += &format!("[[agents]]\nname = {}\naddress = \"{ip}\"\n", quoted(name));
     }
@@ -172,7 +178,9 @@ async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
     };
     let address = figures.local_addr().map_err(fault)?;
     let figures = tokio::net::TcpListener::from_std(figures).map_err(fault)?;
-    let figures = actix_rt::spawn(tell_figures(figures, fsyncs));
+    // A journal in memory commits and syncs nothing.
+    let synced = if config.spared.journal { Vec::new() } else { fsyncs };
+    let figures = actix_rt::spawn(tell_figures(figures, synced));
     let addresses = Addresses::from([("private".to_string(), address)]);
     // Its id is its first agent's: a host is no node.
     let started = Started { id: first.ok_or_else(unstarted)?.id, name: "agents".into(), addresses };
@@ -265,7 +273,7 @@ async fn one(
         restart: false,
     };
     let process = AgentProcess { pid: std::process::id(), shim };
-    let started = Agent::start(agent, Ambient::system(), Arc::new(platform), process).await;
+    let started = Agent::start_spared(agent, Ambient::system(), Arc::new(platform), process, config.spared).await;
     started.map_err(|fault| StartFault { message: format!("{name}: {}", fault.message), ..fault })
 }
 
@@ -314,11 +322,12 @@ mod tests {
         let agents =
             [("pc-1".to_string(), Ipv4Addr::new(127, 70, 1, 2)), ("pc-2".into(), Ipv4Addr::new(127, 70, 1, 3))];
         let figures = "127.70.1.1:0".parse().unwrap();
-        let text = config_text(Path::new("/s \"x\""), Path::new("/b"), figures, &agents).unwrap();
+        let spared = Spared { verification: true, journal: false };
+        let text = config_text(Path::new("/s \"x\""), Path::new("/b"), figures, spared, &agents).unwrap();
         std::fs::write(&file, text).unwrap();
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
-        assert_eq!(read, Config { state_dir: "/s \"x\"".into(), bundle: "/b".into(), figures, agents });
+        assert_eq!(read, Config { state_dir: "/s \"x\"".into(), bundle: "/b".into(), figures, spared, agents });
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

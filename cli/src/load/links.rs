@@ -33,6 +33,7 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
     ]);
     Ok(Figures {
         relays: args.relays,
+        spared: args.spared(),
         agents: args.agents,
         missing: 0,
         set_up_s,

@@ -112,7 +112,7 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
     let clock = SystemClock::shared();
     let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.timeout);
     let measured = async {
-        let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe).await?;
+        let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe, args.spared()).await?;
         let figures = match args.mode {
             Mode::Fanout => fanout::measure(&mut bench, args).await?,
             Mode::Links => links::measure(&mut bench, args).await?,

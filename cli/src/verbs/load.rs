@@ -1,6 +1,7 @@
 //! `load --mode fanout|links --relays 1 --agents N`
 
 use crate::{answer::print, args::Global, load};
+use branchline_agent::Spared;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -30,12 +31,25 @@ pub struct Args {
     /// How many jobs are measured in fanout
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
+    /// Agents take orders unchecked; relay and server check as ever. For comparison with what checks nothing
+    #[arg(long)]
+    pub unverified_agents: bool,
+    /// Agents keep their journals in memory; relay and server commit to disk as ever
+    #[arg(long)]
+    pub volatile_agents: bool,
     /// Where the nodes keep their state; must be empty [default: a folder in .branchline, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// How long it may take until all agents are online and quiet
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = crate::args::duration)]
     pub timeout: Duration,
+}
+
+impl Args {
+    /// What the agents are spared.
+    pub fn spared(&self) -> Spared {
+        Spared { verification: self.unverified_agents, journal: self.volatile_agents }
+    }
 }
 
 /// Measures, and prints what came out. `exe` is started again for every node.

@@ -19,9 +19,9 @@ use std::{path::PathBuf, time::Duration};
 /// Unless told otherwise `--wait` waits this long.
 const TIME_OUT: Duration = Duration::from_secs(300);
 
-/// Its options.
+/// What every order has.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct Ordering {
     /// Which devices (required): all, site:NAME, relay:NAME, device:ID, tag:NAME, with and, or, not
     #[arg(long, value_name = "SELECTOR")]
     pub on: Option<String>,
@@ -31,12 +31,19 @@ pub struct Args {
     /// How long --wait waits [default: 5m]
     #[arg(long, value_name = "TIME", requires = "wait", value_parser = crate::args::duration)]
     pub timeout: Option<Duration>,
-    /// How pressing it is: sets the poll that fetches it
-    #[arg(long, value_parser = ["normal", "urgent", "erase"])]
-    pub class: Option<String>,
     /// How long a device may take to fetch it [default: the server's, 30d]
     #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
     pub life: Option<Duration>,
+}
+
+/// Its options.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub ordering: Ordering,
+    /// How pressing it is: sets the poll that fetches it
+    #[arg(long, value_parser = ["normal", "urgent", "erase"])]
+    pub class: Option<String>,
     /// How long it may run on a device before it is killed
     #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
     pub time_out: Option<Duration>,
@@ -53,30 +60,42 @@ pub struct Args {
 
 /// Orders the job, and waits for it if asked to.
 pub fn run(args: &Args, session: &Session) -> Result<Answer, Failure> {
-    order(&request(args)?, args.wait, args.timeout, session)
+    args.ordering.order(&request(args)?, session)
 }
 
-/// Orders a job, and waits for it if asked to.
-pub fn order(request: &Value, wait: bool, timeout: Option<Duration>, session: &Session) -> Result<Answer, Failure> {
-    let client = session.client()?;
-    let mut job = client.post("/jobs", &[], request)?;
-    if !wait {
-        let text = format!("job {} ordered: branchline job {0}\n", super::text::cell(&job["id"]));
-        return Ok(Answer::done(job, text));
+impl Ordering {
+    /// What of the body of POST /jobs every verb has, or what is wrong with the command line.
+    pub fn request(&self, verb: &str) -> Result<Value, Failure> {
+        selector(self.on.as_deref())?;
+        let mut request = json!({ "on": self.on, "verb": verb });
+        if let Some(life) = self.life {
+            request["life_s"] = json!(whole_seconds(life));
+        }
+        Ok(request)
     }
-    let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?.to_string();
-    let time_out = timeout.unwrap_or(TIME_OUT);
-    job = for_completion(&client, &id, time_out, &mut Shown::on_stderr())?;
-    if job["complete"].as_bool() != Some(true) {
-        eprintln!(
-            "branchline: job {id} is not complete after {}; see it with: branchline job {id}",
-            duration_text(time_out)
-        );
+
+    /// Orders a job, and waits for it if asked to.
+    pub fn order(&self, request: &Value, session: &Session) -> Result<Answer, Failure> {
+        let client = session.client()?;
+        let mut job = client.post("/jobs", &[], request)?;
+        if !self.wait {
+            let text = format!("job {} ordered: branchline job {0}\n", super::text::cell(&job["id"]));
+            return Ok(Answer::done(job, text));
+        }
+        let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?.to_string();
+        let time_out = self.timeout.unwrap_or(TIME_OUT);
+        job = for_completion(&client, &id, time_out, &mut Shown::on_stderr())?;
+        if job["complete"].as_bool() != Some(true) {
+            eprintln!(
+                "branchline: job {id} is not complete after {}; see it with: branchline job {id}",
+                duration_text(time_out)
+            );
+        }
+        let names = device_names(&client);
+        let text = job_text(&job, &|id| names.get(id).cloned());
+        let exit = if all_succeeded(&job) { exit_code::DONE } else { exit_code::ENDED_BADLY };
+        Ok(Answer { json: job, text, exit })
     }
-    let names = device_names(&client);
-    let text = job_text(&job, &|id| names.get(id).cloned());
-    let exit = if all_succeeded(&job) { exit_code::DONE } else { exit_code::ENDED_BADLY };
-    Ok(Answer { json: job, text, exit })
 }
 
 /// The selector of `--on`, which must be there and be one.
@@ -90,8 +109,8 @@ pub fn selector(on: Option<&str>) -> Result<Selector, Failure> {
 
 /// The body of POST /jobs, or what is wrong with the command line.
 pub fn request(args: &Args) -> Result<Value, Failure> {
-    selector(args.on.as_deref())?;
-    let run = match (&args.script, args.argv.as_slice()) {
+    let mut request = args.ordering.request("run_script")?;
+    request["args"] = match (&args.script, args.argv.as_slice()) {
         (None, []) => {
             return Err(Failure::wrong("nothing_to_run", "say what to run: -- ARGV… or --script FILE").field("argv"));
         }
@@ -127,12 +146,8 @@ pub fn request(args: &Args) -> Result<Value, Failure> {
             script
         }
     };
-    let mut request = json!({ "on": args.on, "verb": "run_script", "args": run });
     if let Some(class) = &args.class {
         request["class"] = json!(class);
-    }
-    if let Some(life) = args.life {
-        request["life_s"] = json!(whole_seconds(life));
     }
     if let Some(time_out) = args.time_out {
         request["time_out_s"] = json!(whole_seconds(time_out));

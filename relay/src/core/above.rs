@@ -14,7 +14,7 @@ use branchline_protocol::{
     id::{NodeId, Role},
     job::CANCEL,
     order::{Envelope, OrderMessage, verify_order},
-    record::Lane,
+    record::{Fact, Lane},
     refusal::Refusal,
     time::Now,
     wire::{Ack, Message, Welcome},
@@ -185,6 +185,9 @@ impl<D: Defects> RelayCore<D> {
                         Some(Ask { change: change.clone(), child })
                     };
                     after.asks.extend(changes.iter().filter_map(ask));
+                    if self.is_nested() && !cancel {
+                        self.facts.extend(changes.iter().map(|c| (c.order, Fact::Held as u8, c.device)));
+                    }
                     self.note(changes, &mut batch);
                     if cancel {
                         self.tell_holders(number, &message.args, &devices);

@@ -9,7 +9,7 @@ use branchline_node::{
 use branchline_protocol::{
     id::{AttachmentKey, NodeId, Role},
     time::Now,
-    wire::{Lease, Reach},
+    wire::{Goodbye, Lease, Reach},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,6 +79,20 @@ impl<D: Defects> RelayCore<D> {
         let wanted: Vec<NodeId> = self.ledger.devices().filter(|device| recovered.contains_key(device)).collect();
         if !wanted.is_empty() {
             self.offer(now, Some(&wanted), out);
+        }
+    }
+
+    /// A poll ends when the child is done, what it was offered is acknowledged, and nothing of it waits for the disk.
+    pub(super) fn end_polls(&mut self, out: &mut Vec<Effect>) {
+        if !self.waiting.is_empty() {
+            return;
+        }
+        let done: Vec<(NodeId, u64)> =
+            self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
+        for (child, session) in done {
+            if !self.ledger.is_offered(&self.directory.below(child)) {
+                out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));
+            }
         }
     }
 }

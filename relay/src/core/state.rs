@@ -18,7 +18,7 @@ use branchline_protocol::{
     order::Signer,
     record::{Alert, Fact, Facts, Lane, class},
     time::{Millis, Now},
-    wire::{Ack, Contact, Goodbye, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
+    wire::{Ack, Contact, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -151,6 +151,11 @@ impl<D: Defects> RelayCore<D> {
         let mut chain = self.ancestors.clone();
         chain.push((self.me.node, self.me.name.clone()));
         chain
+    }
+
+    /// Whether its parent is a relay, not the server.
+    pub(super) fn is_nested(&self) -> bool {
+        self.ancestors.len() > 1
     }
 
     /// Documents.
@@ -452,20 +457,6 @@ impl<D: Defects> RelayCore<D> {
                     }
                 }
                 _ => {}
-            }
-        }
-    }
-
-    /// A poll ends when the child is done, what it was offered is acknowledged, and nothing of it waits for the disk.
-    pub(super) fn end_polls(&mut self, out: &mut Vec<Effect>) {
-        if !self.waiting.is_empty() {
-            return;
-        }
-        let done: Vec<(NodeId, u64)> =
-            self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
-        for (child, session) in done {
-            if !self.ledger.is_offered(&self.directory.below(child)) {
-                out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));
             }
         }
     }

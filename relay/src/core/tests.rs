@@ -469,6 +469,7 @@ fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
 }
 
 mod back;
+mod facts;
 mod links;
 mod put_back;
 mod random;

@@ -74,6 +74,8 @@ pub struct Whereabouts {
     pub row: Option<Row>,
     /// The first relay on the device's way that cannot be reached, and since when.
     pub cut_off: Option<(NodeId, Millis)>,
+    /// Relays below other relays that had the order on disk for the device, and when they wrote it.
+    pub held: Vec<(NodeId, Millis)>,
 }
 
 /// The server's own row of the tree.

@@ -118,6 +118,10 @@ impl Known<'_> {
             };
             steps.push((job.issued_at, step));
         }
+        for (relay, at) in self.whereabouts.held.iter().filter(|_| held.is_some() && row.delivered_at.is_none()) {
+            let step = self.step(Some(*at), *relay, "held", "on the relay's disk");
+            steps.push((job.issued_at.max(*at), step));
+        }
         // Several machines dated them: each is told as it was dated, and stands behind its cause.
         let delivered = row.delivered_at.unwrap_or_default().max(job.issued_at);
         if let Some(at) = row.delivered_at {

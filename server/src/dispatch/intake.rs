@@ -378,7 +378,7 @@ fn apply(
                             work.ops.push(audit(child, now.node, child.node, "record.refused", detail));
                         }
                         Fact::GivenBack => given_back(state, now, order, device, by, work),
-                        Fact::Held => {}
+                        Fact::Held => state.is_held(order, device, by, record.at),
                     }
                 }
             }

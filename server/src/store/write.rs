@@ -404,29 +404,45 @@ async fn node(connection: &mut SqliteConnection, row: NodeRow) -> Done {
     Ok(())
 }
 
+macro_rules! insert_job {
+    ($conflict:literal) => {
+        concat!(
+            "INSERT INTO job (tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
+             fetch_by, report_by, envelope, args, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            $conflict
+        )
+    };
+}
+const INSERT_JOB: &str = insert_job!("");
+/// A job of this id, or another of its number, stays as it is.
+const INSERT_JOB_IF_NEW: &str = insert_job!(" ON CONFLICT DO NOTHING");
+
+/// A job's row; `insert` is [`INSERT_JOB`] or [`INSERT_JOB_IF_NEW`].
+async fn job_row(connection: &mut SqliteConnection, insert: &'static str, row: &JobRow) -> Done {
+    query(insert)
+        .bind(row.tenant.as_str())
+        .bind(&row.id.bytes()[..])
+        .bind(row.number.term)
+        .bind(signed(row.number.number))
+        .bind(&row.trace.bytes()[..])
+        .bind(&row.verb)
+        .bind(&row.command)
+        .bind(&row.selector)
+        .bind(class_word(row.class))
+        .bind(&row.ordered_by)
+        .bind(row.issued_at.0)
+        .bind(row.fetch_by.0)
+        .bind(row.report_by.0)
+        .bind(envelope_blob(&row.envelope))
+        .bind(&row.args[..])
+        .bind(row.origin.map(|job| job.bytes().to_vec()))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDeviceRow>) -> Done {
-    query(
-        "INSERT INTO job (tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-         fetch_by, report_by, envelope, args, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(row.tenant.as_str())
-    .bind(&row.id.bytes()[..])
-    .bind(row.number.term)
-    .bind(signed(row.number.number))
-    .bind(&row.trace.bytes()[..])
-    .bind(row.verb)
-    .bind(row.command)
-    .bind(row.selector)
-    .bind(class_word(row.class))
-    .bind(row.ordered_by)
-    .bind(row.issued_at.0)
-    .bind(row.fetch_by.0)
-    .bind(row.report_by.0)
-    .bind(envelope_blob(&row.envelope))
-    .bind(&row.args[..])
-    .bind(row.origin.map(|job| job.bytes().to_vec()))
-    .execute(&mut *connection)
-    .await?;
+    job_row(connection, INSERT_JOB, &row).await?;
     let mut counts: BTreeMap<State, i64> = BTreeMap::new();
     for device in &devices {
         *counts.entry(device.state).or_default() += 1;

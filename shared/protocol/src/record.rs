@@ -196,7 +196,7 @@ pub struct RolledBack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
-    /// In the relay's ledger, durably.
+    /// In the relay's ledger, durably. Said by a relay below another: of the one below the server itself *taken* says it.
     Held,
     /// The device journalled it.
     HandedOver,

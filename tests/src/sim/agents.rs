@@ -50,6 +50,7 @@ impl World {
             capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT].map(str::to_owned).to_vec(),
             pid: 1,
             signer: Arc::new(place.signer()),
+            unverified: false,
         };
         let recovered = Rows::read(&machine.disk).map_err(|e| e.to_string()).and_then(|rows| {
             let (defects, trust) = (Seeded::of(self.options.defect), self.desk.trust.clone());

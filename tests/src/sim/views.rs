@@ -242,6 +242,7 @@ impl World {
         let whereabouts = Whereabouts {
             row: state.ledger.row(job.number, device.id()),
             cut_off: state.directory.cut_off(device.id()),
+            held: state.held(job.number, device.id()),
         };
         let mut present = Present { now: self.now_of(Place::Server).node, ..Present::default() };
         present.suspended.extend((view.standing.state == "suspended").then_some(device.id()));
@@ -284,7 +285,8 @@ impl World {
         if step("started").is_some() && truth.starts == 0 && row.state != State::OutcomeUnknown && job.verb != CANCEL {
             return Some(format!("it is shown as started, and is {state}"));
         }
-        if let Some(held) = step("held").filter(|_| !journalled) {
+        // One with a date says what was, not what is.
+        if let Some(held) = step("held").filter(|held| !journalled && held["at"].is_null()) {
             let relay = (0..RELAYS).map(Place::Relay).find(|relay| held["node"] == relay.to_string());
             let key = relay.map(|relay| (relay, [&b"r"[..], &key, device.id().bytes()].concat()));
             if let Some((relay, key)) = key

@@ -75,6 +75,7 @@ pub fn me() -> Me {
         capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT].map(str::to_owned).to_vec(),
         pid: 4242,
         signer: Arc::new(Signer::from_seed(&[42; 32])),
+        unverified: false,
     }
 }
 

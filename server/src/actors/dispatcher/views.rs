@@ -42,6 +42,7 @@ impl Handler<FindOrder> for Dispatcher {
         let found = self.core.tenant(&tenant).map(|state| Whereabouts {
             row: state.ledger.row(order, device),
             cut_off: state.directory.cut_off(device),
+            held: state.held(order, device),
         });
         MessageResult(found.unwrap_or_default())
     }

@@ -80,10 +80,16 @@ async fn a_job_held_by_a_relay_that_is_cut_off_says_so() {
     let told = Told::issued("pc-2", 2).await;
     told.holders(vec![id(50)]).await;
     *told.world.control.whereabouts.lock().unwrap() =
-        Whereabouts { row: Some(Row::Held(id(50))), cut_off: Some((id(50), NOW.plus(-9_000))) };
+        Whereabouts { row: Some(Row::Held(id(50))), cut_off: Some((id(50), NOW.plus(-9_000))), held: vec![] };
     assert_eq!(told.steps().await, steps(&[("hq", "issued"), ("osaka", "held"), ("osaka", "unreachable")]));
     let explained = told.explain().await;
     assert_eq!(explained["timeline"][2]["at"], json!("2026-11-01T09:29:51.250Z"));
+    // What relays below it told stands behind it, with their time.
+    let below = vec![(id(2), NOW.plus(40))];
+    *told.world.control.whereabouts.lock().unwrap() =
+        Whereabouts { row: Some(Row::Held(id(50))), cut_off: None, held: below };
+    assert_eq!(told.steps().await[1..3], steps(&[("osaka", "held"), ("PC-2", "held")]));
+    assert!(told.explain().await["timeline"][2]["at"].is_string());
     // After a restart of the server it is known only that the relay may have it.
     *told.world.control.whereabouts.lock().unwrap() = Whereabouts::default();
     assert_eq!(told.steps().await[1], ("osaka".into(), "sent".into()));

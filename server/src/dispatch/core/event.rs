@@ -179,6 +179,8 @@ pub struct OpenJob {
     pub open: BTreeMap<NodeId, State>,
     /// Those of them for which it is cancelled.
     pub cancelling: BTreeSet<NodeId>,
+    /// Relays below other relays that told, since the start, that they had it on disk for a device, and when that was.
+    pub held: BTreeMap<NodeId, Vec<(NodeId, Millis)>>,
 }
 
 /// What the store held at the start.

@@ -63,7 +63,8 @@ pub(in crate::dispatch) fn reopen(
     let cancelled = |d: &&JobDeviceRow| d.reason.as_deref() == Some(CANCELLING);
     let cancelling = devices.iter().filter(cancelled).filter_map(|d| d.device.as_ref().ok().copied()).collect();
     let target = target_of(&job.verb, &job.args);
-    let open = OpenJob { job: job.id, trace: job.trace, class: job.class, target, open, cancelling };
+    let open =
+        OpenJob { job: job.id, trace: job.trace, class: job.class, target, open, cancelling, held: BTreeMap::new() };
     let nodes = &state.nodes;
     let holders: BTreeMap<NodeId, (Vec<NodeId>, bool)> = devices
         .into_iter()
@@ -112,6 +113,7 @@ pub(in crate::dispatch) fn enter(
         target,
         open: BTreeMap::new(),
         cancelling: BTreeSet::new(),
+        held: BTreeMap::new(),
     };
     let mut kept = BTreeMap::new();
     for row in devices.iter_mut().filter(|row| !row.state.is_end()) {
@@ -280,6 +282,7 @@ pub(in crate::dispatch) fn end(
         return false;
     }
     open.cancelling.remove(&device);
+    open.held.remove(&device);
     let (job, trace) = (open.job, open.trace);
     if open.open.is_empty() {
         state.orders.remove(&order);
@@ -324,5 +327,23 @@ pub(in crate::dispatch) fn end_poll(state: &TenantState, child: NodeId, uncommit
     let Some(link) = state.links.get(&child).filter(|l| l.poll && l.done) else { return };
     if uncommitted == 0 && !state.ledger.is_offered(&state.directory.below(child)) {
         out.push(Effect::Goodbye(child, link.session, Goodbye::Done));
+    }
+}
+
+impl TenantState {
+    /// Relays below other relays that told that they had this order for this device, and when.
+    pub fn held(&self, order: OrderNumber, device: NodeId) -> Vec<(NodeId, Millis)> {
+        self.orders.get(&order).and_then(|open| open.held.get(&device)).cloned().unwrap_or_default()
+    }
+
+    /// A relay on the device's way has the order on disk. For `explain` alone: nothing is decided by it.
+    pub(in crate::dispatch) fn is_held(&mut self, order: OrderNumber, device: NodeId, by: NodeId, at: Millis) {
+        let on_the_way = self.directory.get(device).is_some_and(|entry| entry.via.contains(&by));
+        let open = self.orders.get_mut(&order).filter(|open| on_the_way && open.open.contains_key(&device));
+        if let Some(open) = open {
+            let held = open.held.entry(device).or_default();
+            held.retain(|(relay, _)| *relay != by);
+            held.push((by, at));
+        }
     }
 }

@@ -331,3 +331,29 @@ fn job_16_a_suspended_device_is_sent_nothing_and_gets_what_waited_once_it_is_rev
     assert_eq!(late.last(1), Some((State::Expired, Some("not_fetched".into()))), "its life ran on");
     assert!(orders_to(&late.feed(list(3, vec![])), 1).is_empty());
 }
+
+#[test]
+fn relays_below_relays_on_the_devices_way_are_known_to_hold_its_order_until_it_is_over() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let nested = |n| PresenceEntry { via: vec![node(101)], ..below(n, 1) };
+    bench.said(&relay, presence(vec![nested(2), below(3, 1)]));
+    bench.issue(&[2, 3]);
+    bench.facts(&relay, Fact::Held, 3);
+    let held = |bench: &Bench, device| -> Vec<NodeId> {
+        let held = bench.core.tenant(&tenant()).unwrap().held(ORDER, node(device));
+        held.into_iter().map(|(relay, _)| relay).collect()
+    };
+    assert_eq!(held(&bench, 3), [node(100)]);
+    let word = |by, device| {
+        let facts = Facts { facts: vec![(ORDER, Fact::Held, vec![node(device)])] };
+        Message::Records(vec![spooled(by, vec![(class::FACTS, rmp_serde::to_vec(&facts).unwrap())])])
+    };
+    bench.said(&relay, word(101, 2));
+    assert_eq!(held(&bench, 2), [node(101)]);
+    assert_eq!(held(&bench, 3), [node(100)]);
+    assert!(bench.states(2).is_empty(), "nobody knows that the device has it");
+    bench.said(&relay, Message::Records(vec![spooled(2, vec![(class::RESULT, result(End::Succeeded))])]));
+    assert!(held(&bench, 2).is_empty());
+}

@@ -1,34 +1,12 @@
 //! A job that came back from below: what of it is there already stays as it is.
 
-use super::{Done, class_word, envelope_blob, signed};
+use super::{Done, INSERT_JOB_IF_NEW, job_row};
 use crate::store::{JobDeviceRow, JobRow};
 use sqlx::{SqliteConnection, query};
 
 /// See [`crate::store::Op::Recalled`].
 pub(super) async fn recalled(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDeviceRow>) -> Done {
-    query(
-        "INSERT INTO job (tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-         fetch_by, report_by, envelope, args, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(row.tenant.as_str())
-    .bind(&row.id.bytes()[..])
-    .bind(row.number.term)
-    .bind(signed(row.number.number))
-    .bind(&row.trace.bytes()[..])
-    .bind(row.verb)
-    .bind(row.command)
-    .bind(row.selector)
-    .bind(class_word(row.class))
-    .bind(row.ordered_by)
-    .bind(row.issued_at.0)
-    .bind(row.fetch_by.0)
-    .bind(row.report_by.0)
-    .bind(envelope_blob(&row.envelope))
-    .bind(&row.args[..])
-    .bind(row.origin.map(|job| job.bytes().to_vec()))
-    .execute(&mut *connection)
-    .await?;
+    job_row(connection, INSERT_JOB_IF_NEW, &row).await?;
     for device in devices {
         let Ok(id) = device.device else { continue };
         // Its number may be another job's: then there is no job of this id, and no device of it.

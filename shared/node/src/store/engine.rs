@@ -4,6 +4,7 @@ use super::{
     Recovered, StoreOptions,
     batch::{Batch, Op, Table},
     error::StoreError,
+    memory::Memory,
     meta,
 };
 use bytes::Bytes;
@@ -13,8 +14,13 @@ use redb::{
 };
 use std::{
     fs::{self, File, TryLockError},
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Bytes of the check behind every value.
@@ -28,17 +34,76 @@ type Raw = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type WriteTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
 type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
+/// An open store.
+pub(super) enum Engine {
+    /// In a file.
+    File(OpenFile),
+    /// Nowhere: see [`Memory`].
+    Memory(Memory),
+}
+
 /// An open file.
-pub(super) struct Engine {
+pub(super) struct OpenFile {
     db: Database,
+    size: Size,
+    /// See [`StoreOptions::quick_repair_bytes`].
+    quick_repair_bytes: u64,
     /// Held as long as the file is open. redb's own lock lies on the file, which does not exist yet when two nodes
     /// meet in an empty folder.
     _folder: Option<File>,
 }
 
+/// How long the file is.
+enum Size {
+    File(PathBuf),
+    Backend(Arc<AtomicU64>),
+}
+
+impl Size {
+    /// What cannot be told counts as large.
+    fn bytes(&self) -> u64 {
+        match self {
+            Size::File(path) => fs::metadata(path).map_or(u64::MAX, |data| data.len()),
+            Size::Backend(bytes) => bytes.load(Ordering::Acquire),
+        }
+    }
+}
+
+/// A backend whose length is known to others too.
+#[derive(Debug)]
+struct Sized<B>(B, Arc<AtomicU64>);
+
+impl<B: StorageBackend> StorageBackend for Sized<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)?;
+        self.1.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+}
+
 impl Engine {
     /// Opens or creates a store in the file system.
-    pub(super) fn open_file(path: &Path, cache_bytes: usize) -> Result<Engine, StoreError> {
+    pub(super) fn open_file(path: &Path, options: &StoreOptions) -> Result<Engine, StoreError> {
         let io = |error| StoreError::io(OPENING, error);
         let folder = path.parent().ok_or_else(|| io(std::io::ErrorKind::InvalidInput.into()))?;
         fs::create_dir_all(folder).map_err(io)?;
@@ -50,19 +115,63 @@ impl Engine {
         if !fs::exists(path).map_err(io)? {
             create(path, folder)?;
         }
-        let db = guarded(OPENING, || builder(cache_bytes).open(path).map_err(|error| opening(path, error)))?;
-        Ok(Engine { db, _folder: Some(lock) })
+        let db = guarded(OPENING, || builder(options.cache_bytes).open(path).map_err(|error| opening(path, error)))?;
+        let quick_repair_bytes = options.quick_repair_bytes;
+        Ok(Engine::File(OpenFile { db, size: Size::File(path.into()), quick_repair_bytes, _folder: Some(lock) }))
     }
 
     /// Opens or creates a store in anything that stores bytes.
-    pub(super) fn open_backend(backend: impl StorageBackend, cache_bytes: usize) -> Result<Engine, StoreError> {
-        let made = || builder(cache_bytes).create_with_backend(backend);
+    pub(super) fn open_backend(backend: impl StorageBackend, options: &StoreOptions) -> Result<Engine, StoreError> {
+        let size = Arc::new(AtomicU64::new(backend.len().unwrap_or(u64::MAX)));
+        let backend = Sized(backend, size.clone());
+        let made = || builder(options.cache_bytes).create_with_backend(backend);
         let db = guarded(OPENING, || made().map_err(|error| opening(Path::new("(backend)"), error)))?;
-        Ok(Engine { db, _folder: None })
+        let quick_repair_bytes = options.quick_repair_bytes;
+        Ok(Engine::File(OpenFile { db, size: Size::Backend(size), quick_repair_bytes, _folder: None }))
     }
 
     /// Verifies whose store this is, counts the opening and keeps its incarnation, all in one transaction.
     pub(super) fn recover(&self, options: &StoreOptions) -> Result<Recovered, StoreError> {
+        let StoreOptions { format, incarnation, .. } = *options;
+        match self {
+            Engine::File(file) => file.recover(options),
+            Engine::Memory(_) => Ok(Recovered { format, openings: 1, incarnation, previous_incarnation: None }),
+        }
+    }
+
+    /// Makes several batches durable in one transaction, in order. After an error the file takes no more writes.
+    pub(super) fn commit<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), StoreError> {
+        match self {
+            Engine::File(file) => file.commit(batches),
+            Engine::Memory(memory) => {
+                memory.commit(batches);
+                Ok(())
+            }
+        }
+    }
+
+    /// A view of what is committed. It outlives [`Engine::close`], but then answers [`StoreError::Closed`].
+    pub(super) fn view(&self) -> Result<View, StoreError> {
+        match self {
+            Engine::File(file) => {
+                file.db.begin_read().map(View::File).map_err(|error| StoreError::engine(READING, error))
+            }
+            Engine::Memory(memory) => Ok(View::Memory(memory.clone())),
+        }
+    }
+
+    /// Writes the engine's own state, so that the next opening has nothing to repair, and releases the locks.
+    pub(super) fn close(self) -> Result<(), StoreError> {
+        let close = |file: OpenFile| file.db.close().map_err(|error| StoreError::engine("closing the store", error));
+        match self {
+            Engine::File(file) => guarded("closing the store", || close(file)),
+            Engine::Memory(_) => Ok(()),
+        }
+    }
+}
+
+impl OpenFile {
+    fn recover(&self, options: &StoreOptions) -> Result<Recovered, StoreError> {
         guarded(OPENING, || {
             let txn = self.write()?;
             let recovered = {
@@ -101,8 +210,7 @@ impl Engine {
         })
     }
 
-    /// Makes several batches durable in one transaction, in order. After an error the file takes no more writes.
-    pub(super) fn commit<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), StoreError> {
+    fn commit<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), StoreError> {
         guarded(WRITING, || {
             let txn = self.write()?;
             let mut tables = Tables::of(&txn);
@@ -114,30 +222,27 @@ impl Engine {
         })
     }
 
-    /// A view of what is committed. It outlives [`Engine::close`], but then answers [`StoreError::Closed`].
-    pub(super) fn view(&self) -> Result<View, StoreError> {
-        self.db.begin_read().map(View).map_err(|error| StoreError::engine(READING, error))
-    }
-
-    /// Writes the engine's own state, so that the next opening has nothing to repair, and releases the locks.
-    pub(super) fn close(self) -> Result<(), StoreError> {
-        guarded("closing the store", || self.db.close().map_err(|error| StoreError::engine("closing the store", error)))
-    }
-
     fn write(&self) -> Result<WriteTransaction, StoreError> {
         let mut txn = self.db.begin_write().map_err(|error| StoreError::engine(WRITING, error))?;
-        // Without it the first opening after a kill walks the whole file.
-        txn.set_quick_repair(true);
+        txn.set_quick_repair(self.size.bytes() >= self.quick_repair_bytes);
         Ok(txn)
     }
 }
 
 /// What was committed when the view was taken.
-pub(super) struct View(ReadTransaction);
+pub(super) enum View {
+    File(ReadTransaction),
+    /// What is committed when it is read.
+    Memory(Memory),
+}
 
 impl View {
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        guarded(READING, || match self.open(table)?.get(key).map_err(|error| StoreError::engine(READING, error))? {
+        let file = match self {
+            View::File(file) => file,
+            View::Memory(memory) => return Ok(memory.get(table, key)),
+        };
+        guarded(READING, || match open(file, table)?.get(key).map_err(|error| StoreError::engine(READING, error))? {
             Some(stored) => checked(table, key, stored.value()).map(Bytes::copy_from_slice).map(Some),
             None => Ok(None),
         })
@@ -150,8 +255,15 @@ impl View {
         limit: usize,
         mut seen: impl FnMut(&[u8], Bytes),
     ) -> Result<(), StoreError> {
+        let file = match self {
+            View::File(file) => file,
+            View::Memory(memory) => {
+                memory.from(table, from, limit).into_iter().for_each(|(key, value)| seen(&key, value));
+                return Ok(());
+            }
+        };
         // The visitor is the caller's code, so the guard against the engine's panics is around each step beside it.
-        let open = || self.open(table)?.range(from..).map_err(|error| StoreError::engine(READING, error));
+        let open = || open(file, table)?.range(from..).map_err(|error| StoreError::engine(READING, error));
         let mut rows = guarded(READING, open)?;
         for _ in 0..limit {
             let step = || rows.next().transpose().map_err(|error| StoreError::engine(READING, error));
@@ -160,10 +272,10 @@ impl View {
         }
         Ok(())
     }
+}
 
-    fn open(&self, table: Table) -> Result<ReadTable, StoreError> {
-        self.0.open_table(definition(table)).map_err(|error| StoreError::engine(READING, error))
-    }
+fn open(file: &ReadTransaction, table: Table) -> Result<ReadTable, StoreError> {
+    file.open_table(definition(table)).map_err(|error| StoreError::engine(READING, error))
 }
 
 /// The tables a transaction has touched, each opened once.

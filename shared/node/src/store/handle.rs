@@ -106,8 +106,8 @@ impl StoreHandle {
         self.shared.view()?.each(table, &[], usize::MAX, seen)
     }
 
-    /// Durable commits since the opening, its own not counted. One commit holds many batches, and syncs the file twice:
-    /// once the pages, once the root that points to them.
+    /// Durable commits since the opening, its own not counted. One commit holds many batches, and syncs the file once, from
+    /// [`super::QUICK_REPAIR_BYTES`] on twice.
     pub fn fsyncs(&self) -> u64 {
         self.shared.commits.load(Ordering::Acquire)
     }

@@ -24,7 +24,7 @@ pub struct InlineStore {
 impl InlineStore {
     /// Opens or creates a store in anything that stores bytes.
     pub fn open(backend: impl StorageBackend, options: StoreOptions) -> Result<(InlineStore, Recovered), StoreError> {
-        let engine = Engine::open_backend(backend, options.cache_bytes)?;
+        let engine = Engine::open_backend(backend, &options)?;
         let recovered = engine.recover(&options)?;
         Ok((InlineStore { engine, queued: RefCell::default(), bound: options.queue.max(1) }, recovered))
     }

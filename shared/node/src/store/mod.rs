@@ -6,6 +6,7 @@
 //! - `thread`: groups what is queued, commits it, answers
 //! - [`InlineStore`]: the same without a thread, for a simulator
 //! - `engine`: the redb file, with a check behind every value
+//! - `memory`: the same without a file, for a load test
 //! - `reserve`: space held back for deleting on a full disk
 //!
 //! A failed write or sync ends the store: it is answered to every batch from the failed one on, and the owner learns it
@@ -17,6 +18,7 @@ mod engine;
 mod error;
 mod handle;
 mod inline;
+mod memory;
 mod reserve;
 mod thread;
 
@@ -65,13 +67,20 @@ pub struct StoreOptions {
     pub queue: usize,
     /// Space held back for deleting on a full disk, 1 MiB; 0 holds back none.
     pub reserve_bytes: u64,
+    /// From this length of the file on, [`QUICK_REPAIR_BYTES`], a commit also writes what spares the next opening a walk
+    /// through the file after a kill. It costs a second sync and as much work again.
+    pub quick_repair_bytes: u64,
 }
+
+/// A file that is shorter is walked through in some hundredths of a second.
+pub const QUICK_REPAIR_BYTES: u64 = 64 * 1024 * 1024;
 
 impl StoreOptions {
     /// The usual sizes, and no owner asked for.
     pub fn new(format: u32, incarnation: u64) -> Self {
         let (cache_bytes, reserve_bytes) = (1024 * 1024, 1024 * 1024);
-        StoreOptions { format, incarnation, node_id: None, cache_bytes, queue: 1024, reserve_bytes }
+        let quick_repair_bytes = QUICK_REPAIR_BYTES;
+        StoreOptions { format, incarnation, node_id: None, cache_bytes, queue: 1024, reserve_bytes, quick_repair_bytes }
     }
 
     /// The same for one node's store.
@@ -116,7 +125,7 @@ impl Store {
     /// Errors: [`StoreError::InUse`], [`StoreError::NewerFormat`], [`StoreError::OtherNode`], a damaged file, and
     /// whatever the operating system refuses.
     pub fn open(path: &Path, options: StoreOptions) -> Result<(StoreHandle, Recovered), StoreError> {
-        let engine = Engine::open_file(path, options.cache_bytes)?;
+        let engine = Engine::open_file(path, &options)?;
         let reserve = (options.reserve_bytes > 0).then(|| Reserve::beside(path, options.reserve_bytes));
         start(engine, reserve, options)
     }
@@ -126,7 +135,12 @@ impl Store {
         backend: impl StorageBackend,
         options: StoreOptions,
     ) -> Result<(StoreHandle, Recovered), StoreError> {
-        start(Engine::open_backend(backend, options.cache_bytes)?, None, options)
+        start(Engine::open_backend(backend, &options)?, None, options)
+    }
+
+    /// A store that keeps nothing: what is committed is gone with the process. For agents of a load test alone.
+    pub fn volatile(options: StoreOptions) -> Result<(StoreHandle, Recovered), StoreError> {
+        start(Engine::Memory(Default::default()), None, options)
     }
 }
 

@@ -161,6 +161,7 @@ impl World {
             capabilities,
             pid: 1,
             signer: Arc::new(Signer::from_seed(&[n; 32])),
+            unverified: false,
         };
         let core = opened(&me, &self.bundle, &BTreeMap::new(), 1);
         let (disk, wire) = (BTreeMap::new(), Vec::new());

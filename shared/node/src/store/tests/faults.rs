@@ -26,15 +26,22 @@ fn check(disk: &Disk, acknowledged: u32, value_bytes: usize, what: &str) {
     store.stop().unwrap();
 }
 
+/// With and without what spares a walk through the file: two syncs for a commit, and one.
 fn every_nth(call: Call, value_bytes: usize, hits_min: u64) {
+    for quick_repair_bytes in [0, QUICK_REPAIR_BYTES] {
+        every_nth_with(StoreOptions { quick_repair_bytes, ..options(1) }, call, value_bytes, hits_min);
+    }
+}
+
+fn every_nth_with(options: StoreOptions, call: Call, value_bytes: usize, hits_min: u64) {
     let mut hits = 0;
     for nth in 1..=200u64 {
         let disk = Disk::default();
-        let (store, _) = Store::open_with_backend(disk.clone(), options(1)).unwrap();
+        let (store, _) = Store::open_with_backend(disk.clone(), options.clone()).unwrap();
         let (before, fault) = fill(&store, 0, 3, value_bytes);
         assert_eq!(fault, None);
         disk.fail(call, nth);
-        let (acknowledged, fault) = fill(&store, before, before + 110, value_bytes);
+        let (acknowledged, fault) = fill(&store, before, before + 210, value_bytes);
         let what = format!("{call:?} {nth}");
         if disk.has_failed() {
             hits += 1;

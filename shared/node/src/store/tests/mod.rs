@@ -57,16 +57,52 @@ fn a_power_cut_takes_what_was_queued_and_nothing_that_was_acknowledged() {
 
 #[test]
 fn an_opening_after_a_kill_does_not_walk_the_file() {
-    let disk = Disk::default();
-    let (store, _) = Store::open_with_backend(disk.clone(), options(1)).unwrap();
-    for n in 0..200u16 {
-        commit(&store, put(Table::Spool, &n.to_be_bytes(), &[1; 40_000])).unwrap();
-    }
-    let killed = disk.after_kill();
-    let (after, _) = Store::open_with_backend(killed.clone(), options(2)).unwrap();
-    let (read, whole) = (killed.bytes_read(), killed.len());
+    // A file that is exactly as long as the bound counts as one that is to be spared; one byte more and it does not.
+    let lengths = |quick_repair_bytes: u64| {
+        let disk = Disk::default();
+        let (store, _) =
+            Store::open_with_backend(disk.clone(), StoreOptions { quick_repair_bytes, ..options(1) }).unwrap();
+        for n in 0..200u16 {
+            commit(&store, put(Table::Spool, &n.to_be_bytes(), &[1; 40_000])).unwrap();
+        }
+        let killed = disk.after_kill();
+        let (after, _) = Store::open_with_backend(killed.clone(), options(2)).unwrap();
+        let lengths = (killed.bytes_read(), killed.len());
+        assert_eq!(after.scan(Table::Spool, &[], usize::MAX).unwrap().len(), 200);
+        lengths
+    };
+    let (read, whole) = lengths(0);
     assert!(whole > 200 * 40_000 && read < whole / 20, "{read} of {whole} bytes were read");
-    assert_eq!(after.scan(Table::Spool, &[], usize::MAX).unwrap().len(), 200);
+    let (read, whole) = lengths(QUICK_REPAIR_BYTES);
+    assert!(read > whole / 20, "{read} of {whole} bytes were read: a short file is walked through");
+    let (read, same) = lengths(whole as u64);
+    assert!(same == whole && read < whole / 20, "{read} of {same} bytes were read at the bound");
+    let (read, _) = lengths(whole as u64 + 1);
+    assert!(read > whole / 20, "{read} of {whole} bytes were read one past it");
+}
+
+#[test]
+fn a_volatile_store_answers_as_a_durable_one_and_keeps_nothing() {
+    let open = || Store::volatile(options(1)).unwrap();
+    let (store, recovered) = open();
+    assert_eq!(recovered, Recovered { format: FORMAT, openings: 1, incarnation: 1, previous_incarnation: None });
+    let mut batch = Batch::new();
+    for n in 0..5u8 {
+        batch.put(Table::Spool, [n], vec![n; 3]).put(Table::Journal, [n], vec![9]);
+    }
+    commit(&store, batch).unwrap();
+    let mut batch = Batch::new();
+    batch.delete(Table::Spool, [0]).delete_range(Table::Spool, [2], [4]).delete_range(Table::Spool, [4], [1]);
+    commit(&store, batch).unwrap();
+    let keys = |table, from: &[u8], limit| -> Vec<u8> {
+        store.scan(table, from, limit).unwrap().into_iter().map(|(key, _)| key[0]).collect()
+    };
+    assert_eq!((keys(Table::Spool, &[], 9), keys(Table::Spool, &[2], 9)), (vec![1, 4], vec![4]));
+    assert_eq!((keys(Table::Journal, &[1], 2), keys(Table::Presence, &[], 9)), (vec![1, 2], vec![]));
+    assert_eq!(store.get(Table::Spool, &[4]).unwrap(), Some(Bytes::from(vec![4; 3])));
+    assert_eq!(store.get(Table::Spool, &[2]).unwrap(), None);
+    store.stop().unwrap();
+    assert!(open().0.scan(Table::Journal, &[], 9).unwrap().is_empty());
 }
 
 #[test]
@@ -169,10 +205,11 @@ fn a_flipped_bit_is_never_handed_out() {
 #[tokio::test]
 async fn a_failed_sync_stops_the_store_and_nothing_is_acknowledged_after_it() {
     let fault = StoreError::Io { doing: "writing to the store", what: "the disk is gone".into() };
-    // A commit syncs twice; either may be the one that fails.
-    for nth in [1, 2] {
+    // A commit syncs once, or twice where it spares the next opening a walk; either may be the one that fails.
+    for (quick_repair_bytes, nth) in [(QUICK_REPAIR_BYTES, 1), (0, 1), (0, 2)] {
         let disk = Disk::default();
-        let (store, _) = Store::open_with_backend(disk.clone(), options(1)).unwrap();
+        let options_of = StoreOptions { quick_repair_bytes, ..options(1) };
+        let (store, _) = Store::open_with_backend(disk.clone(), options_of).unwrap();
         for n in 0..20u8 {
             store.commit_wait(put(Table::Spool, &[n], b"acknowledged")).await.unwrap();
         }
@@ -204,7 +241,7 @@ fn a_full_disk_releases_the_reserve_and_the_deletes_go_through() {
     let reserve = folder.path().join("reserve");
     let disk = Disk::default();
     let open = |disk: &Disk, incarnation| {
-        let engine = Engine::open_backend(disk.clone(), 1 << 20).unwrap();
+        let engine = Engine::open_backend(disk.clone(), &options(1)).unwrap();
         start(engine, Some(Reserve::beside(&folder.path().join("store.redb"), 4096)), options(incarnation)).unwrap()
     };
     let (store, _) = open(&disk, 1);
