@@ -1,9 +1,9 @@
 //! An agent as a value: configuration, clock, randomness and platform in, a running agent out (DESIGN 4).
 
 use crate::{
-    actors::{self, Parts},
+    actors::{self, Door, Parts},
     config::AgentConfig,
-    decide::{Figures, Me, Rows},
+    decide::{Figures, Me, Rows, WakeKeys},
     platform::Platform,
 };
 use branchline_node::{
@@ -12,7 +12,7 @@ use branchline_node::{
     identity::{Bundle, Identity, outer_client_config},
     link::dial::Dialler,
     metrics::Metrics,
-    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, write_whole},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen_udp, write_whole},
     process::RunningNode,
     store::{Batch, Ended, Store, StoreError, StoreHandle, StoreOptions},
     supervise::Supervision,
@@ -24,6 +24,7 @@ use futures_util::future::LocalBoxFuture;
 use rustls_pki_types::CertificateDer;
 use std::{
     fs, io,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
@@ -71,6 +72,7 @@ pub struct RunningAgent {
     figures: watch::Receiver<Figures>,
     metrics: Metrics,
     supervision: Supervision,
+    parts: Arc<Parts>,
     store: StoreHandle,
     watcher: JoinHandle<()>,
 }
@@ -149,6 +151,7 @@ impl Agent {
             signer: Arc::new(identity.key.signer()),
             unverified: spared.verification,
         };
+        let wake = door(&config);
         let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient, spared.journal).await?;
         let parts = Parts {
             me,
@@ -174,6 +177,7 @@ impl Agent {
             figures: watch::channel(Figures::default()).0,
             uplink: Default::default(),
             keeper: Default::default(),
+            wake,
             first_core: Mutex::new(None),
             config: Mutex::new(None),
         };
@@ -192,8 +196,10 @@ async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)
     let parts = recover(Arc::new(parts), documents).await?;
     let (store, metrics, figures) = (parts.store.clone(), parts.metrics.clone(), parts.figures.subscribe());
     let id = parts.me.node;
-    let started = Started { id, name: config.name.clone(), addresses: Addresses::new() };
-    let supervision = actors::start(parts).await;
+    let hears = parts.wake.socket.as_ref().and_then(|socket| socket.local_addr().ok());
+    let addresses = Addresses::from_iter(hears.map(|address| ("wake".to_owned(), address)));
+    let started = Started { id, name: config.name.clone(), addresses };
+    let supervision = actors::start(parts.clone()).await;
     let fault = |e: String| StartFault::new(exit_code::SUPERVISION, "not_started", e);
     let supervision = supervision.map_err(|e| fault(e.to_string()))?;
     let text = serde_json::to_vec(&started).map_err(|e| fault(e.to_string()))?;
@@ -203,7 +209,7 @@ async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)
     }
     let (ended, end) = watch::channel(None);
     let watcher = actix_rt::spawn(watch_end(supervision.clone(), store.clone(), ended));
-    Ok(RunningAgent { started, end, figures, metrics, supervision, store, watcher })
+    Ok(RunningAgent { started, end, figures, metrics, supervision, parts, store, watcher })
 }
 
 impl RunningAgent {
@@ -220,6 +226,16 @@ impl RunningAgent {
     /// How often its store synced the disk, as it goes on counting.
     pub fn fsyncs(&self) -> Arc<AtomicU64> {
         self.store.fsync_counter()
+    }
+
+    /// The keys that wake it, for tests.
+    pub fn wake_keys(&self) -> WakeKeys {
+        self.parts.wake.keys.borrow().clone()
+    }
+
+    /// The notice that it would send now, and where to, for tests; none while no parent hears any.
+    pub fn notice(&self, counter: u64) -> Option<(SocketAddr, Vec<u8>)> {
+        actors::notice(&self.parts, counter).map(|(to, bytes)| (to, bytes.to_vec()))
     }
 
     /// The state of its actors.
@@ -239,7 +255,9 @@ impl RunningNode for RunningAgent {
 
     fn stop(self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
-            match self.supervision.stop(STOP_WITHIN).await {
+            // Not at a fault, only here: a part that is rebuilt says nothing of the machine.
+            let (stopped, ()) = tokio::join!(self.supervision.stop(STOP_WITHIN), actors::say_farewell(&self.parts));
+            match stopped {
                 Ok(report) if !report.is_clean() => tracing::warn!(?report, "not everything stopped in good order"),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "the supervisor was gone before the stop"),
@@ -401,6 +419,19 @@ fn dialler(config: &AgentConfig, bundle: &Bundle, time: &NodeTime) -> Result<Dia
         false => Some(outer_client_config(&roots, Arc::new(time.clone())).map_err(|e| bad_bundle(e.to_string()))?),
     };
     Ok(Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() })
+}
+
+/// Where wakes are heard. A port that another program has costs waits until the next poll, not the device its work.
+fn door(config: &AgentConfig) -> Door {
+    let own = config.bind_source.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let socket = config.wake_port.and_then(|port| match listen_udp("the wake port", (own, port).into()) {
+        Ok(socket) => Some(socket),
+        Err(fault) => {
+            tracing::warn!(name = %config.name, %fault, "this device cannot be woken; it polls");
+            None
+        }
+    });
+    Door { socket, own, keys: watch::channel(WakeKeys::default()).0, farewell: watch::channel(None).0 }
 }
 
 fn state_fault(path: &Path, error: &io::Error) -> StartFault {

@@ -1,7 +1,7 @@
 //! An agent's configuration file.
 
 use branchline_node::{
-    config::{Mistakes, Reach, Reader, load},
+    config::{Mistakes, Reach, Reader, load, udp_port},
     uplink::spool::Quotas,
 };
 use branchline_protocol::wire::Contact;
@@ -28,6 +28,9 @@ pub struct AgentConfig {
     pub reach: Reach,
     /// What it asks of its parents.
     pub contact: Contact,
+    /// UDP port on which it hears wakes (ADM-15), at the address of `bind_source`; 0 is any free one, `None` is off.
+    /// Default 15000.
+    pub wake_port: Option<u16>,
     /// Bytes it keeps of what goes up (RLY-10, LOG-4).
     pub quotas: Quotas,
     /// Whether orders may restart the machine; not where it is shared with others, e.g. under `up`.
@@ -49,6 +52,7 @@ impl AgentConfig {
             bind_source: reader.optional("bind_source"),
             reach: reader.word_or("reach", &Reach::WORDS, Reach::default()),
             contact: reader.word_or("contact", &contacts, Contact::Persistent),
+            wake_port: udp_port(reader, "wake", "wake_port", 15_000),
             quotas: Quotas::read(reader, Quotas::AGENT),
             restart: reader.or("restart", true),
         };
@@ -84,6 +88,7 @@ mod tests {
             bind_source: None,
             reach: Reach::Any,
             contact: Contact::Persistent,
+            wake_port: Some(15_000),
             quotas: Quotas::AGENT,
             restart: true,
         };

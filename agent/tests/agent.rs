@@ -125,6 +125,7 @@ impl Parent {
             ancestors: vec![],
             lease: None,
             reconnect_spread_ms: 0,
+            notice_port: 0,
         };
         framed.send(Frame::Welcome(Box::new(welcome))).await.ok()?;
         let (commands, queue) = mpsc::channel(64);
@@ -226,6 +227,7 @@ impl World {
             bind_source: None,
             reach: Reach::Any,
             contact: Contact::Persistent,
+            wake_port: None,
             quotas: branchline_node::uplink::spool::Quotas::AGENT,
             restart: false,
         }

@@ -160,6 +160,7 @@ fn child(n: u128) -> Arc<Child> {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     })
 }
 
@@ -266,6 +267,7 @@ fn main() {
         ancestors: vec![],
         lease: None,
         reconnect_spread_ms: 0,
+        notice_port: 0,
     };
     bench.feed(Event::ParentUp(Box::new(welcome)));
     let children: Vec<Arc<Child>> = (1..=DEVICES).map(child).collect();

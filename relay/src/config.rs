@@ -1,7 +1,7 @@
 //! The relay's configuration file.
 
 use branchline_node::{
-    config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots},
+    config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots, udp_port},
     uplink::spool::Quotas,
 };
 use std::{
@@ -28,6 +28,9 @@ pub struct Config {
     pub poll_interval_s: u64,
     /// Seconds a freed slot stays reserved for a polling waiter; default: the poll interval and a tenth.
     pub reservation_s: Option<u64>,
+    /// UDP port on which it hears notices and from which it wakes (ADM-15, ADM-18), at the address of `link`; 0 is any free
+    /// one, `None` is off. Default 13000.
+    pub notice_port: Option<u16>,
     /// Links taken per second.
     pub link_rate: LinkRate,
     /// The bundle; read to enrol and for the first upstreams.
@@ -56,6 +59,7 @@ impl Config {
             allow_above_300: r.or("allow_above_300", false),
             poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
             reservation_s: r.has("reservation_s").then(|| r.number("reservation_s", 1..=604_800)),
+            notice_port: udp_port(r, "notices", "notice_port", 13_000),
             link_rate: link_rate(r),
             bundle: r.required("bundle"),
             bind_source: r.optional("bind_source"),

@@ -9,6 +9,7 @@ use crate::{
 use branchline_node::{
     downstream::{
         admission::{Admission, AdmissionConfig, Cap},
+        beacon::{BeaconSetup, Beacons},
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
@@ -21,7 +22,7 @@ use branchline_node::{
         engine::LinkCounters,
     },
     metrics::Metrics,
-    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, listen_udp, write_whole},
     process::RunningNode,
     status,
     store::{Ended, Store, StoreError, StoreHandle, StoreOptions},
@@ -93,6 +94,9 @@ impl Relay {
         let private = listen("the private port", config.private)?;
         let (link, private_address) =
             (socket.local_addr().map_err(state_fault)?, private.local_addr().map_err(state_fault)?);
+        let notices = config.notice_port.map(|port| listen_udp("the notice port", (config.link.ip(), port).into()));
+        let notices = notices.transpose()?;
+        let notice = notices.as_ref().map(|socket| socket.local_addr()).transpose().map_err(state_fault)?;
         std::fs::create_dir_all(&config.state_dir).map_err(state_fault)?;
         let bad = |e: &dyn std::fmt::Display| {
             StartFault::new(exit_code::CONFIGURATION, "bad_bundle", format!("{}: {e}", config.bundle.display()))
@@ -154,6 +158,7 @@ impl Relay {
         }
         let gauge: SharedGauge = Arc::new(Mutex::new(Admission::new(admission.clone()).gauge()));
         let shown = Arc::new(RwLock::new(serde_json::json!({})));
+        let beacons = Beacons::default();
         let uplink_config = UplinkConfig {
             tenant: subject.tenant.clone(),
             preface: Preface::Uplink,
@@ -173,6 +178,7 @@ impl Relay {
             statement: Arc::new(statement_tx),
             ways: ways.clone(),
             gauge: gauge.clone(),
+            beacons: beacons.clone(),
             status: shown.clone(),
             restarts: restarted,
             metrics: metrics.clone(),
@@ -246,6 +252,14 @@ impl Relay {
         });
         supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
 
+        if let Some(socket) = notices {
+            let generation = u32::try_from(recovered.openings).unwrap_or(u32::MAX);
+            let setup = BeaconSetup::new(time.clone(), beacons.keyring.clone(), generation, &metrics);
+            let spec = beacons.child("exchange", socket, setup, exchange.clone());
+            // Without it devices poll: parked, and reported.
+            supervision.start_child(spec).await.map_err(add)?;
+        }
+
         let door = Door::new(config.link_rate, time.clone(), &metrics);
         let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
         let accepts = [Role::Agent, Role::Relay]
@@ -253,7 +267,7 @@ impl Relay {
         let (node, watched, tls_failures) =
             (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
         let (owner, keeper, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
-        let knocked = door.clone();
+        let (knocked, notice_port) = (door.clone(), notice.map_or(0, |address| address.port()));
         let spec = ChildSpec::new("listener", move |guard| {
             let reception = Arc::new(Reception {
                 node,
@@ -275,6 +289,7 @@ impl Relay {
                 strangers: Arc::new(Semaphore::new(STRANGERS_AT_ONCE)),
                 handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
                 enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE)),
+                notice_port,
             });
             let socket = socket.try_clone().map_err(|e| e.to_string())?;
             run(guard, move |_, guard| Listener::new(guard, socket, Vec::new(), reception));
@@ -285,7 +300,8 @@ impl Relay {
         let tls = https_config(identity.chain.clone(), identity.private_key(), shared_time).map_err(state_fault)?;
         let show: status::Status = Arc::new(move || shown.read().map(|s| s.clone()).unwrap_or_default());
         let handle = status::serve(private, tls, show, metrics).map_err(state_fault)?;
-        let addresses = Addresses::from([("link".into(), link), ("private".into(), private_address)]);
+        let mut addresses = Addresses::from([("link".into(), link), ("private".into(), private_address)]);
+        addresses.extend(notice.map(|address| ("notice".into(), address)));
         let started = Started { id: subject.node, name: config.name.clone(), addresses };
         let text = serde_json::to_vec(&started).map_err(state_fault)?;
         write_whole(&config.state_dir.join("node.json"), &text).map_err(state_fault)?;

@@ -1,6 +1,6 @@
 //! The server's configuration file.
 
-use branchline_node::config::{LinkRate, Mistakes, Reader, link_rate, load, slots};
+use branchline_node::config::{LinkRate, Mistakes, Reader, link_rate, load, slots, udp_port};
 use branchline_protocol::id::TenantId;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,6 +28,9 @@ pub struct Config {
     pub allow_above_300: bool,
     /// Seconds between the polls of a device without a slot.
     pub poll_interval_s: u64,
+    /// UDP port on which it hears notices and from which it wakes (ADM-15, ADM-18), at the address of `link`; 0 is any free
+    /// one, `None` is off. Default 13000.
+    pub notice_port: Option<u16>,
     /// Links taken per second, on the link port and over trunks together.
     pub link_rate: LinkRate,
     /// Addresses told to children instead of `link`, e.g. a name; empty: the address really bound.
@@ -58,6 +61,7 @@ impl Config {
             slots: slots(r),
             allow_above_300: r.or("allow_above_300", false),
             poll_interval_s: r.number_or("poll_interval_s", 3_600, 1..=604_800),
+            notice_port: udp_port(r, "notices", "notice_port", 13_000),
             link_rate: link_rate(r),
             advertise_link: r.or("advertise_link", Vec::new()),
             recovering_max_s: r.number_or("recovering_max_s", 600, 1..=86_400),

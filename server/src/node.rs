@@ -11,11 +11,12 @@ use crate::{
     domain::{InitWish, Office, OfficeFault, raise_term},
     host::ServerHost,
     steering::Steering,
-    store::{SqliteStore, Store, StoreError},
+    store::{Op, SqliteStore, Store, StoreError},
 };
 use branchline_node::{
     downstream::{
         admission::{Admission, AdmissionConfig, Cap},
+        beacon::{BeaconSetup, Beacons},
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
@@ -25,7 +26,7 @@ use branchline_node::{
     identity::{https_config, parent_config},
     link::engine::LinkCounters,
     metrics::Metrics,
-    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, listen_udp, write_whole},
     process::RunningNode,
     supervise::{ChildAddr, ChildSpec, Limit, PastIntensity, Supervision, Supervisor, WorkerLimits, WorkerSpec, run},
     time::NodeTime,
@@ -115,6 +116,8 @@ impl Server {
         let link_socket = listen("the link port", config.link)?;
         let trunk_socket = listen("the trunk port", config.trunk)?;
         let api_socket = listen("the api port", config.api)?;
+        let notices = config.notice_port.map(|port| listen_udp("the notice port", (config.link.ip(), port).into()));
+        let notices = notices.transpose()?;
         let (store, office) = open(&config, &ambient, config.init_if_new).await?;
         let bound = |socket: &std::net::TcpListener| {
             socket.local_addr().map_err(|e| StartFault::new(exit_code::LISTEN, "cannot_listen", e.to_string()))
@@ -134,6 +137,7 @@ impl Server {
         let dispatcher: ChildAddr<Dispatcher> = ChildAddr::new();
         let gatekeeper: ChildAddr<Gatekeeper> = ChildAddr::new();
         let statements: Statements = Arc::default();
+        let beacons = Beacons::default();
         let (facts, facts_seen) = watch::channel(Facts::default());
         let admission = admission_config(&config)?;
         let gauge: SharedGauge = Arc::new(Mutex::new(Admission::new(admission.clone()).gauge()));
@@ -145,6 +149,7 @@ impl Server {
             facts: Arc::new(facts),
             statements: statements.clone(),
             gauge: gauge.clone(),
+            beacons: beacons.clone(),
             restarts: restarted,
             recovering_max_ms: config.recovering_max_s * 1_000,
             metrics: metrics.clone(),
@@ -183,6 +188,14 @@ impl Server {
             WorkerSpec { kind: "session".into(), needs: vec!["dispatcher".into(), "gatekeeper".into()], limits };
         supervision.add_workers(sessions).await.map_err(add)?;
 
+        let notice = notices.as_ref().map(|socket| socket.local_addr()).transpose().map_err(tls_fault)?;
+        if let Some(socket) = notices {
+            let generation = next_start(&*store).await.map_err(store_fault)?;
+            let setup = BeaconSetup::new(time.clone(), beacons.keyring.clone(), generation, &metrics);
+            // Without it devices poll: parked, and reported.
+            let spec = beacons.child("dispatcher", socket, setup, dispatcher.clone());
+            supervision.start_child(spec).await.map_err(add)?;
+        }
         let current: CurrentReception = Arc::default();
         let host = Arc::new(ServerHost {
             office: office.clone(),
@@ -206,6 +219,7 @@ impl Server {
             supervision: supervision.clone(),
             metrics: metrics.clone(),
             sessions: Arc::default(),
+            notice_port: notice.map_or(0, |address| address.port()),
         };
         let (accept_from, slot) = (config.accept_from.clone(), current.clone());
         let spec = ChildSpec::new("listener", move |guard| {
@@ -267,7 +281,9 @@ impl Server {
         let handle = server.handle();
         actix_rt::spawn(server);
 
-        let addresses = Addresses::from([("link".into(), link), ("trunk".into(), trunk), ("api".into(), api_address)]);
+        let mut addresses =
+            Addresses::from([("link".into(), link), ("trunk".into(), trunk), ("api".into(), api_address)]);
+        addresses.extend(notice.map(|address| ("notice".into(), address)));
         let started = Started { id: office.server_id(), name: config.name.clone(), addresses };
         let text = serde_json::to_vec(&started).map_err(tls_fault)?;
         write_whole(&config.state_dir.join("node.json"), &text).map_err(tls_fault)?;
@@ -289,6 +305,15 @@ impl Server {
     }
 }
 
+/// How often this store was started with, counted durably: no two processes give a wake the same number.
+async fn next_start(store: &dyn Store) -> Result<u32, StoreError> {
+    const STARTS: &str = "starts";
+    let before = store.meta(STARTS).await?.and_then(|value| Some(u32::from_be_bytes(value[..].try_into().ok()?)));
+    let starts = before.unwrap_or(0).saturating_add(1);
+    store.commit(vec![Op::Meta(STARTS.into(), starts.to_be_bytes().to_vec().into())]).await?;
+    Ok(starts)
+}
+
 fn admission_config(config: &Config) -> Result<AdmissionConfig, StartFault> {
     let wrong =
         |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
@@ -308,6 +333,7 @@ struct ReceptionMaker {
     supervision: Supervision,
     metrics: Metrics,
     sessions: Arc<AtomicU64>,
+    notice_port: u16,
 }
 
 impl ReceptionMaker {
@@ -336,6 +362,7 @@ impl ReceptionMaker {
             strangers: Arc::new(Semaphore::new(STRANGERS_AT_ONCE)),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             enrolments: Arc::new(Semaphore::new(SPLICES_AT_ONCE * 8)),
+            notice_port: self.notice_port,
         }))
     }
 }

@@ -177,6 +177,19 @@ impl Office {
         });
     }
 
+    /// Stops a node in good order and keeps it from starting again until [`Office::let_start`].
+    pub fn stop_node(&self, name: &str) {
+        let config = self.state().join("config").join(format!("{name}.toml"));
+        std::fs::rename(&config, config.with_extension("held")).expect("the configuration is there");
+        let pid = self.pid(name);
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(String::from_utf8_lossy(&line).contains(config.to_str().expect("a UTF-8 path")), "another's pid");
+        command::signal(pid, libc::SIGTERM);
+        eventually(&format!("{name} is gone"), 30, || {
+            (self.node(name)["pid"].as_u64() != Some(u64::from(pid))).then_some(())
+        });
+    }
+
     /// Lets a node that is held down start again.
     pub fn let_start(&self, name: &str) {
         let config = self.state().join("config").join(format!("{name}.toml"));

@@ -133,6 +133,7 @@ impl Tree {
             slots,
             allow_above_300: false,
             poll_interval_s: 3_600,
+            notice_port: Some(0),
             link_rate: Default::default(),
             advertise_link: Vec::new(),
             recovering_max_s: 600,
@@ -214,6 +215,7 @@ impl Tree {
             allow_above_300: false,
             poll_interval_s: wish.poll_interval_s,
             reservation_s: wish.reservation_s,
+            notice_port: Some(0),
             link_rate: Default::default(),
             bundle: self.bundle(tenant, name, body).await,
             bind_source: None,
@@ -269,20 +271,34 @@ impl Tree {
         platform: Arc<dyn Platform>,
         contact: Contact,
     ) {
+        self.agent_with(tenant, name, parent, platform, |config| config.contact = contact).await;
+    }
+
+    /// The same with whatever its configuration is to say.
+    pub async fn agent_with(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        parent: &str,
+        platform: Arc<dyn Platform>,
+        wish: impl FnOnce(&mut AgentConfig),
+    ) {
         let site = if matches!(parent, "server" | "gateway") { SITE } else { parent };
         let body = json!({ "role": "agent", "site": site, "parent": parent, "uses": 1, "life_s": 3_600 });
         let bundle = self.bundle(tenant, name, body).await;
         let (name, state_dir, reach) = (name.to_string(), self.folder(name), reach(parent));
-        let config = AgentConfig {
+        let mut config = AgentConfig {
             name: name.clone(),
             state_dir,
             bundle,
-            bind_source: None,
+            bind_source: Some(local().ip()),
             reach,
-            contact,
+            contact: Contact::Persistent,
+            wake_port: None,
             quotas: Quotas::AGENT,
             restart: true,
         };
+        wish(&mut config);
         self.devices.insert(name.clone(), Device { config, platform, running: None });
         self.start_agent(&name).await;
     }

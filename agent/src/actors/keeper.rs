@@ -4,6 +4,7 @@
 use super::{
     collector::{Collect, Collector},
     executor::{Command, Executor},
+    farewell::Farewell,
     root::Parts,
 };
 use crate::decide::{AgentCore, Counted, Effect, Event, Figures, Rows};
@@ -16,11 +17,12 @@ use branchline_node::{
     uplink::{LinkHandle, UplinkCommand, UplinkEvent},
 };
 use branchline_protocol::{
+    datagram::LinkKeys,
     time::{Mono, Now},
-    wire::Greeting,
+    wire::{Greeting, Welcome},
 };
 use jiff::tz::TimeZone;
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// The mailbox bound for those who wait for an answer; notices of the store and of children pass over it, and are
@@ -61,6 +63,8 @@ pub(crate) struct Keeper {
     link: Option<LinkHandle>,
     dials: u64,
     reply: Option<(u64, oneshot::Sender<Greeting>)>,
+    /// Keys of the newest dial.
+    dialled: Option<LinkKeys>,
     executor: Option<Addr<Executor>>,
     collector: Option<Addr<Collector>>,
     timer: Option<(Mono, SpawnHandle)>,
@@ -78,6 +82,7 @@ impl Keeper {
             link: None,
             dials: 0,
             reply: None,
+            dialled: None,
             executor: None,
             collector: None,
             timer: None,
@@ -163,6 +168,7 @@ impl Keeper {
                 // A full mailbox holds a poke already, and an uplink that is down dials when it is rebuilt.
                 let _ = self.parts.uplink.try_send(UplinkCommand::Poke(poke));
             }
+            Effect::WakeKeys(keys) => drop(self.parts.wake.keys.send_replace(keys)),
             Effect::Reconfigure => self.reconfigure(),
             Effect::LearnTime(time) => self.parts.time.learn(time),
             Effect::Start(job) => self.execute(Command::Start(job)),
@@ -182,6 +188,16 @@ impl Keeper {
             }
             Effect::Count(what) => self.parts.metrics.counter(metric(what), &[]).increment(1),
         }
+    }
+
+    /// Whom to tell, should this device go off (ADM-18).
+    fn tell_farewell(&self, welcome: &Welcome, peer: Option<SocketAddr>) {
+        let port = Some(welcome.notice_port).filter(|port| *port != 0);
+        let to = peer.zip(port).map(|(peer, port)| SocketAddr::new(peer.ip(), port));
+        let core = self.driver.as_ref().map(Driver::core);
+        let farewell = to.zip(self.dialled).zip(core);
+        let farewell = farewell.map(|((to, keys), core)| Farewell { to, key: keys.notice, link: core.attachment() });
+        self.parts.wake.farewell.send_replace(farewell);
     }
 
     fn ask(&mut self, command: LinkCommand) {
@@ -335,12 +351,15 @@ impl Handler<UplinkEvent> for Keeper {
         self.look_at_space(ctx);
         let node = self.parts.me.node;
         match event {
-            UplinkEvent::Dialling { reply, parent, .. } => {
+            UplinkEvent::Dialling { reply, parent, keys, .. } => {
                 self.dials += 1;
+                self.dialled = keys;
+                self.event(Event::Keys(keys), ctx);
                 self.reply = Some((self.dials, reply));
                 self.event(Event::Dialling { dial: self.dials, parent }, ctx);
             }
-            UplinkEvent::Up { welcome, route, link } => {
+            UplinkEvent::Up { welcome, route, peer, link } => {
+                self.tell_farewell(&welcome, peer);
                 tracing::info!(%node, parent = %welcome.parent, ?route, lease = ?welcome.lease, "link up");
                 self.link = Some(link);
                 self.event(Event::Up(welcome), ctx);

@@ -2,16 +2,20 @@
 //!
 //! ```text
 //!              Supervisor
-//!    ┌───────────┼───────────┬────────────┐
-//!  keeper ◄─── uplink     executor     collector      all three need the keeper
-//!  (AgentCore,  (link)     (jobs)      (inventory)
+//!    ┌───────────┼───────────┬────────────┬───────────┐
+//!  keeper ◄─── uplink     executor     collector   doorbell      all four need the keeper
+//!  (AgentCore,  (link)     (jobs)      (inventory)   (wakes)
 //!   store)
 //! ```
 
 mod collector;
+mod doorbell;
 mod executor;
+mod farewell;
 mod keeper;
 mod root;
 
+pub(crate) use doorbell::Door;
 pub(crate) use executor::Tools;
+pub(crate) use farewell::{notice, say_farewell};
 pub(crate) use root::{Parts, start};

@@ -2,6 +2,7 @@
 
 use super::{
     collector::Collector,
+    doorbell::{Door, Doorbell},
     executor::{Executor, Tools},
     keeper::Keeper,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     pub figures: watch::Sender<Figures>,
     pub uplink: ChildAddr<Uplink>,
     pub keeper: ChildAddr<Keeper>,
+    /// Wakes and notices.
+    pub wake: Door,
     /// For the first keeper: recovered at the start, so that a disk that cannot be read is told there.
     pub first_core: Mutex<Option<AgentCore>>,
     /// For an uplink that is rebuilt.
@@ -53,6 +56,8 @@ impl Parts {
         let (trust, upstreams) = (self.first_trust.clone(), self.bundle.upstreams.clone());
         let mut core = AgentCore::recover(self.me.clone(), trust, upstreams, self.incarnation, rows)?;
         core.set_quotas(self.quotas);
+        let socket = self.wake.socket.as_ref();
+        core.set_wake_port(socket.and_then(|socket| socket.local_addr().ok()).map_or(0, |address| address.port()));
         Ok(core)
     }
 
@@ -119,6 +124,16 @@ pub(crate) async fn start(parts: Arc<Parts>) -> Result<Supervision, SuperviseErr
         Ok(())
     });
     supervision.start_child(executor.needs("keeper").past(essential)).await?;
+
+    let shared = parts.clone();
+    // Without it the device polls: parked, and reported.
+    let doorbell = ChildSpec::new("doorbell", move |guard| {
+        let keeper = shared.keeper.get().ok_or("the keeper is down")?;
+        let parts = shared.clone();
+        run(guard, move |_, guard| Doorbell::new(guard, parts, keeper));
+        Ok(())
+    });
+    supervision.start_child(doorbell.needs("keeper")).await?;
 
     let shared = parts;
     // Without inventory the device still runs jobs: parked, and reported.

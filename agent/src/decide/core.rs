@@ -9,6 +9,7 @@ use super::{
     kept::Kept,
     restart::Restarts,
     schedule::Scheduler,
+    wake::Wake,
 };
 use branchline_node::{
     defects::{Defects, NoDefects},
@@ -17,7 +18,7 @@ use branchline_node::{
     uplink::spool::{Kind, Mark, Quotas, Spool},
 };
 use branchline_protocol::{
-    id::{Attachment, Epoch, OrderNumber, TraceId},
+    id::{Attachment, AttachmentKey, Epoch, OrderNumber, TraceId},
     job::End,
     record::{Alert, JobResult, Lane, class},
     time::{Millis, Mono, Now},
@@ -109,6 +110,8 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) overtaken: u32,
     /// Whether the link that ends is to be followed by another at once.
     pub(super) redial: bool,
+    /// What a parent may wake this device with.
+    pub(super) wake: Wake,
     pub(super) refused_unreported: u64,
     pub(super) alerted: Option<Mono>,
     links: u64,
@@ -144,6 +147,7 @@ impl<D: Defects> AgentCore<D> {
             rolled_back_told: Mono::default(),
             overtaken: 0,
             redial: false,
+            wake: Wake::default(),
             refused_unreported: 0,
             alerted: None,
             links: 0,
@@ -159,6 +163,11 @@ impl<D: Defects> AgentCore<D> {
     /// Other quotas than the usual ones.
     pub fn set_quotas(&mut self, quotas: Quotas) {
         self.spool.set_quotas(quotas);
+    }
+
+    /// The newest link or dial.
+    pub fn attachment(&self) -> AttachmentKey {
+        AttachmentKey { epoch: self.me.epoch, attachment: self.attachment }
     }
 
     /// The documents that count now.
@@ -319,6 +328,7 @@ impl<D: Defects> AgentCore<D> {
             out.push(Effect::LearnTime(statement.time));
         }
         self.end_restarts(now, turn);
+        out.extend(self.wake.known().map(Effect::WakeKeys));
         let begun: Vec<_> = self.journal.all_begun().map(|(order, open, _)| (order, open.clone())).collect();
         for (order, open) in begun.into_iter().filter(|(_, open)| !open.needs_slot()) {
             self.carry_out(now, order, open, turn);
@@ -435,6 +445,8 @@ impl<D: Defects> Core for AgentCore<D> {
                 self.collector = true;
                 self.inventory.interrupted();
             }
+            Event::Keys(keys) => self.wake.offered(keys),
+            Event::Woken(heard) => self.woken(heard, &mut turn, out),
             Event::Dialling { dial, parent } => self.dialling(dial, parent, &mut turn),
             Event::Up(welcome) => {
                 self.up(now, &welcome);

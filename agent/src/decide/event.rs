@@ -1,9 +1,11 @@
 //! What happens to an agent's core, and what it asks for.
 
+use super::WakeKeys;
 use crate::platform::JobLeft;
 use branchline_node::{driver::Token, identity::RootKey, link::lanes::Received, store::Batch, uplink::Poke};
 use branchline_protocol::{
-    id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
+    datagram::LinkKeys,
+    id::{AttachmentKey, Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     inventory::Snapshot,
     job::{End, RunScript},
     order::{Envelope, Signer},
@@ -63,6 +65,10 @@ pub enum Event {
     ExecutorUp,
     /// A collector is there, perhaps a fresh one.
     CollectorUp,
+    /// Keys of the link whose greeting is asked for next; none where no datagram may come.
+    Keys(Option<LinkKeys>),
+    /// A wake that holds asks for a poll; what was heard under each key until now.
+    Woken(Vec<(AttachmentKey, u64)>),
     /// The uplink is about to greet a parent.
     Dialling {
         /// Comes back with the greeting.
@@ -185,6 +191,8 @@ pub enum Effect {
     Redial,
     /// Dial soon: there is something to say.
     Poke(Poke),
+    /// From here on these keys open a wake; they are durable.
+    WakeKeys(WakeKeys),
     /// Upstreams or trust changed: [`super::AgentCore::documents`] has them.
     Reconfigure,
     /// A verified statement's time.

@@ -25,6 +25,7 @@ impl<D: Defects> AgentCore<D> {
     /// The attachment number is durable before any parent hears it (DESIGN 5).
     pub(super) fn dialling(&mut self, dial: u64, parent: NodeId, turn: &mut Turn) {
         self.put_attachment(turn);
+        self.renew_wake(turn);
         self.told_settings = self.settings_version();
         let greeting = self.greeting(parent);
         turn.then(Effect::Greet(dial, Box::new(greeting)));
@@ -52,7 +53,7 @@ impl<D: Defects> AgentCore<D> {
             stored_at: self.spool.stored_at(),
             documents: self.documents.versions(),
             term: self.documents.term(),
-            wake_port: 0,
+            wake_port: self.wake.port(),
             receipt: Some(self.receipt(parent).seal(&self.me.signer)),
             capabilities: self.me.capabilities.clone(),
             next_poll_s,
@@ -77,6 +78,7 @@ impl<D: Defects> AgentCore<D> {
     pub(super) fn up(&mut self, now: Now, welcome: &Welcome) {
         self.lease = welcome.lease;
         self.overtaken = 0;
+        self.wake.welcomed();
         self.link_up(now, welcome.lease.is_some());
         let any = D::SEEDED && self.defects.has(Defect::TRUSTS_ANY_MEMORY);
         self.spool.link_up(welcome.parent, if any { 0 } else { welcome.store });
@@ -106,6 +108,9 @@ impl<D: Defects> AgentCore<D> {
         self.link_down();
         if std::mem::take(&mut self.redial) {
             out.push(Effect::Poke(Poke::Urgent));
+        }
+        if self.wake.is_called() {
+            out.push(Effect::Poke(Poke::Wake));
         }
         // What was sent and not stored counts too: it may have crossed with the parent's goodbye.
         // The same with settings that came when we had said that we are done: the next greeting acknowledges them.

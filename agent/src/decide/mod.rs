@@ -25,6 +25,8 @@ mod rolled_back;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod wake;
+mod wakeful;
 
 pub use self::core::AgentCore;
 pub use documents::{Documents, Taken as TakenDocument};
@@ -36,3 +38,5 @@ pub use orders::OUTPUT_CAP_MAX;
 pub use recover::{RecoverFault, Rows};
 pub use restart::RESTART_WITHIN_MS;
 pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;
+pub use wake::{WakeKey, WakeKeys};
+pub use wakeful::{Heard, POLL_EVERY_MS, Wakeful};

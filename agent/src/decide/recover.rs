@@ -7,6 +7,7 @@ use super::{
     inventory, journal, kept,
     rolled_back::ROLLED_BACK,
     schedule,
+    wake::WAKE,
 };
 use branchline_node::{
     defects::{Defects, NoDefects},
@@ -121,6 +122,9 @@ impl<D: Defects> AgentCore<D> {
         if let Some(value) = meta.get(ATTACHMENT) {
             let number = <[u8; 8]>::try_from(value.as_ref()).map_err(|_| RecoverFault::Attachment)?;
             core.attachment = u64::from_be_bytes(number);
+        }
+        if let Some(value) = meta.get(WAKE) {
+            core.wake.recover(value);
         }
         if let Some(value) = meta.get(ROLLED_BACK) {
             let epoch = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| RecoverFault::RolledBack)?;

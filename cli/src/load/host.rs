@@ -268,6 +268,7 @@ async fn one(
         bind_source: Some(address),
         reach: Reach::Any,
         contact: Contact::Persistent,
+        wake_port: None,
         quotas: branchline_node::uplink::spool::Quotas::AGENT,
         restart: false,
     };

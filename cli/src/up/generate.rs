@@ -29,6 +29,7 @@ pub fn config(
                 AcceptFrom::Gateway => plan.of(Role::Gateway).map(|g| book.ip(&g.name).to_string()).collect(),
             };
             file.texts("accept_from", &accepted);
+            file.port("notice_port", book.listen(&node.name, "notice"));
             file.slots(node);
             file.plain("init_if_new", "true");
             for tenant in &plan.tenants {
@@ -50,11 +51,13 @@ pub fn config(
         Role::Relay => {
             file.text("link", &book.listen(&node.name, "link").to_string());
             file.text("private", &book.listen(&node.name, "private").to_string());
+            file.port("notice_port", book.listen(&node.name, "notice"));
             file.slots(node);
             file.child(node, state, book)?;
         }
         Role::Agent => {
             file.child(node, state, book)?;
+            file.port("wake_port", book.listen(&node.name, "wake"));
             // It is everybody's machine here.
             file.plain("restart", "false");
         }
@@ -72,6 +75,10 @@ impl File {
 
     fn text(&mut self, key: &str, value: &str) {
         self.plain(key, &quoted(value));
+    }
+
+    fn port(&mut self, key: &str, listener: SocketAddr) {
+        self.plain(key, &listener.port().to_string());
     }
 
     fn texts(&mut self, key: &str, values: &[String]) {
@@ -136,7 +143,18 @@ mod tests {
         let (keys, server) = keys_of("hq");
         assert_eq!(
             keys,
-            ["accept_from", "api", "init_if_new", "link", "name", "slots", "state_dir", "tenants", "trunk"]
+            [
+                "accept_from",
+                "api",
+                "init_if_new",
+                "link",
+                "name",
+                "notice_port",
+                "slots",
+                "state_dir",
+                "tenants",
+                "trunk"
+            ]
         );
         let (keys, gateway) = keys_of("dmz");
         assert_eq!(
@@ -145,10 +163,13 @@ mod tests {
         );
         assert_eq!(server["accept_from"].as_array().unwrap(), &[gateway["bind_source"].clone()]);
         let (keys, relay) = keys_of("osaka");
-        assert_eq!(keys, ["bind_source", "bundle", "link", "name", "private", "reach", "slots", "state_dir"]);
+        assert_eq!(
+            keys,
+            ["bind_source", "bundle", "link", "name", "notice_port", "private", "reach", "slots", "state_dir"]
+        );
         assert_eq!(relay["reach"].as_str(), Some("gateway"));
         let (keys, agent) = keys_of("osaka-pc-01");
-        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "restart", "state_dir"]);
+        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "restart", "state_dir", "wake_port"]);
         assert_eq!(agent["reach"].as_str(), Some("direct"));
     }
 }

@@ -9,6 +9,7 @@ use actix::prelude::*;
 use branchline_node::{
     downstream::{
         Child, FromChild,
+        beacon::Beacons,
         gatekeeper::SharedGauge,
         reception::{Facts, stale},
     },
@@ -69,6 +70,8 @@ pub struct Parts {
     pub ways: Arc<RwLock<Ways>>,
     /// The gatekeeper's gauge.
     pub gauge: SharedGauge,
+    /// Wakes and notices.
+    pub beacons: Beacons,
     /// What `/getstatus` shows, kept up to date here.
     pub status: Arc<RwLock<serde_json::Value>>,
     /// Restarts of the node's actors.
@@ -192,6 +195,10 @@ impl Exchange {
             }
             Effect::GoodbyeChild(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::RefuseChild(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::DropChild(node, session) => self.links.retain(|of, (live, _)| *of != node || *live != session),
+            Effect::Reachable(node, reachable) => self.parts.beacons.keyring.put(node, reachable),
+            Effect::Sleeps(node) => self.parts.beacons.keyring.sleeps(node),
+            Effect::Wake(node) => self.parts.beacons.want(node),
             Effect::FactsChanged => self.publish_facts(),
             Effect::Reconfigure => self.reconfigure(),
             Effect::LearnTime(time, envelope) => {
@@ -364,6 +371,9 @@ impl Actor for Exchange {
                 first
             });
         }
+        for (node, reachable) in self.driver.core().recovered_sleepers() {
+            self.parts.beacons.keyring.put(*node, Some(reachable.clone()));
+        }
         for (kind, envelope) in std::mem::take(&mut self.documents) {
             self.feed(Event::Document(kind, envelope), ctx);
         }
@@ -429,6 +439,8 @@ impl Handler<FromChild> for Exchange {
                 }
             }
             FromChild::Event { child, event } => self.child_message(child, event, ctx),
+            FromChild::SlotKept { node } => self.parts.beacons.want(node),
+            FromChild::GoesOff { node, key, .. } => self.feed(Event::GoesOff(node, key), ctx),
         }
     }
 }
@@ -444,7 +456,7 @@ impl Handler<UplinkEvent> for Exchange {
                 self.greetings.insert(self.dials, reply);
                 self.feed(Event::Dialling(self.dials, parent), ctx);
             }
-            UplinkEvent::Up { welcome, route, link } => {
+            UplinkEvent::Up { welcome, route, link, .. } => {
                 tracing::info!(parent = %welcome.parent, ?route, "uplink up");
                 self.parent = Some(link);
                 self.feed(Event::ParentUp(welcome), ctx);

@@ -30,7 +30,7 @@ impl<D: Defects> RelayCore<D> {
         let (reach, next_contact) = match child.lease {
             None => (Reach::Persistent, None),
             Some(lease) => {
-                let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
+                let reach = if child.is_wakeable() { Reach::Wakeable } else { Reach::Polling };
                 (reach, Some(now.node.plus(lease.interval_ms as i64)))
             }
         };
@@ -56,8 +56,8 @@ impl<D: Defects> RelayCore<D> {
         self.directory.holds(child.node, &child.greeting.documents);
         self.receipts.attached(child.node, child.greeting.receipt.clone());
         self.bounds.renew(child.node);
-        let link = Link { session: child.session, role: child.role, poll: child.lease.is_some(), done: false };
-        self.links.insert(child.node, link);
+        let (poll, wakeable) = (child.lease.is_some(), child.is_wakeable());
+        self.links.insert(child.node, Link { session: child.session, role: child.role, poll, done: false, wakeable });
         // Before any document: what it holds may be what is asked for.
         self.recall_for(&child, out);
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
@@ -73,6 +73,7 @@ impl<D: Defects> RelayCore<D> {
         let mut batch = Batch::new();
         self.directory.keep(child.node, child.key);
         persist::attached(child.node, child.key, &mut batch);
+        self.met(&child, &mut batch, out);
         self.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
             self.child_disk(child.node, child.greeting.disk, &mut batch);
@@ -105,7 +106,7 @@ impl<D: Defects> RelayCore<D> {
         }
     }
 
-    pub(super) fn child_gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
+    pub(super) fn child_gone(&mut self, now: Now, child: &Child, end: &LinkEnd, out: &mut Vec<Effect>) {
         let any = D::SEEDED && self.defects.has(Defect::LATE_CLEANUP_IN_CORE);
         if self.links.get(&child.node).is_none_or(|l| l.session != child.session && !any) {
             return;
@@ -116,7 +117,7 @@ impl<D: Defects> RelayCore<D> {
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
-                Reach::Polling
+                self.directory.rests(child.node)
             }
             // This relay ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
@@ -125,6 +126,10 @@ impl<D: Defects> RelayCore<D> {
         self.directory.detach(child.node, child.session, reach, now.node);
         let below = self.directory.below(child.node);
         self.ledger.child_gone(child.node, &below);
+        if reach == Reach::Wakeable {
+            // What came while its poll was ending.
+            self.offer(now, Some(&[child.node]), out);
+        }
     }
 
     pub(super) fn child_said(

@@ -3,14 +3,14 @@
 use super::state::RelayCore;
 use branchline_node::{
     defects::Defects,
-    downstream::Child,
+    downstream::{Child, beacon::Reachable},
     driver::{self, Token},
     link::engine::LinkEnd,
     store::Batch,
     uplink::spool::Rows,
 };
 use branchline_protocol::{
-    id::NodeId,
+    id::{AttachmentKey, NodeId},
     order::Envelope,
     record::Lane,
     refusal::Refusal,
@@ -48,6 +48,8 @@ pub enum Event {
     ChildGone(Arc<Child>, LinkEnd),
     /// A child lost its slot.
     Displaced(NodeId, Lease),
+    /// A device says, by a datagram that holds, that it goes off and ends this attachment (ADM-18).
+    GoesOff(NodeId, AttachmentKey),
     /// The relay's figures for the tree, as JSON.
     Figures(String),
     /// Whether the disk is nearly full: then no order is taken.
@@ -87,6 +89,14 @@ pub enum Effect {
     GoodbyeChild(NodeId, u64, Goodbye),
     /// Refuse a child.
     RefuseChild(NodeId, u64, Refusal),
+    /// Let go of a child's link without a word: its other end is gone.
+    DropChild(NodeId, u64),
+    /// What there is to wake a device and to believe its notice; none: it is sent no datagram.
+    Reachable(NodeId, Option<Reachable>),
+    /// A device lost its slot: from here on a wake may be what brings it.
+    Sleeps(NodeId),
+    /// Something waits for a device without a link.
+    Wake(NodeId),
     /// What the reception checks has changed.
     FactsChanged,
     /// Upstreams or trust changed: dial by them from here on.

@@ -14,6 +14,7 @@ mod put_back;
 mod recall;
 mod receipts;
 mod shelf;
+mod sleepers;
 mod state;
 #[cfg(test)]
 mod tests;

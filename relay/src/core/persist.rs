@@ -7,6 +7,7 @@
 //! | Meta | `age` | u64: batches that are on this disk |
 //! | Meta | `disk`, `child/` + relay | u64: number of this disk, of a child's |
 //! | Meta | `attached/` + child | u32, u64: epoch and attachment that it greeted with last |
+//! | Meta | `wake/` + device | what wakes it: its last link here, keys, address |
 //! | Meta | `node_time` | i64: node time goes on from here |
 //! | Meta | `receipt/` + node + child | receipts that the child showed for the node's records |
 //! | Meta, Spool | | see [`branchline_node::uplink::spool`] |
@@ -22,7 +23,10 @@ use super::{
 };
 use branchline_node::{
     defects::{Defects, NoDefects},
-    downstream::ledger::{Change, Kept, Ledger, Row},
+    downstream::{
+        beacon::Reachable,
+        ledger::{Change, Kept, Ledger, Row},
+    },
     identity::RootKey,
     store::{Batch, Scan, StoreError, Table},
     uplink::spool::{MEMORY_BYTES, Quotas, Spool, SpoolFault},
@@ -51,6 +55,7 @@ pub const NODE_TIME: &[u8] = b"node_time";
 const CHILD_DISK: &[u8] = b"child/";
 const RECEIPTS: &[u8] = b"receipt/";
 const ATTACHED: &[u8] = b"attached/";
+const WAKE: &[u8] = b"wake/";
 
 fn numbered(kind: u8, order: OrderNumber) -> Vec<u8> {
     [&[kind][..], &order.term.to_be_bytes(), &order.number.to_be_bytes()].concat()
@@ -160,6 +165,15 @@ pub fn attached(child: NodeId, key: AttachmentKey, batch: &mut Batch) {
     batch.put(Table::Meta, [ATTACHED, child.bytes()].concat(), value);
 }
 
+/// Keeps what wakes a device; without it, forgets it.
+pub fn reachable(device: NodeId, reachable: Option<&Reachable>, batch: &mut Batch) {
+    let key = [WAKE, device.bytes()].concat();
+    match reachable {
+        Some(reachable) => batch.put(Table::Meta, key, reachable.to_bytes()),
+        None => batch.delete(Table::Meta, key),
+    };
+}
+
 fn attachment_key(value: &[u8]) -> Option<AttachmentKey> {
     let (epoch, attachment) = value.split_first_chunk::<4>()?;
     Some(AttachmentKey { epoch: u32::from_be_bytes(*epoch), attachment: number(attachment)? })
@@ -219,6 +233,7 @@ impl<D: Defects> RelayCore<D> {
         let (mut disk, mut age, mut disks, mut time_kept) = (None, 0, BTreeMap::new(), None);
         let mut receipts = Vec::new();
         let mut attached: BTreeMap<NodeId, AttachmentKey> = BTreeMap::new();
+        let mut sleepers = BTreeMap::new();
         store.scan_all(Table::Meta, |key, value| {
             if key == ATTACHMENT {
                 attachment = number(&value).unwrap_or(0);
@@ -234,6 +249,8 @@ impl<D: Defects> RelayCore<D> {
                 receipts.extend(receipts_row(rest, &value));
             } else if let Some(child) = key.strip_prefix(ATTACHED) {
                 attached.extend(node(child).zip(attachment_key(&value)));
+            } else if let Some(device) = key.strip_prefix(WAKE) {
+                sleepers.extend(node(device).zip(Reachable::from_bytes(&value)));
             } else if let [b'd', kind] = key {
                 documents.insert(*kind, value);
             } else if let Err(e) = spool.recover_meta(key, &value) {
@@ -297,6 +314,7 @@ impl<D: Defects> RelayCore<D> {
         let mut core = RelayCore::from_parts(defects, me, spool, ledger, shelf, attachment);
         core.receipts = receipts;
         core.age = Age::recovered(age);
+        core.sleepers = super::sleepers::Sleepers::recovered(sleepers);
         core.disk = (disk.unwrap_or(incarnation), disk.is_some());
         (core.disks, core.tombs, core.time_kept) = (disks, tombs, time_kept);
         attached.into_iter().for_each(|(child, key)| core.directory.keep(child, key));

@@ -2,6 +2,7 @@
 
 use super::{
     Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, persist, recall::Recalling, receipts::Receipts,
+    sleepers::Sleepers,
 };
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
@@ -20,7 +21,7 @@ use branchline_protocol::{
     order::Signer,
     record::{Alert, Fact, Facts, Lane, class},
     time::{Millis, Now},
-    wire::{Ack, Contact, Goodbye, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
+    wire::{Ack, Contact, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,6 +71,8 @@ pub(super) struct Link {
     pub role: Role,
     pub poll: bool,
     pub done: bool,
+    /// Whether it can be woken once it has no slot.
+    pub wakeable: bool,
 }
 
 /// The relay.
@@ -108,6 +111,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) again: Again,
     /// How much is on this disk.
     pub(super) age: Age,
+    /// Devices that hang here directly, as the disk knows them.
+    pub(super) sleepers: Sleepers,
     /// Facts to tell, until the next tick or until the result itself makes them idle.
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
@@ -142,6 +147,7 @@ impl<D: Defects> RelayCore<D> {
             receipts: Receipts::default(),
             again: Again::default(),
             age: Age::default(),
+            sleepers: Sleepers::default(),
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
@@ -274,13 +280,9 @@ impl<D: Defects> RelayCore<D> {
                 self.end_polls(out);
             }
             Event::Heard(child) => self.directory.heard(child, now.node),
-            Event::ChildGone(child, end) => self.child_gone(now, &child, &end),
-            Event::Displaced(node, lease) => {
-                if let Some(link) = self.links.get_mut(&node) {
-                    link.poll = true;
-                    self.directory.lease(node, Reach::Polling, Some(now.node.plus(lease.interval_ms as i64)));
-                }
-            }
+            Event::ChildGone(child, end) => self.child_gone(now, &child, &end, out),
+            Event::Displaced(node, lease) => self.displaced(now, node, lease, out),
+            Event::GoesOff(node, key) => self.goes_off(now, node, key, out),
             Event::Figures(figures) => self.figures = Some(figures),
             Event::LowSpace(low) => self.low_space(now, low, out),
             Event::Loaded(rows) => {
@@ -300,6 +302,7 @@ impl<D: Defects> RelayCore<D> {
     /// Presence, facts and gathered records go up; what is late goes back.
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.expire(now, out);
+        self.wake_after_start(now, out);
         self.retry_left(now, out);
         self.look_at_recall(now, out);
         if !self.facts.is_empty() {
@@ -443,6 +446,8 @@ impl<D: Defects> RelayCore<D> {
         let hop = |device| directory.live_hop(device).filter(takes);
         let round = ledger.offers(stated, devices, |device| hop(device).filter(|_| !revocations.suspends(device)));
         let also = ledger.also_offers(|child| links.contains_key(&child));
+        let sleeps = |device: &NodeId| directory.may_sleep(*device) && !revocations.suspends(*device);
+        out.extend(round.unreached.iter().copied().filter(sleeps).map(Effect::Wake));
         for offer in round.offers.into_iter().chain(also) {
             let Some(link) = links.get(&offer.child) else { continue };
             tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");
@@ -472,20 +477,6 @@ impl<D: Defects> RelayCore<D> {
                     }
                 }
                 _ => {}
-            }
-        }
-    }
-
-    /// A poll ends when the child is done, what it was offered is acknowledged, and nothing of it waits for the disk.
-    pub(super) fn end_polls(&mut self, out: &mut Vec<Effect>) {
-        if !self.waiting.is_empty() {
-            return;
-        }
-        let done: Vec<(NodeId, u64)> =
-            self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
-        for (child, session) in done {
-            if !self.ledger.is_offered(&self.directory.below(child)) {
-                out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));
             }
         }
     }

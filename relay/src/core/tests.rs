@@ -129,6 +129,7 @@ impl Bench {
             ancestors: vec![(PARENT, "hq".into())],
             lease: None,
             reconnect_spread_ms: 0,
+            notice_port: 0,
         })))
     }
 
@@ -169,6 +170,7 @@ fn child(n: u128, role: Role, session: u64) -> Arc<Child> {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     })
 }
 
@@ -473,4 +475,5 @@ mod links;
 mod put_back;
 mod random;
 mod recall;
+mod sleepers;
 mod withdrawals;

@@ -4,9 +4,11 @@
 //! transactions. What can gather is bounded by the credit windows of the links that brought it.
 
 mod again;
+mod datagrams;
 mod issue;
 mod raise;
 mod recovery;
+mod version;
 mod views;
 mod wait;
 
@@ -16,6 +18,8 @@ pub use recovery::EndRecovery;
 pub use views::{FindOrder, ViewFigures, ViewNodes};
 pub use wait::WaitComplete;
 
+use version::version_of;
+
 use crate::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
     domain::{Office, documents::Change},
@@ -23,7 +27,7 @@ use crate::{
 };
 use actix::prelude::*;
 use branchline_node::{
-    downstream::{FromChild, gatekeeper::SharedGauge, reception},
+    downstream::{FromChild, beacon::Beacons, gatekeeper::SharedGauge, reception},
     link::{
         LinkHandle,
         engine::{LinkCommand, LinkEvent},
@@ -34,7 +38,7 @@ use branchline_node::{
     time::NodeTime,
 };
 use branchline_protocol::{
-    document::{self, Kind, TimeStatement},
+    document::{Kind, TimeStatement},
     id::{Epoch, JobId, NodeId, Role, TenantId},
     inventory::Snapshot,
     order::Envelope,
@@ -77,6 +81,8 @@ pub struct Parts {
     pub statements: Statements,
     /// The gatekeeper's gauge, for the tree.
     pub gauge: SharedGauge,
+    /// Wakes and notices.
+    pub beacons: Beacons,
     /// Restarts of the node's actors.
     pub restarts: Arc<AtomicU64>,
     /// Milliseconds that a restored server listens to its children at most.
@@ -161,6 +167,7 @@ impl Dispatcher {
             Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::Refuse(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::Drop(..) | Effect::Reachable(..) | Effect::Sleeps(_) | Effect::Wake(_) => self.datagram(effect),
             Effect::Raise(tenant, device, epoch) => self.raising.push((tenant, device, epoch)),
             Effect::JobChanged(tenant, job) => {
                 let complete = self.core.tenant(&tenant).is_none_or(|t| t.orders.values().all(|o| o.job != job));
@@ -286,21 +293,6 @@ impl Dispatcher {
     }
 }
 
-/// (term, version) of a sealed document.
-fn version_of(kind: Kind, envelope: &Envelope) -> Option<(u32, u64)> {
-    use branchline_protocol::{document::Document, trust::TrustDocument};
-    fn read<D: Document>(envelope: &Envelope) -> Option<(u32, u64)> {
-        rmp_serde::from_slice::<D>(&envelope.payload).ok().map(|d| d.version())
-    }
-    match kind {
-        Kind::Revocations => read::<document::Revocations>(envelope),
-        Kind::Trust => read::<TrustDocument>(envelope),
-        Kind::Upstreams => read::<document::UpstreamList>(envelope),
-        Kind::Settings => read::<document::Settings>(envelope),
-        Kind::Time => read::<TimeStatement>(envelope),
-    }
-}
-
 async fn load(parts: Parts) -> Result<(Recovered, BTreeMap<TenantId, u64>), String> {
     let store = &parts.store;
     let text = |e: crate::store::StoreError| e.to_string();
@@ -309,6 +301,7 @@ async fn load(parts: Parts) -> Result<(Recovered, BTreeMap<TenantId, u64>), Stri
         streams: store.streams().await.map_err(text)?,
         need_full: store.need_full().await.map_err(text)?,
         tenants: parts.office.tenants(),
+        reachable: datagrams::load(&parts).await.map_err(text)?,
         ..Recovered::default()
     };
     for job in store.open_jobs().await.map_err(text)? {
@@ -393,6 +386,8 @@ impl Handler<FromChild> for Dispatcher {
                     self.feed(Event::Displaced(node, lease), ctx);
                 }
             }
+            FromChild::SlotKept { node } => self.parts.beacons.want(node),
+            FromChild::GoesOff { tenant, node, key } => self.feed(Event::GoesOff(tenant, node, key), ctx),
             FromChild::Event { child, event: LinkEvent::ChildDone } => self.feed(Event::Done(child), ctx),
             FromChild::Event { child, event: LinkEvent::Heard } => self.feed(Event::Heard(child), ctx),
             FromChild::Event { child, event: LinkEvent::Message(received) } => {

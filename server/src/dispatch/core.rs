@@ -5,6 +5,7 @@ mod epochs;
 mod event;
 mod orders;
 mod recall;
+mod sleepers;
 
 pub use cancel::CANCELLING;
 pub(super) use cancel::{cancel_told, given_back};
@@ -14,6 +15,7 @@ pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
 use orders::{attached_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents};
 pub(super) use recall::{take_order, trust};
+pub use sleepers::WAKE_KEYS;
 
 use super::{
     intake::{self, Preloaded},
@@ -60,6 +62,8 @@ pub(super) struct Link {
     pub full_until: Option<u64>,
     /// Orders it left with us in this session, as shown.
     pub left: BTreeSet<(OrderNumber, NodeId)>,
+    /// Whether it can be woken once it has no slot.
+    pub wakeable: bool,
 }
 
 /// One tenant's part. Nothing of one is ever looked at for another (TOP-22).
@@ -81,6 +85,8 @@ pub struct TenantState {
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
     pub(super) gateways: BTreeMap<NodeId, NodeId>,
+    /// Devices that hang on the server itself, as the store knows them.
+    pub(super) sleepers: sleepers::Sleepers,
     /// What children may hold although it is over.
     pub(super) withdrawals: Withdrawals,
     /// Numbers of child relays' disks: with another one, what the child held is gone.
@@ -179,6 +185,9 @@ impl<D: Defects> Core<D> {
         for (tenant, node) in found.need_full {
             core.tenants.entry(tenant).or_default().need_full.insert(node);
         }
+        for (node, reachable) in found.reachable {
+            core.tenants.entry(reachable.tenant.clone()).or_default().sleepers.recover(node);
+        }
         for (tenant, node, disk) in found.disks {
             core.tenants.entry(tenant).or_default().disks.insert(node, disk);
         }
@@ -227,7 +236,8 @@ impl<D: Defects> Core<D> {
     pub fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Up(child) => self.up(now, child, out),
-            Event::Gone(child, end) => self.gone(now, &child, &end),
+            Event::Gone(child, end) => self.gone(now, &child, &end, out),
+            Event::GoesOff(tenant, node, key) => self.goes_off(now, &tenant, node, key, out),
             Event::Said { child, message, lane, credit, preloaded } => {
                 self.said(now, &child, message, (lane, credit), preloaded, out);
             }
@@ -248,7 +258,9 @@ impl<D: Defects> Core<D> {
                 for state in self.tenants.values_mut() {
                     if let Some(link) = state.links.get_mut(&node) {
                         link.poll = true;
-                        state.directory.lease(node, Reach::Polling, Some(next));
+                        let reach = if link.wakeable { Reach::Wakeable } else { Reach::Polling };
+                        state.directory.lease(node, reach, Some(next));
+                        out.push(Effect::Sleeps(node));
                     }
                 }
             }
@@ -353,7 +365,8 @@ impl<D: Defects> Core<D> {
             return;
         }
         state.directory.holds(child.node, &child.greeting.documents);
-        state.links.insert(child.node, Link { session: child.session, poll: child.lease.is_some(), ..Link::default() });
+        let (poll, wakeable) = (child.lease.is_some(), child.is_wakeable());
+        state.links.insert(child.node, Link { session: child.session, poll, wakeable, ..Link::default() });
         if let Some(recall) = recall::recall_for(&self.recovery, self.term, state, &child) {
             // Before any document: what it holds may be what is asked for.
             out.push(Effect::Send(child.node, child.session, Lane::Control, Message::Recall(recall)));
@@ -369,6 +382,7 @@ impl<D: Defects> Core<D> {
         };
         let below = state.directory.below(child.node);
         let mut work = Work::default();
+        sleepers::met(state, &child, &mut work, out);
         intake::greeted(state, now, &child, &mut work);
         state.ledger.child_gone(child.node, &below);
         if child.role == Role::Relay {
@@ -411,7 +425,7 @@ impl<D: Defects> Core<D> {
         self.commit(now, &child.tenant, work, After::default(), out);
     }
 
-    fn gone(&mut self, now: Now, child: &Child, end: &LinkEnd) {
+    fn gone(&mut self, now: Now, child: &Child, end: &LinkEnd, out: &mut Vec<Effect>) {
         let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
         let any = D::SEEDED && self.defects.has(Defect::LATE_CLEANUP_IN_CORE);
         if state.links.get(&child.node).is_none_or(|l| l.session != child.session && !any) {
@@ -421,7 +435,7 @@ impl<D: Defects> Core<D> {
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
-                Reach::Polling
+                state.directory.rests(child.node)
             }
             // The server ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
@@ -433,6 +447,10 @@ impl<D: Defects> Core<D> {
         let below = state.directory.below(child.node);
         // What was on the link only was never durable there: it waits again.
         state.ledger.child_gone(child.node, &below);
+        if reach == Reach::Wakeable {
+            // What came while its poll was ending.
+            self.look(now, &child.tenant, &[child.node], out);
+        }
     }
 
     fn said(
@@ -607,6 +625,9 @@ impl<D: Defects> Core<D> {
             state.withdrawals.expire(now.node);
             let mut work = Work::default();
             work.look.extend(left::retry(state, now));
+            if self.recovery.is_none() {
+                work.look.extend(sleepers::after_start(state));
+            }
             out.extend(epochs::retry(state, now, &tenant));
             out.extend(epochs::remind_all(state, now));
             // What came to an end below may not have been told yet.

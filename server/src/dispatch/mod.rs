@@ -14,7 +14,8 @@ mod tests;
 mod withdrawals;
 
 pub use self::core::{
-    CANCELLING, CancelJob, CancelPlan, Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token, disk_key,
+    CANCELLING, CancelJob, CancelPlan, Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token, WAKE_KEYS,
+    disk_key,
 };
 pub use intake::Preloaded;
 pub use standing::standing;

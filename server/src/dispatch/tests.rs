@@ -183,6 +183,7 @@ fn child(n: u128, session: u64) -> Arc<Child> {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     })
 }
 
@@ -470,21 +471,8 @@ fn inv_4_collection_time_moves_only_with_a_difference_and_inv_13_older_reports_g
     assert_eq!(bench.ops.iter().filter(|op| matches!(op, Op::InventoryHistory { .. })).count(), 1);
 }
 
-#[test]
-fn adm_2_a_poll_ends_when_what_it_was_offered_is_taken() {
-    let mut bench = Bench::new();
-    bench.issue(&[1]);
-    let lease = branchline_protocol::wire::Lease { interval_ms: 1_000, phase_ms: 0, waiter: 1 };
-    let poll = Arc::new(Child { lease: Some(lease), ..Child::clone(&child(1, 1)) });
-    let goodbye = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Goodbye(_, 1, Goodbye::Done)));
-    assert_eq!(orders_to(&bench.feed(Event::Up(poll.clone())), 1), [1]);
-    assert!(!goodbye(&bench.feed(Event::Done(poll.clone()))), "it has an order in hand that is not journalled");
-    let seen = bench.said(&poll, Message::Taken(vec![(ORDER, vec![node(1)])]));
-    assert!(goodbye(&seen));
-    assert_eq!(bench.states(1), [State::Delivered]);
-}
-
 mod random;
 mod recovery;
 mod scenarios;
+mod sleepers;
 mod steering;

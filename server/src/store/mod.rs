@@ -467,6 +467,8 @@ pub trait Store: Send + Sync + 'static {
     async fn documents(&self, tenant: &TenantId) -> Result<Vec<(Kind, String, Envelope)>, StoreError>;
     /// A value of the installation.
     async fn meta(&self, key: &str) -> Result<Option<Bytes>, StoreError>;
+    /// Values of the installation whose keys begin so, in their order.
+    async fn metas(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, StoreError>;
     /// Newest audited acts first, at most `limit`.
     async fn audit(&self, tenant: &TenantId, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
     /// Finishes what is queued and closes.

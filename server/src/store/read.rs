@@ -317,6 +317,12 @@ pub async fn documents(readers: &SqlitePool, tenant: &TenantId) -> Read<Vec<(Kin
     Ok(documents)
 }
 
+pub async fn metas(readers: &SqlitePool, prefix: &str) -> Read<Vec<(String, Bytes)>> {
+    // A character that no key has ends the range.
+    let sql = query("SELECT key, value FROM meta WHERE key >= ?1 AND key < ?1 || char(0x10ffff) ORDER BY key");
+    all(readers, sql.bind(prefix.to_owned()), |row| Ok((column(row, 0)?, bytes(row, 1)?))).await
+}
+
 pub async fn meta(readers: &SqlitePool, key: &str) -> Read<Option<Bytes>> {
     first(readers, query("SELECT value FROM meta WHERE key = ?").bind(key.to_owned()), |row| bytes(row, 0)).await
 }

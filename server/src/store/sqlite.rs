@@ -249,6 +249,10 @@ impl Store for SqliteStore {
         read::meta(&self.readers, key).await
     }
 
+    async fn metas(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
+        read::metas(&self.readers, prefix).await
+    }
+
     async fn audit(&self, tenant: &TenantId, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
         read::audit(&self.readers, tenant, limit).await
     }

@@ -99,6 +99,18 @@ pub fn listen(what: &str, address: SocketAddr) -> Result<std::net::TcpListener, 
     Ok(listener)
 }
 
+/// Opens a UDP port, or says which one is taken.
+pub fn listen_udp(what: &str, address: SocketAddr) -> Result<std::net::UdpSocket, StartFault> {
+    let fault = |e: std::io::Error| {
+        let code = if e.kind() == std::io::ErrorKind::AddrInUse { "port_in_use" } else { "cannot_listen" };
+        let help = "free the port, configure another, or switch it off";
+        StartFault::new(exit_code::LISTEN, code, format!("{what} cannot listen on {address}/udp: {e}; {help}"))
+    };
+    let socket = std::net::UdpSocket::bind(address).map_err(fault)?;
+    socket.set_nonblocking(true).map_err(fault)?;
+    Ok(socket)
+}
+
 /// Writes a file so that a crash leaves the old or the new content, never a part.
 pub fn write_whole(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;

@@ -2,6 +2,7 @@
 //! and pure rules. Nothing here knows a socket, a clock, an actor, a file or a database.
 
 pub mod chain;
+pub mod datagram;
 pub mod document;
 pub mod hash;
 pub mod id;

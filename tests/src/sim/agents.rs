@@ -137,7 +137,7 @@ impl World {
         let place = Place::Agent(n);
         let life = self.life(place);
         match effect {
-            Effect::Commit(..) | Effect::Reconfigure => {}
+            Effect::Commit(..) | Effect::Reconfigure | Effect::WakeKeys(_) => {}
             Effect::Greet(dial, greeting) => self.greet(place, dial, *greeting),
             Effect::Send(lane, message) => {
                 self.agent_tells(n, &message);

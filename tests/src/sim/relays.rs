@@ -132,6 +132,8 @@ impl World {
         let place = Place::Relay(n);
         match effect {
             Effect::Commit(..) | Effect::FactsChanged | Effect::Reconfigure => {}
+            // There are no datagrams here: every wait is for a poll.
+            Effect::DropChild(..) | Effect::Reachable(..) | Effect::Sleeps(_) | Effect::Wake(_) => {}
             Effect::Greet(dial, greeting) => self.greet(place, dial, *greeting),
             Effect::ToParent(lane, message) => {
                 self.relay_tells(n, &message);

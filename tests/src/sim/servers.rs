@@ -52,6 +52,7 @@ impl World {
                     Some((tenant.clone(), relay, u64::from_be_bytes(kept[..].try_into().ok()?)))
                 })
                 .collect(),
+            reachable: Vec::new(),
         };
         let stored = rows.meta.get(&format!("order/{tenant}"));
         let number = stored.and_then(|b| Some(u64::from_be_bytes(b[..].try_into().ok()?))).unwrap_or(0);
@@ -112,6 +113,8 @@ impl World {
 
     fn server_effect(&mut self, effect: Effect) {
         match effect {
+            // There are no datagrams here: every wait is for a poll.
+            Effect::Drop(..) | Effect::Reachable(..) | Effect::Sleeps(_) | Effect::Wake(_) => {}
             Effect::Commit(ops, token) => {
                 if let Some(process) = &mut self.server.process {
                     process.queue.push((ops, token));

@@ -284,6 +284,7 @@ impl World {
             ancestors: facts.ancestors,
             lease,
             reconnect_spread_ms: spread,
+            notice_port: 0,
         };
         self.control(id, Side::Parent, Frame::Welcome(Box::new(welcome)));
         let child = Arc::new(Child {
@@ -296,6 +297,7 @@ impl World {
             lease,
             source: None,
             gateway: gateway.then(|| Place::Gateway.id()),
+            keys: None,
         });
         if let Some(link) = self.links.get_mut(&id) {
             link.session = Some(child.clone());

@@ -46,6 +46,13 @@ impl Tree {
         std::fs::write(path, database).expect("the folder can be written");
     }
 
+    /// Restarts the server with children told to dial it there.
+    pub async fn advertise(&mut self, link: std::net::SocketAddr) {
+        self.stop_server().await;
+        self.server_config.advertise_link = vec![link.to_string()];
+        self.start_server().await;
+    }
+
     /// Starts the server that was stopped.
     pub async fn start_server(&mut self) {
         let server = Server::start(self.server_config.clone(), Ambient::system()).await.expect("the server starts");

@@ -224,7 +224,7 @@ impl Bench {
 
 pub fn welcome(lease: Option<Lease>) -> Welcome {
     let (build, ancestors) = ("test".to_owned(), vec![]);
-    Welcome { protocol: 1, build, parent: PARENT, store: 5, ancestors, lease, reconnect_spread_ms: 0 }
+    Welcome { protocol: 1, build, parent: PARENT, store: 5, ancestors, lease, reconnect_spread_ms: 0, notice_port: 0 }
 }
 
 pub fn message(lane: Lane, message: Message) -> Event {

@@ -7,10 +7,13 @@ use crate::{
     },
     store::{JobDeviceRow, JobRow, NodeRow, Op, StreamRow},
 };
-use branchline_node::{downstream::Child, link::engine::LinkEnd};
+use branchline_node::{
+    downstream::{Child, beacon::Reachable},
+    link::engine::LinkEnd,
+};
 use branchline_protocol::{
     document::Kind,
-    id::{Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
+    id::{AttachmentKey, Epoch, JobId, NodeId, OrderNumber, TenantId, TraceId},
     job::{Class, State},
     order::{Envelope, OrderMessage, Payload, Withdrawal},
     record::Lane,
@@ -51,6 +54,8 @@ pub enum Event {
     Heard(Arc<Child>),
     /// A child's link was turned to polling.
     Displaced(NodeId, Lease),
+    /// A device says, by a datagram that holds, that it goes off and ends this attachment (ADM-18).
+    GoesOff(TenantId, NodeId, AttachmentKey),
     /// An order was signed.
     Issue(Box<Issue>),
     /// A job is cancelled.
@@ -96,6 +101,14 @@ pub enum Effect {
     Goodbye(NodeId, u64, Goodbye),
     /// Refuse and end the link.
     Refuse(NodeId, u64, Refusal),
+    /// Let go of a child's link without a word: its other end is gone.
+    Drop(NodeId, u64),
+    /// What there is to wake a device and to believe its notice; none: it is sent no datagram.
+    Reachable(NodeId, Option<Reachable>),
+    /// A device lost its slot: from here on a wake may be what brings it.
+    Sleeps(NodeId),
+    /// Something waits for a device without a link.
+    Wake(NodeId),
     /// Give a device this epoch: durable in its row and in the tenant's list, which comes back as [`Event::Document`]; else
     /// [`Event::NotRaised`].
     Raise(TenantId, NodeId, Epoch),
@@ -185,4 +198,6 @@ pub struct Recovered {
     pub tenants: Vec<TenantId>,
     /// Numbers of child relays' disks.
     pub disks: Vec<(TenantId, NodeId, u64)>,
+    /// What wakes the devices that hang on the server itself.
+    pub reachable: Vec<(NodeId, Reachable)>,
 }

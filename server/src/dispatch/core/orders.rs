@@ -203,7 +203,7 @@ pub(in crate::dispatch) fn reach_of(child: &Child, now: Now) -> (Reach, Option<M
     match child.lease {
         None => (Reach::Persistent, None),
         Some(lease) => {
-            let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
+            let reach = if child.is_wakeable() { Reach::Wakeable } else { Reach::Polling };
             (reach, Some(now.node.plus(lease.interval_ms as i64)))
         }
     }
@@ -337,6 +337,8 @@ pub(in crate::dispatch) fn offer(
     let hop = |device| directory.live_hop(device).filter(takes);
     let round = ledger.offers(now.node, Some(devices), |d| hop(d).filter(|_| !suspended.contains(&d)));
     let also = ledger.also_offers(|child| links.contains_key(&child));
+    let sleeps = |device: &NodeId| directory.may_sleep(*device) && !suspended.contains(device);
+    out.extend(round.unreached.iter().copied().filter(sleeps).map(Effect::Wake));
     for offer in round.offers.into_iter().chain(also) {
         let Some(link) = links.get(&offer.child) else { continue };
         tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "sent");

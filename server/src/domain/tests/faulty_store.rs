@@ -120,6 +120,9 @@ impl Store for FaultyStore {
     async fn meta(&self, key: &str) -> Kept<Option<Bytes>> {
         self.real.meta(key).await
     }
+    async fn metas(&self, prefix: &str) -> Kept<Vec<(String, Bytes)>> {
+        self.real.metas(prefix).await
+    }
     async fn audit(&self, tenant: &TenantId, limit: u32) -> Kept<Vec<AuditRow>> {
         self.real.audit(tenant, limit).await
     }

@@ -26,6 +26,7 @@ mod mistakes;
 mod reach;
 mod reader;
 mod slots;
+mod udp_port;
 mod value;
 
 pub use duration::{BadDuration, DURATION_MAX, duration_text, parse_duration};
@@ -35,4 +36,5 @@ pub use mistakes::{Mistake, Mistakes};
 pub use reach::Reach;
 pub use reader::{Reader, nearest};
 pub use slots::{SLOTS_DEFAULT, slots};
+pub use udp_port::udp_port;
 pub use value::{FromValue, HostPort};

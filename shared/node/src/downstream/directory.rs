@@ -2,6 +2,7 @@
 //! snapshots of child relays, never from disk (DESIGN 5 "Presence").
 
 mod overtaken;
+mod sleeping;
 
 use branchline_protocol::{
     document::Kind,

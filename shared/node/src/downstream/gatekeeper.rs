@@ -174,7 +174,10 @@ impl Gatekeeper {
                         let _ = self.owner.try_send(FromChild::Displaced { node, session, lease });
                     }
                 }
-                Effect::Wake { node } => tracing::debug!(%node, "a slot is reserved for a wakeable waiter"),
+                Effect::Wake { node } => {
+                    // Lost, the waiter comes at its next poll.
+                    let _ = self.owner.try_send(FromChild::SlotKept { node });
+                }
                 _ => {}
             }
         }

@@ -113,7 +113,7 @@ impl Ledger {
                 if entry.row != Row::Waiting || ((entry.closed || late) && !entry.is_past()) {
                     return;
                 }
-                let Some(child) = hop(device) else { return };
+                let Some(child) = hop(device) else { return round.unreached.push(device) };
                 if entry.holders.contains(&child) {
                     entry.row = Row::Offered(child);
                     groups.entry((child, entry.proof)).or_default().push((device, entry.position));

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admission;
+pub mod beacon;
 mod checks;
 pub mod child;
 pub mod directory;

@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    identity::{PeerIdentity, parse_server_name, peer_identity},
+    identity::{PeerIdentity, link_keys, parse_server_name, peer_identity},
     link::{
         BoxStream, LinkHandle,
         codec::FrameCodec,
@@ -104,6 +104,8 @@ pub struct Reception {
     pub partials: Arc<Mutex<Partials>>,
     /// Bounds enrolments passed on.
     pub enrolments: Arc<Semaphore>,
+    /// Where this node hears notices; 0: it sends and hears no datagrams (ADM-15, ADM-18).
+    pub notice_port: u16,
 }
 
 type Link = Framed<TlsStream<BoxStream>, FrameCodec>;
@@ -188,6 +190,7 @@ impl Reception {
                 return;
             }
         };
+        let keys = link_keys(stream.get_ref().1).filter(|_| self.notice_port != 0);
         let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
         let greeting = match framed.next().await {
             Some(Ok(Some(Frame::Greeting(greeting)))) => greeting,
@@ -220,7 +223,7 @@ impl Reception {
             session,
             want: if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll },
             priority: 0,
-            wakeable: greeting.wake_port != 0,
+            wakeable: greeting.wake_port != 0 && keys.is_some() && gateway.is_none() && source.is_some(),
             poll_interval_ms: facts.poll_interval_ms.get(&peer.tenant).copied(),
         };
         let gatekeeper = self.gatekeeper.living().await;
@@ -255,6 +258,7 @@ impl Reception {
             ancestors: facts.ancestors.clone(),
             lease,
             reconnect_spread_ms: reconnect_spread_ms(peer.role, facts.children),
+            notice_port: if gateway.is_none() { self.notice_port } else { 0 },
         };
         let held = self.partials.lock().unwrap_or_else(PoisonError::into_inner).take(node);
         let mut lanes = Lanes::default();
@@ -281,6 +285,7 @@ impl Reception {
             lease,
             source,
             gateway,
+            keys,
         });
         lanes.hold(held);
         let (link, commands) = LinkHandle::new();

@@ -78,6 +78,7 @@ impl Handler<FromChild> for Owner {
             }
             FromChild::Event { child, event } => format!("{} {event:?}", child.session),
             FromChild::Displaced { session, .. } => format!("displaced {session}"),
+            FromChild::SlotKept { .. } | FromChild::GoesOff { .. } => return,
         };
         let _ = self.told.send(text);
     }
@@ -149,6 +150,7 @@ impl World {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             partials: Arc::default(),
             enrolments: Arc::new(Semaphore::new(1)),
+            notice_port: 0,
         });
         World { tenant, authority, time, reception, gauge, told: heard, supervision, metrics }
     }

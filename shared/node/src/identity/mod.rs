@@ -27,6 +27,6 @@ pub use files::{certificates_to_pem, pem_to_certificates};
 pub use keys::{KeyFault, KeyPair};
 pub use root::{Root, RootKey, verify_trust};
 pub use tls::{
-    HTTP_ALPN, HTTPS_ALPN, Identity, LINK_ALPN, TlsFault, child_config, enrol_config, https_config,
+    HTTP_ALPN, HTTPS_ALPN, Identity, LINK_ALPN, TlsFault, child_config, enrol_config, https_config, link_keys,
     outer_client_config, parent_config, provider,
 };

@@ -8,8 +8,9 @@ use super::{
     files::{self, Audience},
     keys::{KeyFault, KeyPair},
 };
+use branchline_protocol::datagram::{DatagramKey, LinkKeys, NOTICE_LABEL, WAKE_LABEL};
 use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier,
+    ClientConfig, ConfigBuilder, ConnectionCommon, RootCertStore, ServerConfig, WantsVerifier,
     client::Resumption,
     crypto::{
         CryptoProvider,
@@ -167,6 +168,13 @@ pub fn outer_client_config(
     let mut config = client_builder(time).with_root_certificates(store(roots)?).with_no_client_auth();
     config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
     Ok(Arc::new(without_memory(config)))
+}
+
+/// The keys of the datagrams that belong to a link, the same at both of its ends and known to nobody else. `None` before the
+/// handshake is over.
+pub fn link_keys<D>(link: &ConnectionCommon<D>) -> Option<LinkKeys> {
+    let key = |label: &[u8]| link.export_keying_material([0; 32], label, None).map(DatagramKey).ok();
+    Some(LinkKeys { wake: key(WAKE_LABEL)?, notice: key(NOTICE_LABEL)? })
 }
 
 /// An HTTPS listener: API, console, status, or a gateway's public side, whose certificate may be of any make. By value,

@@ -109,6 +109,19 @@ async fn the_right_parent_and_child_learn_who_the_other_is() {
 }
 
 #[tokio::test]
+async fn adm_16_both_ends_and_nobody_else_know_the_keys_of_a_links_datagrams() {
+    let world = World::new();
+    let (agent, relay) = (world.identity(Role::Agent, 1), world.identity(Role::Relay, 2));
+    let (up, down) = world.link(&agent, &relay).await.unwrap();
+    let keys = link_keys(up.get_ref().1).unwrap();
+    assert_eq!(link_keys(down.get_ref().1), Some(keys));
+    assert_ne!(keys.wake, keys.notice, "one for each direction");
+    let (next, _) = world.link(&agent, &relay).await.unwrap();
+    let next = link_keys(next.get_ref().1).unwrap();
+    assert!(next.wake != keys.wake && next.notice != keys.notice, "of each link its own");
+}
+
+#[tokio::test]
 async fn nothing_is_remembered_between_sessions() {
     let world = World::new();
     let (agent, relay) = (world.identity(Role::Agent, 1), world.identity(Role::Relay, 2));

@@ -7,7 +7,12 @@ use branchline_protocol::{
 };
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream, lookup_host},
@@ -84,9 +89,19 @@ pub enum DialFault {
 impl Dialler {
     /// A byte stream to the parent with its preface accepted.
     pub async fn open(&self, route: &Route, preface: Preface) -> Result<BoxStream, DialFault> {
+        self.open_at(route, preface).await.map(|(stream, _)| stream)
+    }
+
+    /// The same with the address of the parent itself, which behind a gateway nobody knows.
+    async fn open_at(&self, route: &Route, preface: Preface) -> Result<(BoxStream, Option<SocketAddr>), DialFault> {
         let attempt = async {
+            let mut peer = None;
             let mut stream: BoxStream = match route {
-                Route::Direct(address) => Box::new(self.tcp(address).await?),
+                Route::Direct(address) => {
+                    let stream = self.tcp(address).await?;
+                    peer = stream.peer_addr().ok();
+                    Box::new(stream)
+                }
                 Route::Gateway(url) => self.upgrade(url).await?,
             };
             let accepted = async {
@@ -98,7 +113,7 @@ impl Dialler {
                 }
             };
             match accepted.await {
-                Ok(Ok(PREFACE_ACCEPTED)) => Ok(stream),
+                Ok(Ok(PREFACE_ACCEPTED)) => Ok((stream, peer)),
                 Ok(Err(wait_ms)) => Err(DialFault::Busy { wait_ms }),
                 Ok(Ok(_)) => Err(DialFault::Preface(io::Error::other("other software answers there"))),
                 Err(e) => Err(DialFault::Preface(e)),
@@ -115,10 +130,25 @@ impl Dialler {
         tls: &Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<TlsStream<BoxStream>, DialFault> {
-        let stream = self.open(route, preface).await?;
+        self.secure_at(route, preface, tls, name).await.map(|(stream, _)| stream)
+    }
+
+    /// The same with the address of the parent itself, which behind a gateway nobody knows.
+    ///
+    /// # Errors
+    /// As [`Dialler::secure`].
+    pub async fn secure_at(
+        &self,
+        route: &Route,
+        preface: Preface,
+        tls: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(TlsStream<BoxStream>, Option<SocketAddr>), DialFault> {
+        let (stream, peer) = self.open_at(route, preface).await?;
         let handshake = TlsConnector::from(tls.clone()).connect(name, stream);
         let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake);
-        handshake.await.map_err(|_| DialFault::TimeOut)?.map_err(DialFault::Tls)
+        let stream = handshake.await.map_err(|_| DialFault::TimeOut)?.map_err(DialFault::Tls)?;
+        Ok((stream, peer))
     }
 
     async fn tcp(&self, address: &str) -> Result<TcpStream, DialFault> {

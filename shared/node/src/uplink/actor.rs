@@ -5,6 +5,7 @@
 
 use super::rhythm::{Poke, Reach, Rhythm, routes};
 use crate::{
+    identity::link_keys,
     link::{
         LinkHandle,
         codec::FrameCodec,
@@ -18,6 +19,7 @@ use crate::{
 };
 use actix::prelude::*;
 use branchline_protocol::{
+    datagram::LinkKeys,
     document::Upstream,
     id::{NodeId, Role, TenantId},
     refusal::Refusal,
@@ -26,7 +28,7 @@ use branchline_protocol::{
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustls::ClientConfig;
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::timeout,
@@ -62,6 +64,8 @@ pub enum UplinkEvent {
         role: Role,
         /// Whether a gateway lies between.
         through_gateway: bool,
+        /// Keys of this link's datagrams; none where no datagram may go (ADM-17).
+        keys: Option<LinkKeys>,
         /// Where the greeting goes; dropping it gives this dial up.
         reply: oneshot::Sender<Greeting>,
     },
@@ -71,6 +75,8 @@ pub enum UplinkEvent {
         welcome: Box<Welcome>,
         /// How it was reached.
         route: Route,
+        /// The parent's own address; none behind a gateway.
+        peer: Option<SocketAddr>,
         /// Sends on the link.
         link: LinkHandle,
     },
@@ -111,12 +117,14 @@ pub struct Uplink {
 struct Pokes {
     something: Notify,
     urgent: Notify,
+    wake: Notify,
 }
 
 impl Pokes {
     async fn next(&self) -> Poke {
         tokio::select! {
             _ = self.urgent.notified() => Poke::Urgent,
+            _ = self.wake.notified() => Poke::Wake,
             _ = self.something.notified() => Poke::Something,
         }
     }
@@ -168,6 +176,7 @@ impl Handler<UplinkCommand> for Uplink {
             }
             UplinkCommand::Poke(Poke::Something) => self.pokes.something.notify_one(),
             UplinkCommand::Poke(Poke::Urgent) => self.pokes.urgent.notify_one(),
+            UplinkCommand::Poke(Poke::Wake) => self.pokes.wake.notify_one(),
         }
     }
 }
@@ -293,12 +302,12 @@ async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop
     let mut faults = Vec::new();
     for (parent, role, route) in routes(&config.upstreams, config.reach) {
         match greet(parts, config, parent, role, &route).await {
-            Ok((framed, welcome, resume)) => {
+            Ok((framed, welcome, resume, peer)) => {
                 rhythm.welcomed(welcome.reconnect_spread_ms);
                 let (link, commands) = LinkHandle::new();
                 // Weak, so that the owner's dropping of its handle still ends the link.
                 let farewell = link.weak();
-                let up = UplinkEvent::Up { welcome: Box::new(welcome.clone()), route, link };
+                let up = UplinkEvent::Up { welcome: Box::new(welcome.clone()), route, peer, link };
                 if parts.owner.send(up).await.is_err() {
                     return Ended::Link { end: LinkEnd::Orphaned, lease: welcome.lease, displaced: false, more: false };
                 }
@@ -345,11 +354,11 @@ async fn greet(
     parent: NodeId,
     role: Role,
     route: &Route,
-) -> Result<(Link, Welcome, Vec<Resume>), Greeted> {
+) -> Result<(Link, Welcome, Vec<Resume>, Option<SocketAddr>), Greeted> {
     let fault = |e: String| Greeted::Fault(format!("{route:?}: {e}"));
     let name = parent_name(parent, &config.tenant);
-    let stream = match config.dialler.secure(route, config.preface, &config.tls, name).await {
-        Ok(stream) => stream,
+    let (stream, peer) = match config.dialler.secure_at(route, config.preface, &config.tls, name).await {
+        Ok(secured) => secured,
         Err(DialFault::Gateway { status, retry_after_s: Some(s), url }) => {
             let refusal =
                 Refusal::new(status, "gateway_busy", format!("{url} asked to wait")).retry_after(s.min(3_600) * 1_000);
@@ -363,7 +372,8 @@ async fn greet(
     };
     let (reply, greeting) = oneshot::channel();
     let through_gateway = matches!(route, Route::Gateway(_));
-    let dialling = UplinkEvent::Dialling { parent, role, through_gateway, reply };
+    let keys = peer.and_then(|_| link_keys(stream.get_ref().1));
+    let dialling = UplinkEvent::Dialling { parent, role, through_gateway, keys, reply };
     parts.owner.send(dialling).await.map_err(|e| fault(e.to_string()))?;
     let greeting = greeting.await.map_err(|_| fault("no greeting was given".into()))?;
     let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
@@ -383,5 +393,5 @@ async fn greet(
     };
     let (welcome, resume) =
         timeout(Duration::from_secs(HANDSHAKE_S), talk).await.map_err(|_| fault("no welcome in time".into()))??;
-    Ok((framed, welcome, resume))
+    Ok((framed, welcome, resume, peer))
 }

@@ -29,8 +29,10 @@ const TOLD_MS_MAX: u64 = 3_600_000;
 /// What a child has to say while it has no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poke {
-    /// Something, or a wake came: a poll is brought forward.
+    /// Something: a poll is brought forward.
     Something,
+    /// A parent's wake: it lives and has something, so the wait after a failed dial is brought forward, too.
+    Wake,
     /// Results or urgent matter: the wait after a lost link is brought forward, too.
     Urgent,
 }
@@ -41,8 +43,10 @@ enum Wait {
     Poll,
     /// After an established link was lost.
     Lost,
-    /// After a failed dial, or because the parent asked to wait.
+    /// After a failed dial.
     Failed,
+    /// Because the parent asked to wait.
+    Told,
 }
 
 /// When to dial next.
@@ -87,7 +91,7 @@ impl Rhythm {
         let base = BACKOFF_MS_MAX.min(1_000u64.saturating_mul(1 << self.failures.min(20)));
         self.failures += 1;
         let wait = base * (750 + chance % 501) / 1_000;
-        self.wait = Wait::Failed;
+        self.wait = if retry_after_ms.is_some() { Wait::Told } else { Wait::Failed };
         self.due = now.mono.plus(wait.max(retry_after_ms.map_or(0, |ms| ms + chance % (ms / 4 + 1))));
     }
 
@@ -95,7 +99,7 @@ impl Rhythm {
     /// back-off nor much of our own spread is laid over it.
     pub fn told(&mut self, now: Now, retry_after_ms: u64, chance: u64) {
         let ms = retry_after_ms.clamp(TOLD_MS_MIN, TOLD_MS_MAX);
-        self.wait = Wait::Failed;
+        self.wait = Wait::Told;
         self.due = now.mono.plus(ms + chance % (ms / 4 + 1));
     }
 
@@ -115,9 +119,11 @@ impl Rhythm {
     /// changed.
     pub fn poke(&mut self, now: Now, poke: Poke, chance: u64) -> bool {
         let within = match (self.wait, poke) {
+            // The parent spreads its wakes over the devices.
+            (Wait::Poll | Wait::Failed | Wait::Lost, Poke::Wake) => 1,
             (Wait::Poll, _) => POKE_SPREAD_MS,
             (Wait::Lost, Poke::Urgent) => URGENT_SPREAD_MS,
-            (Wait::Lost, Poke::Something) | (Wait::Failed, _) => return false,
+            (Wait::Lost, Poke::Something) | (Wait::Failed, _) | (Wait::Told, _) => return false,
         };
         let soon = now.mono.plus(chance % within);
         if soon < self.due {
@@ -211,6 +217,24 @@ mod tests {
         rhythm.failed(at(0), Some(60_000), 0);
         assert!(!rhythm.poke(at(1), Poke::Urgent, 0), "a parent's wish to wait is not cut short");
         assert!(rhythm.due().0 >= 60_000);
+    }
+
+    #[test]
+    fn adm_15_a_wake_brings_a_poll_forward_and_keeps_the_schedule() {
+        let lease = Lease { interval_ms: 3_600_000, phase_ms: 300_000, waiter: 0 };
+        let mut rhythm = Rhythm::new(at(0));
+        rhythm.polled(at(500_000), lease, false, 0);
+        assert_eq!(rhythm.due(), Mono(3_900_000));
+        assert!(rhythm.poke(at(600_000), Poke::Wake, 499));
+        assert_eq!(rhythm.due(), Mono(600_000), "the parent spreads its wakes, the device adds nothing");
+        rhythm.polled(at(601_000), lease, false, 0);
+        assert_eq!(rhythm.due(), Mono(3_900_000), "the next poll is where it was");
+        rhythm.failed(at(602_000), None, 500);
+        assert!(rhythm.poke(at(602_000), Poke::Wake, 0), "the parent lives, whatever a dial met");
+        rhythm.failed(at(602_000), Some(9_000), 0);
+        assert!(!rhythm.poke(at(602_000), Poke::Wake, 0), "but what it asked for counts");
+        rhythm.told(at(602_000), 9_000, 0);
+        assert!(!rhythm.poke(at(602_000), Poke::Wake, 0));
     }
 
     #[test]

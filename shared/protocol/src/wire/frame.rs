@@ -78,7 +78,7 @@ pub struct Greeting {
     /// Newest term it has seen.
     #[serde(default)]
     pub term: u32,
-    /// UDP ports at which it can be woken and noticed; 0 is none.
+    /// UDP port at which it can be woken (ADM-15); 0 is none.
     #[serde(default)]
     pub wake_port: u16,
     /// Signed by the device: id, epoch, attachment, parent (DESIGN 6).
@@ -109,6 +109,9 @@ pub struct Welcome {
     pub lease: Option<Lease>,
     /// Milliseconds over which children of this parent spread their first reconnect.
     pub reconnect_spread_ms: u64,
+    /// UDP port at which it hears that a child goes off (ADM-18); 0 is none.
+    #[serde(default)]
+    pub notice_port: u16,
 }
 
 /// When a device without a slot polls next (ADM-2).

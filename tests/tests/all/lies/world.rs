@@ -139,6 +139,7 @@ fn let_in(parent: u128, greeting: Greeting, session: u64) -> Arc<Child> {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     })
 }
 
@@ -151,6 +152,7 @@ fn welcome(parent: u128) -> Box<Welcome> {
         ancestors: vec![(node(parent), "above".into())],
         lease: None,
         reconnect_spread_ms: 0,
+        notice_port: 0,
     })
 }
 

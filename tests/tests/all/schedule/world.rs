@@ -309,6 +309,7 @@ impl World {
                         ancestors: vec![],
                         lease: None,
                         reconnect_spread_ms: 0,
+                        notice_port: 0,
                     };
                     self.todo.push_back(Todo::Server(Event::Up(child)));
                     self.todo.push_back(Todo::Agent(pc, AgentEvent::Up(Box::new(welcome))));
@@ -383,6 +384,7 @@ fn child(greeting: Greeting, session: u64) -> Child {
         lease: None,
         source: None,
         gateway: None,
+        keys: None,
     }
 }
 

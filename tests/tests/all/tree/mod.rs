@@ -5,6 +5,7 @@ mod fanout;
 mod inventory;
 mod jobs;
 mod nodes;
+mod notices;
 mod polls;
 mod restart;
 mod restore;
@@ -14,6 +15,7 @@ mod settings;
 mod slots;
 mod space;
 mod supervision;
+mod wakes;
 
 /// What agents start for each job.
 const SHIM: &str = env!("CARGO_BIN_EXE_shim");

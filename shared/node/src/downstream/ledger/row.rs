@@ -91,6 +91,8 @@ pub struct Round {
     pub offers: Vec<Offer>,
     /// To be committed first.
     pub asks: Vec<Ask>,
+    /// Devices for which something waits and that no child leads to now; one may be named more than once.
+    pub unreached: Vec<NodeId>,
 }
 
 /// A row past its order's `fetch_by`.

@@ -68,7 +68,7 @@ fn children(round: &Round) -> Vec<NodeId> {
 #[test]
 fn rly_3_an_order_crosses_once_per_child_with_a_proof_of_its_own_devices() {
     let (mut ledger, payload) = ledger(&[1, 2, 10, 11, 12, 50]);
-    let Round { offers, asks } = ledger.offers(Millis(0), None, hop);
+    let Round { offers, asks, .. } = ledger.offers(Millis(0), None, hop);
     assert!(asks.is_empty(), "the way was known when the order came: no commit of its own");
     let per_child: Vec<(NodeId, usize)> = offers.iter().map(|o| (o.child, o.devices.len())).collect();
     assert_eq!(per_child, [(node(1), 1), (node(2), 1), (node(100), 3)]);
