@@ -239,6 +239,13 @@ impl Tree {
         self.relays.insert(name.into(), relay);
     }
 
+    /// Restarts a relay whose datagrams are switched off, or blocked.
+    pub async fn silence_relay(&mut self, name: &str) {
+        self.stop_relay(name).await;
+        self.relay_configs.get_mut(name).expect("a relay of this tree").notice_port = None;
+        self.start_relay(name).await;
+    }
+
     /// The same for one that may not start; it is not kept.
     pub async fn try_start_relay(&mut self, name: &str) -> Result<(), StartFault> {
         let config = self.relay_configs[name].clone();

@@ -198,6 +198,7 @@ impl World {
                 capabilities: [MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT].map(str::to_owned).to_vec(),
                 pid: 1,
                 signer: Arc::new(key(*n)),
+                unverified: false,
             };
             let core = AgentCore::recover(me, trust(), vec![], 7, &Rows::default()).expect("an empty disk");
             world.agents.insert(*n, core);

@@ -383,3 +383,30 @@ fn top_21_adm_15_after_a_panic_in_either_ends_actor_wakes_are_sent_and_heard_aga
         tree.stop().await;
     });
 }
+
+#[test]
+fn top_15_adm_18_without_any_datagram_all_works_at_its_polls_and_a_goodbye_is_still_a_goodbye() {
+    scenario(async {
+        let mut tree = Tree::start(SHIM, &[MAIN]).await;
+        let wish = RelayWish { poll_interval_s: FAR, ..RelayWish::default() };
+        tree.relay(MAIN, RELAY, "server", wish).await;
+        tree.silence_relay(RELAY).await;
+        sleeper(&mut tree, RELAY, true).await;
+        asleep(&tree).await;
+        assert_eq!(device(&tree).await["link"], "polling", "nobody wakes it");
+        assert_eq!(tree.running(PC).notice(1), None, "nobody hears it");
+        let job = refresh(&tree).await;
+        tree.stop_agent(PC).await;
+        tree.start_agent(PC).await;
+        assert_eq!(tree.completed(MAIN, &job).await["counts"]["succeeded"], 1);
+        tree.agent(MAIN, "pc-2", RELAY, platform::simulated(2, "")).await;
+        tree.online(MAIN, ["pc-2"]).await;
+        tree.stop_agent("pc-2").await;
+        eventually("its goodbye came over the link", async || {
+            let pc = tree.devices(MAIN).await.remove("pc-2").unwrap_or_default();
+            holds((&pc["state"], &pc["state_reason"]) == (&"offline".into(), &"shutdown".into()), pc)
+        })
+        .await;
+        tree.stop().await;
+    });
+}
