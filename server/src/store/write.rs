@@ -2,6 +2,7 @@
 //! are gathered and written many rows a statement; everything else is one prepared statement an op.
 
 mod inventory;
+mod job_row;
 mod recalled;
 
 use super::{
@@ -14,6 +15,7 @@ use branchline_protocol::{
     time::Millis,
 };
 use inventory::{inventory, wanted};
+use job_row::{INSERT_JOB, job_row};
 use sqlx::{Arguments, AssertSqlSafe, Row, SqliteConnection, query, query_with, sqlite::SqliteArguments};
 use std::collections::BTreeMap;
 
@@ -401,43 +403,6 @@ async fn node(connection: &mut SqliteConnection, row: NodeRow) -> Done {
     .bind(json_text(&row.tags))
     .execute(connection)
     .await?;
-    Ok(())
-}
-
-macro_rules! insert_job {
-    ($conflict:literal) => {
-        concat!(
-            "INSERT INTO job (tenant, id, term, number, trace, verb, command, selector, class, ordered_by, issued_at, \
-             fetch_by, report_by, envelope, args, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            $conflict
-        )
-    };
-}
-const INSERT_JOB: &str = insert_job!("");
-/// A job of this id, or another of its number, stays as it is.
-const INSERT_JOB_IF_NEW: &str = insert_job!(" ON CONFLICT DO NOTHING");
-
-/// A job's row; `insert` is [`INSERT_JOB`] or [`INSERT_JOB_IF_NEW`].
-async fn job_row(connection: &mut SqliteConnection, insert: &'static str, row: &JobRow) -> Done {
-    query(insert)
-        .bind(row.tenant.as_str())
-        .bind(&row.id.bytes()[..])
-        .bind(row.number.term)
-        .bind(signed(row.number.number))
-        .bind(&row.trace.bytes()[..])
-        .bind(&row.verb)
-        .bind(&row.command)
-        .bind(&row.selector)
-        .bind(class_word(row.class))
-        .bind(&row.ordered_by)
-        .bind(row.issued_at.0)
-        .bind(row.fetch_by.0)
-        .bind(row.report_by.0)
-        .bind(envelope_blob(&row.envelope))
-        .bind(&row.args[..])
-        .bind(row.origin.map(|job| job.bytes().to_vec()))
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

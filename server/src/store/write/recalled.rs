@@ -1,6 +1,9 @@
 //! A job that came back from below: what of it is there already stays as it is.
 
-use super::{Done, INSERT_JOB_IF_NEW, job_row};
+use super::{
+    Done,
+    job_row::{INSERT_JOB_IF_NEW, job_row},
+};
 use crate::store::{JobDeviceRow, JobRow};
 use sqlx::{SqliteConnection, query};
 
