@@ -5,25 +5,28 @@ use crate::{
     config::AgentConfig,
     decide::{Figures, Me, Rows},
     platform::Platform,
+    status,
 };
 use branchline_node::{
-    config,
+    config::Reach,
     enrol::{EnrolFault, Enrolled, enrol_or_load},
     identity::{Bundle, Identity, outer_client_config},
     link::dial::Dialler,
     metrics::Metrics,
-    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, write_whole},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
     process::RunningNode,
+    status::Handle as StatusPort,
     store::{Batch, Ended, Store, StoreError, StoreHandle, StoreOptions},
     supervise::Supervision,
     time::NodeTime,
-    uplink::rhythm::{Reach, routes},
+    uplink::{board::Board, path::routes},
 };
 use branchline_protocol::{document::Kind, id::Role, order::Envelope, wire::DeviceFacts};
 use futures_util::future::LocalBoxFuture;
 use rustls_pki_types::CertificateDer;
 use std::{
     fs, io,
+    net::TcpListener,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
@@ -63,6 +66,7 @@ pub struct RunningAgent {
     supervision: Supervision,
     store: StoreHandle,
     watcher: JoinHandle<()>,
+    status: Option<StatusPort>,
 }
 
 impl Agent {
@@ -85,12 +89,10 @@ impl Agent {
         let bundle = read_bundle(&config.bundle)?;
         let first_trust = bundle.trust_document().map_err(|e| bad_bundle(e.to_string()))?;
         let time = NodeTime::new(ambient.clock.clone());
-        let reach = match config.reach {
-            config::Reach::Direct => Reach::Direct,
-            config::Reach::Gateway => Reach::Gateway,
-            config::Reach::Any => Reach::Any,
-        };
-        let dialler = dialler(&config, &bundle, &time)?;
+        let reach = config.reach;
+        // Before anything that a taken port would make useless, an enrolment say.
+        let private = config.private.map(|address| listen("the private port", address)).transpose()?;
+        let dialler = dialler(&config, &bundle, &time, &ambient)?;
         let (facts, mut capabilities, boot) = declared(platform.clone()).await?;
         // Whether a machine was started again is judged by what tells its lives apart.
         if !config.restart || boot.is_none() {
@@ -124,6 +126,7 @@ impl Agent {
             pid: process.pid,
             signer: Arc::new(identity.key.signer()),
         };
+        let metrics = Metrics::new();
         let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient).await?;
         let parts = Parts {
             me,
@@ -131,6 +134,8 @@ impl Agent {
             first_trust,
             identity,
             reach,
+            probe_ms: config.probe_interval_s * 1_000,
+            board: Board::new(&metrics),
             quotas: config.quotas,
             dialler,
             store: store.clone(),
@@ -139,7 +144,7 @@ impl Agent {
             boot: boot.unwrap_or_else(|| format!("process {incarnation}")),
             time,
             ambient,
-            metrics: Metrics::new(),
+            metrics,
             tools: actors::Tools {
                 platform,
                 jobs: config.state_dir.join("jobs"),
@@ -153,7 +158,7 @@ impl Agent {
             config: Mutex::new(None),
         };
         // Whatever fails from here on closes the store again, so that a second try can open it.
-        match run(&config, parts, documents).await {
+        match run(&config, parts, documents, private).await {
             Ok(running) => Ok(running),
             Err(fault) => {
                 stop_store(store).await;
@@ -163,11 +168,25 @@ impl Agent {
     }
 }
 
-async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)>) -> Result<RunningAgent, StartFault> {
+async fn run(
+    config: &AgentConfig,
+    parts: Parts,
+    documents: Vec<(Kind, Envelope)>,
+    private: Option<TcpListener>,
+) -> Result<RunningAgent, StartFault> {
     let parts = recover(Arc::new(parts), documents).await?;
     let (store, metrics, figures) = (parts.store.clone(), parts.metrics.clone(), parts.figures.subscribe());
     let id = parts.me.node;
-    let started = Started { id, name: config.name.clone(), addresses: Addresses::new() };
+    let mut started = Started { id, name: config.name.clone(), addresses: Addresses::new() };
+    let fault = |e: String| StartFault::new(exit_code::STATE, "private_port", e);
+    let status = match private {
+        None => None,
+        Some(listener) => {
+            let address = listener.local_addr().map_err(|e| fault(e.to_string()))?;
+            started.addresses.insert("private".into(), address);
+            Some(status::serve(listener, &parts).map_err(fault)?)
+        }
+    };
     let supervision = actors::start(parts).await;
     let fault = |e: String| StartFault::new(exit_code::SUPERVISION, "not_started", e);
     let supervision = supervision.map_err(|e| fault(e.to_string()))?;
@@ -178,7 +197,7 @@ async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)
     }
     let (ended, end) = watch::channel(None);
     let watcher = actix_rt::spawn(watch_end(supervision.clone(), store.clone(), ended));
-    Ok(RunningAgent { started, end, figures, metrics, supervision, store, watcher })
+    Ok(RunningAgent { started, end, figures, metrics, supervision, store, watcher, status })
 }
 
 impl RunningAgent {
@@ -214,6 +233,9 @@ impl RunningNode for RunningAgent {
 
     fn stop(self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
+            if let Some(status) = self.status {
+                status.stop(false).await;
+            }
             match self.supervision.stop(STOP_WITHIN).await {
                 Ok(report) if !report.is_clean() => tracing::warn!(?report, "not everything stopped in good order"),
                 Ok(_) => {}
@@ -280,7 +302,7 @@ async fn enrol(
     ambient: &Ambient,
 ) -> Result<Enrolled, StartFault> {
     let folder = config.state_dir.join("identity");
-    let ways: Vec<_> = routes(&bundle.upstreams, reach).into_iter().map(|(_, _, route)| route).collect();
+    let ways = routes(&bundle.upstreams, reach);
     let begun = ambient.clock.mono();
     let mut wait_ms = 1_000;
     loop {
@@ -364,13 +386,19 @@ fn read_bundle(path: &Path) -> Result<Bundle, StartFault> {
     Ok(bundle)
 }
 
-fn dialler(config: &AgentConfig, bundle: &Bundle, time: &NodeTime) -> Result<Dialler, StartFault> {
+fn dialler(
+    config: &AgentConfig,
+    bundle: &Bundle,
+    time: &NodeTime,
+    ambient: &Ambient,
+) -> Result<Dialler, StartFault> {
     let roots: Vec<CertificateDer<'_>> = bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
     let outer = match roots.is_empty() {
         true => None,
         false => Some(outer_client_config(&roots, Arc::new(time.clone())).map_err(|e| bad_bundle(e.to_string()))?),
     };
-    Ok(Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() })
+    let (bind_source, link_token) = (config.bind_source, bundle.link_token.clone());
+    Ok(Dialler { bind_source, outer, link_token, ..Dialler::new(ambient.resolver.clone()) })
 }
 
 fn state_fault(path: &Path, error: &io::Error) -> StartFault {

@@ -218,6 +218,7 @@ impl Tree {
             bundle: self.bundle(tenant, name, body).await,
             bind_source: None,
             reach: reach(parent),
+            probe_interval_s: 900,
             quotas: Quotas::RELAY,
         };
         self.relay_configs.insert(name.into(), config);
@@ -279,6 +280,8 @@ impl Tree {
             bundle,
             bind_source: None,
             reach,
+            probe_interval_s: 900,
+            private: None,
             contact,
             quotas: Quotas::AGENT,
             restart: true,

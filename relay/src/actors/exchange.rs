@@ -4,6 +4,7 @@
 use crate::{
     core::{Effect, Event, RelayCore},
     host::Ways,
+    upstream::UpstreamSettings,
 };
 use actix::prelude::*;
 use branchline_node::{
@@ -13,7 +14,8 @@ use branchline_node::{
         reception::{Facts, stale},
     },
     driver::{Completion, Driver, Notify},
-    identity::{Identity, child_config, parent_config},
+    config::Reach,
+    identity::{Bundle, Identity, child_config, parent_config},
     link::{
         LinkHandle,
         engine::{LinkCommand, LinkEvent},
@@ -22,10 +24,10 @@ use branchline_node::{
     store::{StoreHandle, Table},
     supervise::{ChildAddr, Drain, Exit, ExitGuard},
     time::NodeTime,
-    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, rhythm, spool::Rows},
+    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, board::Board, path, spool::Rows},
 };
 use branchline_protocol::{
-    document::Kind,
+    document::{Kind, Upstream},
     id::NodeId,
     order::Envelope,
     refusal::Refusal,
@@ -59,6 +61,14 @@ pub struct Parts {
     pub identity: Arc<Identity>,
     /// How the uplink dials; upstreams and TLS are renewed from documents.
     pub uplink_config: UplinkConfig,
+    /// What the bundle says of the way up: its parents, and the roots of gateways.
+    pub bundled: Arc<Bundle>,
+    /// Which routes the configuration allows.
+    pub reach: Reach,
+    /// What an administrator has set over it (RLY-2).
+    pub set: Arc<RwLock<Option<UpstreamSettings>>>,
+    /// How the uplink stands.
+    pub board: Board,
     /// The uplink's present address.
     pub uplink: ChildAddr<Uplink>,
     /// What the reception checks.
@@ -101,6 +111,11 @@ pub struct Exchange {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Done(Completion);
+
+/// What is set of the way up is another: [`Parts::set`].
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Followed;
 
 /// What was read back of the spool, or why it could not be.
 #[derive(Message)]
@@ -248,10 +263,7 @@ impl Exchange {
         let roots: Vec<CertificateDer<'_>> =
             core.shelf().trust().cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
         let time = Arc::new(self.parts.time.clone());
-        if let Some(list) = core.shelf().upstreams() {
-            self.parts.uplink_config.upstreams =
-                list.upstreams.iter().filter(|u| u.id != self.parts.identity.subject.node).cloned().collect();
-        }
+        self.choose_upstreams();
         match (
             child_config(Some(&self.parts.identity), &roots, time.clone()),
             parent_config(&self.parts.identity, &roots, time),
@@ -261,8 +273,8 @@ impl Exchange {
                 if let Ok(mut ways) = self.parts.ways.write() {
                     ways.tls = parent;
                     let config = &self.parts.uplink_config;
-                    ways.routes =
-                        rhythm::routes(&config.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+                    ways.routes = path::routes(&config.upstreams, config.reach);
+                    ways.dialler = config.dialler.clone();
                 }
             }
             (Err(e), _) | (_, Err(e)) => {
@@ -272,6 +284,32 @@ impl Exchange {
         if let Some(uplink) = self.parts.uplink.get() {
             // Documents change rarely; the uplink always takes them.
             uplink.do_send(UplinkCommand::Configure(Box::new(self.parts.uplink_config.clone())));
+        }
+    }
+
+    /// The signed list, or before there is one the bundle's, and what is set over it.
+    fn choose_upstreams(&mut self) {
+        let parts = &mut self.parts;
+        let me = parts.identity.subject.node;
+        let named = |id| parts.bundled.upstreams.iter().any(|up| up.id == id);
+        let listed: Vec<Upstream> = match self.driver.core().shelf().upstreams() {
+            // Relays of one site stand beside one another, unless the administrator put one under another.
+            Some(list) => {
+                let above = |up: &&Upstream| up.id != me && (!up.near || named(up.id));
+                list.upstreams.iter().filter(above).cloned().collect()
+            }
+            None => parts.bundled.upstreams.clone(),
+        };
+        let set = parts.set.read().ok().and_then(|set| set.clone());
+        let over = set.as_ref().and_then(|set| Some((set.reach(), set.over(&listed)?)));
+        if let (Some(set), None) = (&set, &over) {
+            tracing::error!(upstream = ?set.upstream, "the set upstream is not on the signed list; the list is followed");
+        }
+        let config = &mut parts.uplink_config;
+        (config.reach, config.upstreams) = over.unwrap_or((parts.reach, listed));
+        match UpstreamSettings::outer(set.as_ref(), &parts.bundled.outer_roots, Arc::new(parts.time.clone())) {
+            Ok(outer) => config.dialler.outer = outer,
+            Err(error) => tracing::error!(error, "the set root is unusable; the former ones are used"),
         }
     }
 
@@ -319,6 +357,8 @@ impl Exchange {
             *status = serde_json::json!({
                 "build": env!("CARGO_PKG_VERSION"),
                 "upstream": if core.parent_up() { "reachable" } else { "unreachable" },
+                "uplink": self.parts.board.standing(),
+                "set": self.parts.set.read().ok().and_then(|set| set.as_ref().map(|set| format!("{:?}", set.route()))),
                 "figures": figures.clone(),
             });
         }
@@ -387,6 +427,13 @@ impl Handler<Done> for Exchange {
         if let Err(fault) = handled {
             self.fail(fault.to_string(), ctx);
         }
+    }
+}
+
+impl Handler<Followed> for Exchange {
+    type Result = ();
+    fn handle(&mut self, _: Followed, _: &mut Self::Context) {
+        self.reconfigure();
     }
 }
 

@@ -435,6 +435,8 @@ impl<D: Defects> Core<D> {
             }
             // The server ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
+            // It is on its way to another parent, or here by another way.
+            LinkEnd::Goodbye(Goodbye::Moving) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
         if !(D::SEEDED && self.defects.has(Defect::KEEPS_PRESENCE)) {

@@ -90,7 +90,7 @@ impl World {
         let clock = TestClock::at(NOW);
         let control = Arc::new(FakeControl { store: store.clone(), nodes, ..FakeControl::new(store.clone()) });
         let metrics = Metrics::new();
-        let ambient = Ambient { clock: clock.clone(), random: SeededRandom::shared(1) };
+        let ambient = Ambient { clock: clock.clone(), random: SeededRandom::shared(1), ..Ambient::system() };
         let shared = web::Data::new(ApiState {
             store: store.clone(),
             control: control.clone(),

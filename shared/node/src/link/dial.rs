@@ -1,6 +1,9 @@
 //! The child's way to a parent: TCP or HTTPS through a gateway, then preface, then inner TLS (DESIGN 3).
 
-use super::{BoxStream, carrier};
+use super::{
+    BoxStream, carrier,
+    names::{Names, Resolve},
+};
 use branchline_protocol::{
     id::{NodeId, TenantId},
     wire::{HANDSHAKE_S, LINK_PATH, PREFACE_ACCEPTED, PREFACE_BUSY, Preface, TOKEN_HEADER},
@@ -10,7 +13,7 @@ use rustls_pki_types::ServerName;
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream, lookup_host},
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -28,6 +31,20 @@ pub enum Route {
     Gateway(String),
 }
 
+impl Route {
+    /// The name under which it is resolved: `host:port`. `None`: it is no address.
+    fn address(&self) -> Option<String> {
+        match self {
+            Route::Direct(address) => Some(address.clone()),
+            Route::Gateway(url) => {
+                let authority = url.strip_prefix("https://")?.trim_end_matches('/');
+                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                Some(if has_port { authority.to_string() } else { format!("{authority}:443") })
+            }
+        }
+    }
+}
+
 /// What dialling needs beside the route.
 #[derive(Clone)]
 pub struct Dialler {
@@ -37,7 +54,13 @@ pub struct Dialler {
     pub outer: Option<Arc<ClientConfig>>,
     /// Shown to a gateway.
     pub link_token: String,
+    /// Resolves names.
+    pub names: Names,
 }
+
+/// One address has so long to take a connection, in seconds: two lost SYNs. Where nothing answers at all, the next way is
+/// tried after that, so that a node that was carried out of its network is on its gateway within a minute (TOP-4).
+pub const CONNECT_S: u64 = 4;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +104,46 @@ pub enum DialFault {
     TimeOut,
 }
 
+impl DialFault {
+    /// Somebody answered at the parent's address who is not the parent: another certificate, or one of no CA of ours. One
+    /// that is wrong only by its time is the parent's.
+    pub fn is_impostor(&self) -> bool {
+        use rustls::{CertificateError as C, Error};
+        let DialFault::Tls(e) = self else { return false };
+        let told = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let timely = |c: &C| {
+            !matches!(
+                c,
+                C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. } | C::Revoked
+            )
+        };
+        matches!(told, Some(Error::InvalidCertificate(why)) if timely(why))
+    }
+}
+
 impl Dialler {
+    /// Dials from any address, with this resolver, and through no gateway yet.
+    pub fn new(resolver: Arc<dyn Resolve>) -> Dialler {
+        Dialler { bind_source: None, outer: None, link_token: String::new(), names: Names::new(resolver) }
+    }
+
     /// A byte stream to the parent with its preface accepted.
     pub async fn open(&self, route: &Route, preface: Preface) -> Result<BoxStream, DialFault> {
+        let opened = self.opened(route, preface).await;
+        self.note(route, &opened);
+        opened
+    }
+
+    /// Whatever failed, the name may lead elsewhere now (TOP-5).
+    fn note<T>(&self, route: &Route, outcome: &Result<T, DialFault>) {
+        if outcome.is_err()
+            && let Some(address) = route.address()
+        {
+            self.names.forget(&address);
+        }
+    }
+
+    async fn opened(&self, route: &Route, preface: Preface) -> Result<BoxStream, DialFault> {
         let attempt = async {
             let mut stream: BoxStream = match route {
                 Route::Direct(address) => Box::new(self.tcp(address).await?),
@@ -117,12 +177,14 @@ impl Dialler {
     ) -> Result<TlsStream<BoxStream>, DialFault> {
         let stream = self.open(route, preface).await?;
         let handshake = TlsConnector::from(tls.clone()).connect(name, stream);
-        let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake);
-        handshake.await.map_err(|_| DialFault::TimeOut)?.map_err(DialFault::Tls)
+        let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake).await;
+        let secured = handshake.map_err(|_| DialFault::TimeOut).and_then(|done| done.map_err(DialFault::Tls));
+        self.note(route, &secured);
+        secured
     }
 
     async fn tcp(&self, address: &str) -> Result<TcpStream, DialFault> {
-        let resolved = lookup_host(address).await.map_err(|e| DialFault::Resolve(address.into(), e))?;
+        let resolved = self.names.lookup(address).await.map_err(|e| DialFault::Resolve(address.into(), e))?;
         let mut last = io::Error::other("the name has no address");
         for target in resolved {
             let connect = async {
@@ -134,9 +196,10 @@ impl Dialler {
                 stream.set_nodelay(true)?;
                 Ok(stream)
             };
-            match connect.await {
-                Ok(stream) => return Ok(stream),
-                Err(e) => last = e,
+            match timeout(Duration::from_secs(CONNECT_S), connect).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(e)) => last = e,
+                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_S} s")),
             }
         }
         Err(DialFault::Connect(address.into(), last))
@@ -145,8 +208,7 @@ impl Dialler {
     async fn upgrade(&self, url: &str) -> Result<BoxStream, DialFault> {
         let bad = || DialFault::BadAddress(url.into());
         let authority = url.strip_prefix("https://").ok_or_else(bad)?.trim_end_matches('/');
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let address = if has_port { authority.to_string() } else { format!("{authority}:443") };
+        let address = Route::Gateway(url.into()).address().ok_or_else(bad)?;
         let host = address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']'])).ok_or_else(bad)?;
         let name = ServerName::try_from(host.to_string()).map_err(|_| bad())?;
         let outer =
