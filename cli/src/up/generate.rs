@@ -54,6 +54,7 @@ pub fn config(
             file.child(node, state, book)?;
         }
         Role::Agent => {
+            file.text("private", &book.listen(&node.name, "private").to_string());
             file.child(node, state, book)?;
             // It is everybody's machine here.
             file.plain("restart", "false");
@@ -148,7 +149,7 @@ mod tests {
         assert_eq!(keys, ["bind_source", "bundle", "link", "name", "private", "reach", "slots", "state_dir"]);
         assert_eq!(relay["reach"].as_str(), Some("gateway"));
         let (keys, agent) = keys_of("osaka-pc-01");
-        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "restart", "state_dir"]);
+        assert_eq!(keys, ["bind_source", "bundle", "name", "private", "reach", "restart", "state_dir"]);
         assert_eq!(agent["reach"].as_str(), Some("direct"));
     }
 }

@@ -82,7 +82,7 @@ pub struct TenantState {
     pub(super) refusals: BTreeMap<(NodeId, &'static str, Option<&'static str>), (Millis, u64)>,
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
-    pub(super) gateways: BTreeMap<NodeId, NodeId>,
+    pub(super) gateways: BTreeMap<NodeId, Option<NodeId>>,
     /// What children may hold although it is over.
     pub(super) withdrawals: Withdrawals,
     /// Numbers of child relays' disks: with another one, what the child held is gone.
@@ -151,7 +151,12 @@ impl TenantState {
     /// The gateway by which a node's first hop came.
     pub fn gateway_of(&self, node: NodeId) -> Option<NodeId> {
         let hop = self.directory.next_hop(node)?;
-        self.gateways.get(&hop).copied()
+        self.gateways.get(&hop).copied().flatten()
+    }
+
+    /// Whether the node's first hop was here since the start, so that it is known by which way it came.
+    pub fn is_way_known(&self, node: NodeId) -> bool {
+        self.directory.next_hop(node).is_some_and(|hop| self.gateways.contains_key(&hop))
     }
 }
 
@@ -363,10 +368,7 @@ impl<D: Defects> Core<D> {
         }
         withdrawals::tell(state, &child.tenant, child.node, out);
         out.extend(epochs::remind(state, child.node, child.node));
-        match child.gateway {
-            Some(gateway) => state.gateways.insert(child.node, gateway),
-            None => state.gateways.remove(&child.node),
-        };
+        state.gateways.insert(child.node, child.gateway);
         let below = state.directory.below(child.node);
         let mut work = Work::default();
         intake::greeted(state, now, &child, &mut work);
