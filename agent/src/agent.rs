@@ -104,7 +104,7 @@ impl Agent {
             platform: facts.platform,
             capabilities: capabilities.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: Vec::new(),
+            addresses: here(private.as_ref()),
         };
         let enrolled = enrol(&config, &bundle, reach, &dialler, facts, &time, &ambient).await?;
         let Enrolled { identity, documents } = enrolled;
@@ -166,6 +166,12 @@ impl Agent {
             }
         }
     }
+}
+
+/// Where it can be asked from its own machine: its certificate vouches for that address, and for none of elsewhere.
+fn here(private: Option<&TcpListener>) -> Vec<String> {
+    let address = private.and_then(|listener| listener.local_addr().ok());
+    address.filter(|address| address.ip().is_loopback()).map(|address| address.to_string()).into_iter().collect()
 }
 
 async fn run(
