@@ -1,4 +1,4 @@
-//! Relays of one site in virtual time: the real cores of both ends (path and rhythm; rate and admission), no socket.
+//! Relays of one site, and a gateway beside the direct way, in virtual time: the real cores of both ends (path and rhythm; rate and admission), no socket.
 
 use super::{
     admission::{Admission, AdmissionConfig, Ask, Cap, Effect, Event, Lease, Want},
@@ -72,20 +72,24 @@ struct Site {
 
 impl Site {
     fn of(seed: u64, relays: usize, devices: usize, silent: bool) -> Site {
+        Site::with_gateways(seed, relays, devices, silent, Vec::new())
+    }
+
+    fn with_gateways(seed: u64, relays: usize, devices: usize, silent: bool, gateways: Vec<String>) -> Site {
         let chance = SeededRandom::shared(seed);
         let upstream = |n: usize| Upstream {
             id: id(n),
             role: if n < relays { Role::Relay } else { Role::Server },
             name: n.to_string(),
             direct: vec![n.to_string()],
-            gateways: Vec::new(),
+            gateways: if n < relays { Vec::new() } else { gateways.clone() },
             near: n < relays,
         };
         let list: Vec<Upstream> = (0..=relays).map(upstream).collect();
         let devices = (0..devices).map(|n| {
             let me = NodeId(Uuid::from_u128((seed as u128) << 64 | (1_000 + n) as u128));
             let mut path = Path::new(me);
-            path.configure(at(0), &list, Reach::Direct, PROBE_MS, MINUTE, 0);
+            path.configure(at(0), &list, Reach::Any, PROBE_MS, MINUTE, 0);
             // Switched on within ten minutes.
             let mut rhythm = Rhythm::new(at(0));
             rhythm.spread(10 * MINUTE);
@@ -93,7 +97,7 @@ impl Site {
             Device { path, rhythm, attachment: 0, served: None, held: None, vain: 0 }
         });
         let devices = devices.collect();
-        let parents = (0..=relays).map(|_| Parent::fresh(0)).collect();
+        let parents = (0..=relays + gateways.len()).map(|_| Parent::fresh(0)).collect();
         Site { chance, parents, devices, sessions: 0, silent, now: 0, used_max: 0 }
     }
 
@@ -116,8 +120,8 @@ impl Site {
     }
 
     fn parent(way: &Way) -> usize {
-        let Route::Direct(address) = &way.route else { panic!("no gateway here") };
-        address.parse().unwrap()
+        let (Route::Direct(address) | Route::Gateway(address)) = &way.route;
+        address.trim_start_matches("https://").parse().unwrap()
     }
 
     /// Each way in turn, as the uplink does.
@@ -307,4 +311,25 @@ fn devices_drift_back_to_a_relay_that_returned_slowly_and_not_in_a_crowd() {
     let used = site.parents[0].admission.gauge().used;
     assert!((120..=180).contains(&used), "all of its share is back: {used}");
     assert!(most <= 40, "{most} of {used} came within a minute, where 10 to 20 are the mean");
+}
+
+#[test]
+fn top_4_a_full_house_whose_direct_way_is_blocked_is_on_the_gateway_within_60_s_and_back_at_the_probe() {
+    for seed in 1..=10 {
+        for silent in [false, true] {
+            // The server itself at 0, and at 1 through its gateway.
+            let mut site = Site::with_gateways(seed, 0, 300, silent, vec!["https://1".into()]);
+            site.run(30 * MINUTE);
+            assert_eq!(site.load(), [300, 0], "both ways are open: nobody is at the gateway");
+            let blocked = site.now;
+            assert_eq!(site.kill(0).len(), 300);
+            site.run(blocked + MINUTE);
+            assert_eq!(site.load(), [0, 300], "seed {seed}, silent {silent}");
+            site.run(blocked + HOUR);
+            assert_eq!(site.load(), [0, 300], "it stays blocked, and nobody is without a link");
+            site.back(0);
+            site.run(blocked + HOUR + PROBE_MS + 1);
+            assert_eq!(site.load(), [300, 0], "seed {seed}, silent {silent}: back within the interval");
+        }
+    }
 }

@@ -111,13 +111,10 @@ impl DialFault {
         use rustls::{CertificateError as C, Error};
         let DialFault::Tls(e) = self else { return false };
         let told = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-        let timely = |c: &C| {
-            !matches!(
-                c,
-                C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. } | C::Revoked
-            )
+        let late = |c: &C| {
+            matches!(c, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. })
         };
-        matches!(told, Some(Error::InvalidCertificate(why)) if timely(why))
+        matches!(told, Some(Error::InvalidCertificate(why)) if !late(why))
     }
 }
 
@@ -235,4 +232,36 @@ impl Dialler {
 /// The name under which a parent's certificate is verified.
 pub fn parent_name(parent: NodeId, tenant: &TenantId) -> ServerName<'static> {
     crate::identity::server_name(parent, tenant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{CertificateError, Error};
+
+    #[test]
+    fn top_4_another_certificate_is_an_impostors_and_one_that_is_late_is_the_parents() {
+        let fault = |e| DialFault::Tls(io::Error::new(io::ErrorKind::InvalidData, e));
+        for (why, impostor) in [
+            (CertificateError::UnknownIssuer, true),
+            (CertificateError::NotValidForName, true),
+            (CertificateError::BadSignature, true),
+            (CertificateError::Expired, false),
+            (CertificateError::NotValidYet, false),
+        ] {
+            assert_eq!(fault(Error::InvalidCertificate(why.clone())).is_impostor(), impostor, "{why:?}");
+        }
+        assert!(!fault(Error::DecryptError).is_impostor());
+        assert!(!DialFault::Tls(io::Error::other("the stream ended")).is_impostor());
+        assert!(!DialFault::TimeOut.is_impostor());
+    }
+
+    #[test]
+    fn a_gateway_is_resolved_by_its_host_and_443_unless_it_names_a_port() {
+        let address = |url: &str| Route::Gateway(url.into()).address();
+        assert_eq!(address("https://gw.example"), Some("gw.example:443".into()));
+        assert_eq!(address("https://gw.example:8443/"), Some("gw.example:8443".into()));
+        assert_eq!(address("https://[::1]:9"), Some("[::1]:9".into()));
+        assert_eq!(address("http://gw.example"), None);
+    }
 }

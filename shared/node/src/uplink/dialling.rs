@@ -45,7 +45,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// A gateway's "come later".
 const GATEWAY_BUSY: &str = "gateway_busy";
 /// What a parent says no by when another parent may say yes.
-const ITS_OWN_REASONS: [&str; 4] = ["loop", "too_deep", "parked", GATEWAY_BUSY];
+const ITS_OWN_REASONS: [&str; 3] = ["loop", "too_deep", GATEWAY_BUSY];
 
 enum Ended {
     /// A link was up and ended.
@@ -190,6 +190,7 @@ async fn attempt(
     let first = open.into_iter().map(|(way, stream)| (way, Some(stream)));
     let all: Vec<_> = first.chain(path.ways().iter().map(|way| (way.clone(), None))).collect();
     for (way, stream) in all {
+        let moving = stream.is_some();
         let secured = match stream {
             Some(stream) => Ok(stream),
             None => secure(parts, &current, &way).await,
@@ -204,8 +205,12 @@ async fn attempt(
             }
             Err(Greeted::Fault(fault)) => faults.push(fault),
             Err(Greeted::Refused(no)) => {
-                path.refused(parts.time.now(), &way);
-                if !ITS_OWN_REASONS.contains(&no.code.as_str()) {
+                let its_own = ITS_OWN_REASONS.contains(&no.code.as_str());
+                if its_own {
+                    path.refused(parts.time.now(), &way);
+                }
+                // A link was given up for this one: whatever the reason, the way it was on is likely to be open.
+                if no.is_stale_attachment() || !(its_own || moving) {
                     return Ended::Failed(no.to_string(), Some(no));
                 }
                 refusal.get_or_insert(no);
