@@ -30,7 +30,7 @@ fn top_5_one_configuration_works_inside_and_outside_under_split_dns() {
         assert!(outside["uplink"]["address"].as_str().unwrap().starts_with("https://mgmt.test:"), "{outside}");
         assert!(resolver.asked() > asked, "the failed connection had it ask anew");
 
-        // Back inside: the answer of outside is used to the end of its life and no longer.
+        // Back inside, long before the answer of outside is too old: the probe that failed by it asks anew.
         direct.refuse(false);
         resolver.set(INSIDE);
         tree.stands("laptop", "connected", Some("direct")).await;
