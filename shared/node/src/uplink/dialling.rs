@@ -167,6 +167,7 @@ fn adopt(parts: &Parts, path: &mut Path, config: &UplinkConfig) {
     let relay = config.preface == Preface::Uplink;
     let spread_ms = if relay { FOLLOW_RELAY_MS } else { FOLLOW_DEVICE_MS };
     let (now, chance) = (parts.time.now(), parts.ambient.random.next_u64());
+    let spread_ms = spread_ms.min(config.probe_ms);
     path.configure(now, &config.upstreams, config.reach, config.probe_ms, spread_ms, chance);
 }
 
