@@ -392,12 +392,7 @@ fn read_bundle(path: &Path) -> Result<Bundle, StartFault> {
     Ok(bundle)
 }
 
-fn dialler(
-    config: &AgentConfig,
-    bundle: &Bundle,
-    time: &NodeTime,
-    ambient: &Ambient,
-) -> Result<Dialler, StartFault> {
+fn dialler(config: &AgentConfig, bundle: &Bundle, time: &NodeTime, ambient: &Ambient) -> Result<Dialler, StartFault> {
     let roots: Vec<CertificateDer<'_>> = bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
     let outer = match roots.is_empty() {
         true => None,

@@ -6,7 +6,11 @@ fn main() {
     let mut args = std::env::args().skip(1);
     if std::env::args().nth(1).as_deref() == Some("configure") {
         let (text, code) = branchline_relay::configure::command(args.skip(1));
-        if code == 0 { println!("{text}") } else { eprintln!("{text}") }
+        if code == 0 {
+            println!("{text}")
+        } else {
+            eprintln!("{text}")
+        }
         #[allow(clippy::disallowed_methods, reason = "the process's own end, in its main")]
         std::process::exit(code)
     }

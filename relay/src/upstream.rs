@@ -51,7 +51,8 @@ impl UpstreamSettings {
         };
         let plain = HostPort { host: settings.host.clone(), port: settings.port };
         if !settings.host.is_empty() && plain.to_string().parse() != Ok(plain) {
-            let message = format!("{:?} is neither a name nor an address: write it without https:// and port", settings.host);
+            let message =
+                format!("{:?} is neither a name nor an address: write it without https:// and port", settings.host);
             r.mistake("host", "bad_host", message);
         }
         let ca: Option<PathBuf> = r.optional("ca");
@@ -87,7 +88,8 @@ impl UpstreamSettings {
 
     /// Keeps them: a crash leaves the former or these.
     pub fn keep(&self, state_dir: &Path) -> io::Result<()> {
-        let mut text = format!("host = {}\nport = {}\nvia_gateway = {}\n", quoted(&self.host), self.port, self.via_gateway);
+        let mut text =
+            format!("host = {}\nport = {}\nvia_gateway = {}\n", quoted(&self.host), self.port, self.via_gateway);
         if let Some(upstream) = self.upstream {
             text += &format!("upstream = \"{upstream}\"\n");
         }

@@ -273,7 +273,8 @@ impl Tree {
     pub async fn start_agent(&mut self, name: &str) {
         let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
         let device = self.devices.get_mut(name).expect("a device of this tree");
-        let started = Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await;
+        let started =
+            Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await;
         device.running = Some(started.expect("the agent starts"));
     }
 
@@ -281,7 +282,8 @@ impl Tree {
     pub async fn try_start_agent(&mut self, name: &str) -> Result<(), StartFault> {
         let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
         let device = &self.devices[name];
-        let agent = Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await?;
+        let agent =
+            Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await?;
         agent.stop().await;
         Ok(())
     }

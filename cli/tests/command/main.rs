@@ -368,7 +368,11 @@ fn rly_2_relay_configure_refuses_with_2_a_code_and_the_field_and_leaves_nothing_
     ] {
         let output = run(&[&["--json", "relay", "configure", "--config", file], settings].concat());
         let json = json_line(&output);
-        assert_eq!((code(&output), json["code"].as_str(), json["field"].as_str()), (2, Some(told.0), Some(told.1)), "{json}");
+        assert_eq!(
+            (code(&output), json["code"].as_str(), json["field"].as_str()),
+            (2, Some(told.0), Some(told.1)),
+            "{json}"
+        );
     }
     let output = run(&["relay", "configure", "--config", file]);
     assert_eq!((code(&output), stdout(&output)), (2, String::new()));

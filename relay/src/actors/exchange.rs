@@ -12,13 +12,13 @@ use crate::{
 };
 use actix::prelude::*;
 use branchline_node::{
+    config::Reach,
     downstream::{
         Child, FromChild,
         gatekeeper::SharedGauge,
         reception::{Facts, stale},
     },
     driver::{Completion, Driver, Notify},
-    config::Reach,
     identity::{Bundle, Identity},
     link::{
         LinkHandle,

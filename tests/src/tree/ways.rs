@@ -130,8 +130,7 @@ impl Tree {
 
     /// Starts an agent that finds its way by itself, looks for a better one every second, and shows how it stands.
     pub async fn roaming(&mut self, tenant: &str, name: &str, platform: Arc<dyn Platform>, wish: Roaming) {
-        let body =
-            json!({ "role": "agent", "site": wish.site, "parent": wish.parent, "uses": 1, "life_s": 3_600 });
+        let body = json!({ "role": "agent", "site": wish.site, "parent": wish.parent, "uses": 1, "life_s": 3_600 });
         let config = AgentConfig {
             name: name.into(),
             state_dir: self.folder(name),
@@ -212,7 +211,11 @@ impl Resolve for OneName {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let (known, address) = (host == self.name, *self.address.lock().expect("no panic holds it"));
         Box::pin(async move {
-            if known { Ok(Resolved { addresses: vec![address], life: None }) } else { Err(io::Error::other("no such name")) }
+            if known {
+                Ok(Resolved { addresses: vec![address], life: None })
+            } else {
+                Err(io::Error::other("no such name"))
+            }
         })
     }
 }

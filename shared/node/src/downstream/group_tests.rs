@@ -111,7 +111,11 @@ impl Site {
         let mut queue: BTreeSet<(u64, usize)> = self.devices.iter().enumerate().filter_map(entry).collect();
         while let Some((instant, n)) = queue.pop_first().filter(|(instant, _)| *instant < until) {
             self.now = self.now.max(instant);
-            if self.devices[n].held.is_some() { self.probe(n) } else { self.dial(n) }
+            if self.devices[n].held.is_some() {
+                self.probe(n)
+            } else {
+                self.dial(n)
+            }
             queue.extend(due(&self.devices[n]).map(|at| (at.max(self.now + 1), n)));
             let used = self.parents.iter().map(|p| p.admission.gauge().used).max();
             self.used_max = self.used_max.max(used.unwrap_or(0));

@@ -111,9 +111,8 @@ impl DialFault {
         use rustls::{CertificateError as C, Error};
         let DialFault::Tls(e) = self else { return false };
         let told = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-        let late = |c: &C| {
-            matches!(c, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. })
-        };
+        let late =
+            |c: &C| matches!(c, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. });
         matches!(told, Some(Error::InvalidCertificate(why)) if !late(why))
     }
 }

@@ -55,11 +55,14 @@ impl Resolve for SystemResolver {
     }
 }
 
+/// Each host's addresses, and until when they are good.
+type Answers = BTreeMap<String, (Instant, Vec<IpAddr>)>;
+
 /// A node's resolver and what it answered.
 #[derive(Clone)]
 pub struct Names {
     resolver: Arc<dyn Resolve>,
-    held: Arc<Mutex<BTreeMap<String, (Instant, Vec<IpAddr>)>>>,
+    held: Arc<Mutex<Answers>>,
 }
 
 impl Names {
@@ -100,7 +103,7 @@ impl Names {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<String, (Instant, Vec<IpAddr>)>> {
+    fn held(&self) -> MutexGuard<'_, Answers> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

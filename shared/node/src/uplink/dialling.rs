@@ -277,11 +277,7 @@ async fn hold(
 }
 
 /// Returns when a better way than the held link's is open.
-async fn find_better(
-    parts: &Parts,
-    config: &mut watch::Receiver<UplinkConfig>,
-    path: &mut Path,
-) -> (Way, Secured) {
+async fn find_better(parts: &Parts, config: &mut watch::Receiver<UplinkConfig>, path: &mut Path) -> (Way, Secured) {
     loop {
         tokio::select! {
             changed = config.changed() => {

@@ -8,11 +8,11 @@ use branchline_relay::{
 };
 use branchline_tests::tree::{RelayWish, Tree, eventually, holds, platform, row, scenario, ways::Impostor};
 use serde_json::Value;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::Path};
 
 /// As a process of its own would: off this thread, with a runtime of its own.
-async fn set(config: &PathBuf, settings: &[String]) -> Result<Option<UpstreamSettings>, (&'static str, String)> {
-    let asked = Configure { config: config.clone(), settings: settings.to_vec(), ..Configure::default() };
+async fn set(config: &Path, settings: &[String]) -> Result<Option<UpstreamSettings>, (&'static str, String)> {
+    let asked = Configure { config: config.to_path_buf(), settings: settings.to_vec(), ..Configure::default() };
     let done = tokio::task::spawn_blocking(move || configure(&asked)).await.expect("it ends");
     done.map_err(|mistakes| (mistakes.first().expect("a mistake").code, mistakes.to_string()))
 }
@@ -63,7 +63,10 @@ fn rly_2_a_running_relay_follows_and_every_bad_input_leaves_it_where_it_is() {
             (direct(nobody), "unreachable"),
             (direct(there), "other_identity"),
             // Nothing of the product is there.
-            (vec!["via_gateway=true".into(), format!("host={}", there.ip()), format!("port={}", there.port())], "unreachable"),
+            (
+                vec!["via_gateway=true".into(), format!("host={}", there.ip()), format!("port={}", there.port())],
+                "unreachable",
+            ),
             ([direct(inside.address()), vec![strangers]].concat(), "not_listed"),
         ] {
             let told = set(&config, &settings).await.expect_err("it is no good");
@@ -84,7 +87,8 @@ fn rly_2_a_running_relay_follows_and_every_bad_input_leaves_it_where_it_is() {
         assert!(now.0.as_str().unwrap_or_default().contains(&inside.address().to_string()), "{now:?}");
         let reset = Configure { config: config.clone(), reset: true, ..Configure::default() };
         tokio::task::spawn_blocking(move || configure(&reset)).await.unwrap().unwrap();
-        eventually("nothing is set any more", async || holds(standing(&tree).await.0.is_null(), standing(&tree).await)).await;
+        eventually("nothing is set any more", async || holds(standing(&tree).await.0.is_null(), standing(&tree).await))
+            .await;
         impostor.stop().await;
         tree.stop().await;
     });
@@ -99,7 +103,10 @@ fn rly_2_the_command_ends_with_2_and_says_what_is_wrong() {
     let config = config.display().to_string();
     for (args, told) in [
         (vec!["--config", &config, "host=gw", "prot=1"], "prot: no such key; did you mean \"port\"? (unknown_key)"),
-        (vec!["--config", &config, "port=99999"], "host: it is required (missing)\nport: 99999 is not within 1 to 65535"),
+        (
+            vec!["--config", &config, "port=99999"],
+            "host: it is required (missing)\nport: 99999 is not within 1 to 65535",
+        ),
         (vec!["--config", &config, "host=gw"], "(bad_bundle)"),
         (vec!["--config", &config], "(bad_usage)"),
         (vec!["--config", &config, "--reset", "host=gw"], "(bad_usage)"),

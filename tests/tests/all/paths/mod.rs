@@ -8,8 +8,9 @@ mod routes;
 
 use branchline_tests::{
     proxy::{Cut, Proxy, Whom},
-    tree::Tree,
+    tree::{Tree, eventually, holds},
 };
+use serde_json::{Value, json};
 
 /// What agents start for each job.
 const SHIM: &str = env!("CARGO_BIN_EXE_shim");
@@ -34,4 +35,15 @@ fn block(way: &Proxy) {
 fn tried(way: &Proxy) -> u64 {
     let figures = way.figures();
     figures.carried + figures.unanswered
+}
+
+/// Waits until the server shows a device as it is reached now: `direct`, or `gateway` by the only one there is.
+async fn shown(tree: &Tree, device: &str, reached: &str) -> Value {
+    let path = if reached == "direct" { json!([]) } else { json!(["dmz"]) };
+    eventually(&format!("the server shows {device} as {reached}"), async || {
+        let device = tree.devices(MAIN).await.remove(device).unwrap_or_default();
+        let good = device["reached"] == reached && device["path"] == path && device["state"] == "online";
+        holds(good, &device).map(|()| device)
+    })
+    .await
 }
