@@ -5,26 +5,28 @@ use crate::{
     config::AgentConfig,
     decide::{Figures, Me, Rows, WakeKeys},
     platform::Platform,
+    status,
 };
 use branchline_node::{
-    config,
+    config::Reach,
     enrol::{EnrolFault, Enrolled, enrol_or_load},
     identity::{Bundle, Identity, outer_client_config},
     link::dial::Dialler,
     metrics::Metrics,
-    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen_udp, write_whole},
+    node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, listen_udp, write_whole},
     process::RunningNode,
+    status::Handle as StatusPort,
     store::{Batch, Ended, Store, StoreError, StoreHandle, StoreOptions},
     supervise::Supervision,
     time::NodeTime,
-    uplink::rhythm::{Reach, routes},
+    uplink::{board::Board, path::routes},
 };
 use branchline_protocol::{document::Kind, id::Role, order::Envelope, wire::DeviceFacts};
 use futures_util::future::LocalBoxFuture;
 use rustls_pki_types::CertificateDer;
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
@@ -75,6 +77,7 @@ pub struct RunningAgent {
     parts: Arc<Parts>,
     store: StoreHandle,
     watcher: JoinHandle<()>,
+    status: Option<StatusPort>,
 }
 
 impl Agent {
@@ -111,12 +114,10 @@ impl Agent {
         let bundle = read_bundle(&config.bundle)?;
         let first_trust = bundle.trust_document().map_err(|e| bad_bundle(e.to_string()))?;
         let time = NodeTime::new(ambient.clock.clone());
-        let reach = match config.reach {
-            config::Reach::Direct => Reach::Direct,
-            config::Reach::Gateway => Reach::Gateway,
-            config::Reach::Any => Reach::Any,
-        };
-        let dialler = dialler(&config, &bundle, &time)?;
+        let reach = config.reach;
+        // Before anything that a taken port would make useless, an enrolment say.
+        let private = config.private.map(|address| listen("the private port", address)).transpose()?;
+        let dialler = dialler(&config, &bundle, &time, &ambient)?;
         let (facts, mut capabilities, boot) = declared(platform.clone()).await?;
         // Whether a machine was started again is judged by what tells its lives apart.
         if !config.restart || boot.is_none() {
@@ -128,7 +129,7 @@ impl Agent {
             platform: facts.platform,
             capabilities: capabilities.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: Vec::new(),
+            addresses: here(private.as_ref()),
         };
         let enrolled = enrol(&config, &bundle, reach, &dialler, facts, &time, &ambient).await?;
         let Enrolled { identity, documents } = enrolled;
@@ -152,6 +153,7 @@ impl Agent {
             unverified: spared.verification,
         };
         let wake = door(&config);
+        let metrics = Metrics::new();
         let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient, spared.journal).await?;
         let parts = Parts {
             me,
@@ -159,6 +161,8 @@ impl Agent {
             first_trust,
             identity,
             reach,
+            probe_ms: config.probe_interval_s * 1_000,
+            board: Board::new(&metrics),
             quotas: config.quotas,
             dialler,
             store: store.clone(),
@@ -167,7 +171,7 @@ impl Agent {
             boot: boot.unwrap_or_else(|| format!("process {incarnation}")),
             time,
             ambient,
-            metrics: Metrics::new(),
+            metrics,
             tools: actors::Tools {
                 platform,
                 jobs: config.state_dir.join("jobs"),
@@ -182,7 +186,7 @@ impl Agent {
             config: Mutex::new(None),
         };
         // Whatever fails from here on closes the store again, so that a second try can open it.
-        match run(&config, parts, documents).await {
+        match run(&config, parts, documents, private).await {
             Ok(running) => Ok(running),
             Err(fault) => {
                 stop_store(store).await;
@@ -192,13 +196,33 @@ impl Agent {
     }
 }
 
-async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)>) -> Result<RunningAgent, StartFault> {
+/// Where it can be asked from its own machine: its certificate vouches for that address, and for none of elsewhere.
+fn here(private: Option<&TcpListener>) -> Vec<String> {
+    let address = private.and_then(|listener| listener.local_addr().ok());
+    address.filter(|address| address.ip().is_loopback()).map(|address| address.to_string()).into_iter().collect()
+}
+
+async fn run(
+    config: &AgentConfig,
+    parts: Parts,
+    documents: Vec<(Kind, Envelope)>,
+    private: Option<TcpListener>,
+) -> Result<RunningAgent, StartFault> {
     let parts = recover(Arc::new(parts), documents).await?;
     let (store, metrics, figures) = (parts.store.clone(), parts.metrics.clone(), parts.figures.subscribe());
     let id = parts.me.node;
     let hears = parts.wake.socket.as_ref().and_then(|socket| socket.local_addr().ok());
     let addresses = Addresses::from_iter(hears.map(|address| ("wake".to_owned(), address)));
-    let started = Started { id, name: config.name.clone(), addresses };
+    let mut started = Started { id, name: config.name.clone(), addresses };
+    let fault = |e: String| StartFault::new(exit_code::STATE, "private_port", e);
+    let status = match private {
+        None => None,
+        Some(listener) => {
+            let address = listener.local_addr().map_err(|e| fault(e.to_string()))?;
+            started.addresses.insert("private".into(), address);
+            Some(status::serve(listener, &parts).map_err(fault)?)
+        }
+    };
     let supervision = actors::start(parts.clone()).await;
     let fault = |e: String| StartFault::new(exit_code::SUPERVISION, "not_started", e);
     let supervision = supervision.map_err(|e| fault(e.to_string()))?;
@@ -209,7 +233,7 @@ async fn run(config: &AgentConfig, parts: Parts, documents: Vec<(Kind, Envelope)
     }
     let (ended, end) = watch::channel(None);
     let watcher = actix_rt::spawn(watch_end(supervision.clone(), store.clone(), ended));
-    Ok(RunningAgent { started, end, figures, metrics, supervision, parts, store, watcher })
+    Ok(RunningAgent { started, end, figures, metrics, supervision, parts, store, watcher, status })
 }
 
 impl RunningAgent {
@@ -255,6 +279,9 @@ impl RunningNode for RunningAgent {
 
     fn stop(self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
+            if let Some(status) = self.status {
+                status.stop(false).await;
+            }
             // Not at a fault, only here: a part that is rebuilt says nothing of the machine.
             let (stopped, ()) = tokio::join!(self.supervision.stop(STOP_WITHIN), actors::say_farewell(&self.parts));
             match stopped {
@@ -323,7 +350,7 @@ async fn enrol(
     ambient: &Ambient,
 ) -> Result<Enrolled, StartFault> {
     let folder = config.state_dir.join("identity");
-    let ways: Vec<_> = routes(&bundle.upstreams, reach).into_iter().map(|(_, _, route)| route).collect();
+    let ways = routes(&bundle.upstreams, reach);
     let begun = ambient.clock.mono();
     let mut wait_ms = 1_000;
     loop {
@@ -412,13 +439,14 @@ fn read_bundle(path: &Path) -> Result<Bundle, StartFault> {
     Ok(bundle)
 }
 
-fn dialler(config: &AgentConfig, bundle: &Bundle, time: &NodeTime) -> Result<Dialler, StartFault> {
+fn dialler(config: &AgentConfig, bundle: &Bundle, time: &NodeTime, ambient: &Ambient) -> Result<Dialler, StartFault> {
     let roots: Vec<CertificateDer<'_>> = bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
     let outer = match roots.is_empty() {
         true => None,
         false => Some(outer_client_config(&roots, Arc::new(time.clone())).map_err(|e| bad_bundle(e.to_string()))?),
     };
-    Ok(Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() })
+    let (bind_source, link_token) = (config.bind_source, bundle.link_token.clone());
+    Ok(Dialler { bind_source, outer, link_token, ..Dialler::new(ambient.resolver.clone()) })
 }
 
 /// Where wakes are heard. A port that another program has costs waits until the next poll, not the device its work.

@@ -1,12 +1,12 @@
 //! An agent's configuration file.
 
 use branchline_node::{
-    config::{Mistakes, Reach, Reader, load, udp_port},
-    uplink::spool::Quotas,
+    config::{Mistakes, Reach, Reader, load, private_or_off, udp_port},
+    uplink::{path::PROBE_MS, spool::Quotas},
 };
 use branchline_protocol::wire::Contact;
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,11 @@ pub struct AgentConfig {
     pub bind_source: Option<IpAddr>,
     /// Which routes it may use (TOP-3).
     pub reach: Reach,
+    /// A held link by another way than the best looks for a better one at least so often, in seconds; more often where
+    /// its settings have it poll more often (TOP-4).
+    pub probe_interval_s: u64,
+    /// `/getstatus` and `/metrics`; `None`: it shows nothing and pays for nothing.
+    pub private: Option<SocketAddr>,
     /// What it asks of its parents.
     pub contact: Contact,
     /// UDP port on which it hears wakes (ADM-15), at the address of `bind_source`; 0 is any free one, `None` is off.
@@ -50,7 +55,9 @@ impl AgentConfig {
             state_dir: reader.required("state_dir"),
             bundle: reader.required("bundle"),
             bind_source: reader.optional("bind_source"),
-            reach: reader.word_or("reach", &Reach::WORDS, Reach::default()),
+            reach: Reach::read(reader),
+            probe_interval_s: reader.number_or("probe_interval_s", PROBE_MS / 1_000, 1..=604_800),
+            private: private_or_off(reader),
             contact: reader.word_or("contact", &contacts, Contact::Persistent),
             wake_port: udp_port(reader, "wake", "wake_port", 15_000),
             quotas: Quotas::read(reader, Quotas::AGENT),
@@ -87,6 +94,8 @@ mod tests {
             bundle: "/etc/b".into(),
             bind_source: None,
             reach: Reach::Any,
+            probe_interval_s: 900,
+            private: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             contact: Contact::Persistent,
             wake_port: Some(15_000),
             quotas: Quotas::AGENT,

@@ -12,6 +12,7 @@ mod config;
 pub mod decide;
 pub mod platform;
 pub mod shim;
+mod status;
 
 pub use agent::{Agent, AgentProcess, RunningAgent, Spared, run_config as run};
 pub use config::{AgentConfig, NAME_CHARS_MAX};

@@ -70,6 +70,8 @@ pub enum Verb {
     Bundle(verbs::bundle::Args),
     /// Show or change what governs devices: poll intervals, what is collected and when
     Settings(verbs::settings::Args),
+    /// Set where a relay of this machine reaches its upstream
+    Relay(verbs::relay::Args),
     /// Revoke a node: its link is closed and its return refused
     Revoke(verbs::revoke::Args),
     /// Show what was done, and by whom

@@ -41,6 +41,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, exe: &Path) -> i32 {
         Verb::Load(args) => verbs::load::run(&args, &cli.global, exe),
         Verb::AgentHost(args) => verbs::agent_host::run(&args, exe),
         Verb::Restore(args) => print(verbs::restore::run(&args), json),
+        Verb::Relay(args) => print(verbs::relay::run(args), json),
         verb => print(client_verb(verb, &Session::new(&cli.global)), json),
     }
 }
@@ -68,7 +69,13 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
         Verb::Revoke(args) => verbs::revoke::run(&args, session),
         Verb::Backup(args) => verbs::backup::run(&args, session),
         Verb::Recovery(args) => verbs::recovery::run(&args, session),
-        Verb::Up(_) | Verb::Node(_) | Verb::Shim(_) | Verb::Load(_) | Verb::AgentHost(_) | Verb::Restore(_) => {
+        Verb::Up(_)
+        | Verb::Node(_)
+        | Verb::Shim(_)
+        | Verb::Load(_)
+        | Verb::AgentHost(_)
+        | Verb::Restore(_)
+        | Verb::Relay(_) => {
             unreachable!("these are no clients of the API")
         }
     }

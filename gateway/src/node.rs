@@ -66,7 +66,7 @@ impl Gateway {
         let (public_address, private_address) = (address(&public_socket)?, address(&private_socket)?);
 
         let time = NodeTime::new(Arc::clone(&ambient.clock));
-        let dialler = Dialler { bind_source: config.bind_source, outer: None, link_token: String::new() };
+        let dialler = Dialler { bind_source: config.bind_source, ..Dialler::new(ambient.resolver.clone()) };
         let (identity, anchor) = identity(&config, &dialler, &time).await?;
         let roots = anchor.certificates().map_err(|e| state_fault(&config.state_dir, &e))?;
         let tls_time = Arc::new(time.clone());

@@ -2,7 +2,7 @@
 
 use branchline_node::{
     config::{LinkRate, Mistakes, Reach, Reader, link_rate, load, slots, udp_port},
-    uplink::spool::Quotas,
+    uplink::{path::PROBE_MS, spool::Quotas},
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,8 +37,10 @@ pub struct Config {
     pub bundle: PathBuf,
     /// Source address of outgoing connections.
     pub bind_source: Option<IpAddr>,
-    /// Which routes it may use.
+    /// Which routes it may use (TOP-3).
     pub reach: Reach,
+    /// A link by another way than the best looks for a better one at least so often, in seconds (TOP-4).
+    pub probe_interval_s: u64,
     /// Bytes it keeps of what goes up (RLY-10).
     pub quotas: Quotas,
 }
@@ -63,7 +65,8 @@ impl Config {
             link_rate: link_rate(r),
             bundle: r.required("bundle"),
             bind_source: r.optional("bind_source"),
-            reach: r.word_or("reach", &Reach::WORDS, Reach::Any),
+            reach: Reach::read(r),
+            probe_interval_s: r.number_or("probe_interval_s", PROBE_MS / 1_000, 1..=604_800),
             quotas: Quotas::read(r, Quotas::RELAY),
         }
     }

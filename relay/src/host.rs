@@ -26,6 +26,8 @@ pub struct Ways {
     pub tls: Arc<rustls::ServerConfig>,
     /// Routes to its own parents.
     pub routes: Vec<Route>,
+    /// Dials them.
+    pub dialler: Dialler,
 }
 
 /// The relay as a host of children.
@@ -36,8 +38,6 @@ pub struct RelayHost {
     pub tenant: TenantId,
     /// See [`Ways`].
     pub ways: Arc<RwLock<Ways>>,
-    /// Dials upward.
-    pub dialler: Dialler,
     /// Newest statement.
     pub statement: watch::Receiver<Option<Arc<Envelope>>>,
 }
@@ -49,9 +49,9 @@ impl Host for RelayHost {
     }
 
     fn enrol(&self, stream: BoxStream, source: Option<SocketAddr>) -> LocalBoxFuture<'static, ()> {
-        let routes = self.ways.read().map(|w| w.routes.clone()).unwrap_or_default();
-        let dialler = self.dialler.clone();
+        let ways = self.ways.read().map(|w| (w.routes.clone(), w.dialler.clone())).ok();
         Box::pin(async move {
+            let Some((routes, dialler)) = ways else { return };
             for route in routes {
                 match dialler.open(&route, Preface::Enrol).await {
                     Ok(parent) => {

@@ -3,9 +3,11 @@
 
 pub mod actors;
 pub mod config;
+pub mod configure;
 pub mod core;
 pub mod host;
 pub mod node;
+pub mod upstream;
 
 pub use config::Config;
 pub use node::{Relay, RunningRelay, run_relay as run};

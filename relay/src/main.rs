@@ -1,9 +1,19 @@
-//! `branchline-relay --config FILE`.
+//! `branchline-relay --config FILE`, and `configure`.
 
 use std::path::PathBuf;
 
 fn main() {
     let mut args = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some("configure") {
+        let (text, code) = branchline_relay::configure::command(args.skip(1));
+        if code == 0 {
+            println!("{text}")
+        } else {
+            eprintln!("{text}")
+        }
+        #[allow(clippy::disallowed_methods, reason = "the process's own end, in its main")]
+        std::process::exit(code)
+    }
     let code = match (args.next().as_deref(), args.next()) {
         (Some("--config"), Some(file)) => branchline_relay::run(&PathBuf::from(file)),
         (Some("--version"), None) => {
@@ -11,7 +21,7 @@ fn main() {
             0
         }
         _ => {
-            eprintln!("usage: branchline-relay --config FILE | --version");
+            eprintln!("usage: branchline-relay --config FILE | {} | --version", branchline_relay::configure::USAGE);
             2
         }
     };

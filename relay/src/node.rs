@@ -1,10 +1,11 @@
 //! Starts a relay: bundle, identity, store, actor tree.
 
 use crate::{
-    actors::exchange::{Exchange, Parts},
+    actors::exchange::{Exchange, Followed, Parts},
     config::Config,
     core::{Me, Recovered, RelayCore},
     host::{RelayHost, Ways},
+    upstream::{Stamp, UpstreamSettings},
 };
 use branchline_node::{
     downstream::{
@@ -16,7 +17,7 @@ use branchline_node::{
         reception::{Facts, HANDSHAKES_AT_ONCE, Reception, STRANGERS_AT_ONCE},
     },
     enrol::{EnrolFault, Enrolled, SPLICES_AT_ONCE, enrol_or_load},
-    identity::{Bundle, child_config, https_config, outer_client_config, parent_config},
+    identity::{Bundle, child_config, https_config, parent_config},
     link::{
         dial::{Dialler, Route},
         engine::LinkCounters,
@@ -28,7 +29,7 @@ use branchline_node::{
     store::{Ended, Store, StoreError, StoreHandle, StoreOptions},
     supervise::{ChildAddr, ChildSpec, Limit, PastIntensity, Supervision, Supervisor, WorkerLimits, WorkerSpec, run},
     time::NodeTime,
-    uplink::{Uplink, UplinkConfig, rhythm},
+    uplink::{Uplink, UplinkConfig, board::Board, path},
 };
 use branchline_protocol::{
     id::Role,
@@ -38,7 +39,7 @@ use branchline_protocol::{
 use futures_util::future::LocalBoxFuture;
 use rustls::pki_types::CertificateDer;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
     time::Duration,
 };
@@ -46,6 +47,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Format of the relay's store.
 pub const STORE_FORMAT: u32 = 1;
+/// How often the kept settings of the way up are looked at.
+const LOOK_FOR_SETTINGS: Duration = Duration::from_secs(1);
 /// Longest pause between tries to enrol while the server is away.
 const ENROL_PAUSE_S_MAX: u64 = 30;
 
@@ -57,6 +60,7 @@ pub struct RunningRelay {
     status: actix_web::dev::ServerHandle,
     store: StoreHandle,
     door: Door,
+    follower: tokio::task::JoinHandle<()>,
 }
 
 /// Starts relays.
@@ -105,16 +109,16 @@ impl Relay {
         let bundle = Bundle::open(&text).map_err(|e| bad(&e))?;
         let trust = bundle.trust_document().map_err(|e| bad(&e))?;
         let time = NodeTime::new(ambient.clock.clone());
-        let outer_roots: Vec<CertificateDer<'_>> =
-            bundle.outer_roots.iter().map(|r| CertificateDer::from(r.to_vec())).collect();
-        let outer = if outer_roots.is_empty() {
-            None
-        } else {
-            Some(outer_client_config(&outer_roots, Arc::new(time.clone())).map_err(|e| bad(&e))?)
-        };
-        let dialler = Dialler { bind_source: config.bind_source, outer, link_token: bundle.link_token.clone() };
-        let routes: Vec<Route> =
-            rhythm::routes(&bundle.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
+        let set = UpstreamSettings::kept(&config.state_dir)
+            .map_err(|m| StartFault::new(exit_code::CONFIGURATION, "bad_upstream", m.to_string()))?;
+        let stamp = Stamp::of(&UpstreamSettings::file(&config.state_dir));
+        let outer = UpstreamSettings::outer(set.as_ref(), &bundle.outer_roots, Arc::new(time.clone()));
+        let (bind_source, link_token) = (config.bind_source, bundle.link_token.clone());
+        let outer = outer.map_err(|e| bad(&e))?;
+        let dialler = Dialler { bind_source, outer, link_token, ..Dialler::new(ambient.resolver.clone()) };
+        let over = set.as_ref().and_then(|set| Some((set.reach(), set.over(&bundle.upstreams)?)));
+        let (reach, upstreams) = over.unwrap_or((config.reach, bundle.upstreams.clone()));
+        let routes: Vec<Route> = path::routes(&upstreams, reach);
 
         let facts = DeviceFacts {
             name: config.name.clone(),
@@ -143,6 +147,7 @@ impl Relay {
         let ways = Arc::new(RwLock::new(Ways {
             tls: parent_config(&identity, &roots, shared_time.clone()).map_err(state_fault)?,
             routes,
+            dialler: dialler.clone(),
         }));
         let uplink: ChildAddr<Uplink> = ChildAddr::new();
         let exchange: ChildAddr<Exchange> = ChildAddr::new();
@@ -161,18 +166,25 @@ impl Relay {
         let beacons = Beacons::default();
         let uplink_config = UplinkConfig {
             tenant: subject.tenant.clone(),
+            node: subject.node,
             preface: Preface::Uplink,
-            upstreams: bundle.upstreams.clone(),
-            reach: config.reach,
-            dialler: dialler.clone(),
+            upstreams,
+            reach,
+            probe_ms: config.probe_interval_s * 1_000,
+            dialler,
             tls: child_config(Some(&identity), &roots, shared_time.clone()).map_err(state_fault)?,
         };
+        let (set, board) = (Arc::new(RwLock::new(set)), Board::new(&metrics));
         let (restarts, restarted) = metrics.counted("branchline_restarts_total", &[]);
         let parts = Parts {
             store: store.clone(),
             time: time.clone(),
             identity: identity.clone(),
             uplink_config: uplink_config.clone(),
+            bundled: Arc::new(bundle.clone()),
+            reach: config.reach,
+            set: set.clone(),
+            board: board.clone(),
             uplink: uplink.clone(),
             facts: Arc::new(facts_tx),
             statement: Arc::new(statement_tx),
@@ -247,7 +259,8 @@ impl Relay {
             let owner = owner.get().ok_or("no exchange")?.recipient();
             let (config, time, ambient, counters) =
                 (uplink_config.clone(), clock.clone(), chance.clone(), counted.clone());
-            at.renew(run(guard, move |_, guard| Uplink::new(guard, config, owner, time, ambient, counters)));
+            let board = board.clone();
+            at.renew(run(guard, move |_, guard| Uplink::new(guard, config, owner, time, ambient, counters, board)));
             Ok(())
         });
         supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;
@@ -261,11 +274,12 @@ impl Relay {
         }
 
         let door = Door::new(config.link_rate, time.clone(), &metrics);
-        let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, dialler, statement });
+        let host = Arc::new(RelayHost { node: subject.node, tenant: subject.tenant.clone(), ways, statement });
         let accepts = [Role::Agent, Role::Relay]
             .map(|r| (r, metrics.counter("branchline_link_accepts_total", &[("peer_role", r.as_str())])));
         let (node, watched, tls_failures) =
             (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
+        let follower = actix_rt::spawn(follow(config.state_dir.clone(), stamp, set, exchange.clone()));
         let (owner, keeper, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
         let (knocked, notice_port) = (door.clone(), notice.map_or(0, |address| address.port()));
         let spec = ChildSpec::new("listener", move |guard| {
@@ -315,7 +329,39 @@ impl Relay {
             };
             tx.send_replace(Some(ended));
         });
-        Ok(RunningRelay { started, end, supervision, status: handle, store, door })
+        Ok(RunningRelay { started, end, supervision, status: handle, store, door, follower })
+    }
+}
+
+/// Follows what `configure` keeps. A file that cannot be read, or holds mistakes, changes nothing.
+async fn follow(
+    state_dir: PathBuf,
+    mut seen: Stamp,
+    set: Arc<RwLock<Option<UpstreamSettings>>>,
+    exchange: ChildAddr<Exchange>,
+) {
+    loop {
+        tokio::time::sleep(LOOK_FOR_SETTINGS).await;
+        let (folder, last) = (state_dir.clone(), seen.clone());
+        let look = move || {
+            let now = Stamp::of(&UpstreamSettings::file(&folder));
+            (now != last).then(|| (now, UpstreamSettings::kept(&folder)))
+        };
+        let Ok(Some((now, kept))) = tokio::task::spawn_blocking(look).await else { continue };
+        seen = now;
+        match kept {
+            Ok(kept) => {
+                tracing::info!(set = kept.is_some(), "the way up is set anew");
+                if let Ok(mut set) = set.write() {
+                    *set = kept;
+                }
+                // One that is down reads it when it is rebuilt. Rare, and its loss would leave the relay where it is.
+                if let Some(exchange) = exchange.get() {
+                    exchange.do_send(Followed);
+                }
+            }
+            Err(mistakes) => tracing::error!(%mistakes, "the set way up is unusable; the former one is followed"),
+        }
     }
 }
 
@@ -376,6 +422,7 @@ impl RunningNode for RunningRelay {
         Box::pin(async move {
             // Children that are told to go do not come back to a node that is going.
             self.door.close();
+            self.follower.abort();
             self.status.stop(false).await;
             if let Ok(report) = self.supervision.stop(Duration::from_secs(10)).await {
                 tracing::info!(?report, "stopped");

@@ -6,10 +6,11 @@ pub mod api;
 pub mod logs;
 pub mod platform;
 mod restore;
+pub mod ways;
 
 use api::Api;
 use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, platform::Platform};
-use branchline_gateway::{Gateway, RunningGateway};
+use branchline_gateway::RunningGateway;
 use branchline_node::{
     config::Reach,
     identity::Bundle,
@@ -87,6 +88,7 @@ impl Default for RelayWish {
 struct Device {
     config: AgentConfig,
     platform: Arc<dyn Platform>,
+    ambient: Ambient,
     running: Option<RunningAgent>,
 }
 
@@ -173,39 +175,16 @@ impl Tree {
         self.folder.path().join(node)
     }
 
-    /// Starts a gateway, waits until it reaches the server, and registers where it listens.
-    pub async fn gateway(&mut self, name: &str) {
-        let body = json!({ "role": "gateway", "parent": "server", "uses": 1, "life_s": 3_600 });
-        let bundle = self.bundle("system", name, body).await;
-        let config = branchline_gateway::config::Config {
-            name: name.into(),
-            state_dir: self.folder(name),
-            public: local(),
-            private: local(),
-            public_names: Vec::new(),
-            server_trunk: self.server().started().addresses["trunk"].to_string(),
-            bundle,
-            bind_source: None,
-            certificate: None,
-            trunks: 2,
-            limits: Default::default(),
-        };
-        let gateway = Gateway::start(config, Ambient::system()).await.expect("the gateway starts");
-        let public = gateway.started.addresses["public"];
-        self.gateways.insert(name.into(), gateway);
-        eventually("the gateway reaches the server", async || {
-            let status = self.status(name).await;
-            holds(status["server"] == "reachable", status)
-        })
-        .await;
-        self.api("system").post("/api/v1/gateways", json!({ "public": format!("https://{public}") })).await.good();
-    }
-
     /// Starts a relay at a site of its own name and waits until the server sees it. `parent` is `server`, `gateway` or
     /// a relay's name. Each relay has its own site because a site's upstream list decides who its devices' parents are.
     pub async fn relay(&mut self, tenant: &str, name: &str, parent: &str, wish: RelayWish) {
         self.api(tenant).post("/api/v1/sites", json!({ "name": name })).await.good();
-        let body = json!({ "role": "relay", "site": name, "parent": parent, "uses": 1, "life_s": 3_600 });
+        self.relay_at(tenant, name, name, parent, wish).await;
+    }
+
+    /// The same at a site that is there.
+    pub async fn relay_at(&mut self, tenant: &str, name: &str, site: &str, parent: &str, wish: RelayWish) {
+        let body = json!({ "role": "relay", "site": site, "parent": parent, "uses": 1, "life_s": 3_600 });
         let config = branchline_relay::Config {
             name: name.into(),
             state_dir: self.folder(name),
@@ -220,6 +199,7 @@ impl Tree {
             bundle: self.bundle(tenant, name, body).await,
             bind_source: None,
             reach: reach(parent),
+            probe_interval_s: 900,
             quotas: Quotas::RELAY,
         };
         self.relay_configs.insert(name.into(), config);
@@ -300,13 +280,15 @@ impl Tree {
             bundle,
             bind_source: Some(local().ip()),
             reach,
+            probe_interval_s: 900,
+            private: None,
             contact: Contact::Persistent,
             wake_port: None,
             quotas: Quotas::AGENT,
             restart: true,
         };
         wish(&mut config);
-        self.devices.insert(name.clone(), Device { config, platform, running: None });
+        self.devices.insert(name.clone(), Device { config, platform, ambient: Ambient::system(), running: None });
         self.start_agent(&name).await;
     }
 
@@ -314,7 +296,8 @@ impl Tree {
     pub async fn start_agent(&mut self, name: &str) {
         let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
         let device = self.devices.get_mut(name).expect("a device of this tree");
-        let started = Agent::start(device.config.clone(), Ambient::system(), device.platform.clone(), process).await;
+        let started =
+            Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await;
         device.running = Some(started.expect("the agent starts"));
     }
 
@@ -322,7 +305,8 @@ impl Tree {
     pub async fn try_start_agent(&mut self, name: &str) -> Result<(), StartFault> {
         let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
         let device = &self.devices[name];
-        let agent = Agent::start(device.config.clone(), Ambient::system(), device.platform.clone(), process).await?;
+        let agent =
+            Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await?;
         agent.stop().await;
         Ok(())
     }
@@ -372,7 +356,7 @@ impl Tree {
         nodes.into_iter().find(|n| n["name"] == name).unwrap_or_default()
     }
 
-    /// `/getstatus` of a gateway, a relay or `server`.
+    /// `/getstatus` of a gateway, a relay, an agent with a private port, or `server`.
     pub async fn status(&self, node: &str) -> Value {
         self.private(node).get("/getstatus").await.good()
     }
@@ -387,9 +371,11 @@ impl Tree {
 
     fn private(&self, node: &str) -> Api {
         let of = |started: &Started, key: &str| started.addresses[key];
-        let address = match (self.gateways.get(node), self.relays.get(node)) {
-            (Some(gateway), _) => of(&gateway.started, "private"),
-            (_, Some(relay)) => of(relay.started(), "private"),
+        let agent = self.devices.get(node).and_then(|device| device.running.as_ref());
+        let address = match (self.gateways.get(node), self.relays.get(node), agent) {
+            (Some(gateway), ..) => of(&gateway.started, "private"),
+            (_, Some(relay), _) => of(relay.started(), "private"),
+            (.., Some(agent)) => of(agent.started(), "private"),
             _ => of(self.server().started(), "api"),
         };
         Api::new(address, &self.cas, None)

@@ -71,10 +71,12 @@ pub(crate) struct Keeper {
     low_space: bool,
     /// The zone, and wall minus monotonic time, as the core last heard.
     surroundings: (TimeZone, i64),
+    fsyncs: metrics::Counter,
 }
 
 impl Keeper {
     pub(crate) fn new(guard: ExitGuard, parts: Arc<Parts>) -> Self {
+        let fsyncs = parts.metrics.counter("branchline_fsyncs_total", &[]);
         Keeper {
             guard,
             parts,
@@ -88,6 +90,7 @@ impl Keeper {
             timer: None,
             low_space: false,
             surroundings: (TimeZone::UTC, 0),
+            fsyncs,
         }
     }
 
@@ -253,6 +256,7 @@ impl Keeper {
     fn show(&self) {
         let Some(driver) = &self.driver else { return };
         let figures: Figures = driver.core().figures();
+        self.fsyncs.absolute(self.parts.store.fsyncs());
         self.parts.figures.send_if_modified(|shown| {
             let changed = *shown != figures;
             if changed {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::decide::{AgentCore, Documents, Figures, Me, RecoverFault, Rows};
 use branchline_node::{
+    config::Reach,
     identity::{Bundle, Identity, TlsFault, child_config},
     link::{dial::Dialler, engine::LinkCounters},
     metrics::Metrics,
@@ -15,7 +16,7 @@ use branchline_node::{
     store::StoreHandle,
     supervise::{ChildAddr, ChildSpec, PastIntensity, SuperviseError, Supervision, Supervisor, run},
     time::NodeTime,
-    uplink::{Uplink, UplinkConfig, rhythm::Reach, spool::Quotas},
+    uplink::{Uplink, UplinkConfig, board::Board, spool::Quotas},
 };
 use branchline_protocol::{trust::TrustDocument, wire::Preface};
 use rustls_pki_types::CertificateDer;
@@ -30,6 +31,8 @@ pub(crate) struct Parts {
     pub first_trust: TrustDocument,
     pub identity: Identity,
     pub reach: Reach,
+    pub probe_ms: u64,
+    pub board: Board,
     pub quotas: Quotas,
     pub dialler: Dialler,
     pub store: StoreHandle,
@@ -70,9 +73,11 @@ impl Parts {
         let roots: Vec<CertificateDer<'_>> = cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
         Ok(UplinkConfig {
             tenant: self.me.tenant.clone(),
+            node: self.me.node,
             preface: Preface::Link,
             upstreams: documents.upstreams().to_vec(),
             reach: self.reach,
+            probe_ms: documents.settings().map_or(self.probe_ms, |s| self.probe_ms.min(s.poll_normal_s * 1_000)),
             dialler: self.dialler.clone(),
             tls: child_config(Some(&self.identity), &roots, Arc::new(self.time.clone()))?,
         })
@@ -109,8 +114,8 @@ pub(crate) async fn start(parts: Arc<Parts>) -> Result<Supervision, SuperviseErr
             protocol_errors: shared.metrics.counter("branchline_protocol_errors_total", &[]),
             unknown: shared.metrics.counter("branchline_unknown_total", &[]),
         };
-        let (time, ambient) = (shared.time.clone(), shared.ambient.clone());
-        let make = move |_: &mut _, guard| Uplink::new(guard, config, owner, time, ambient, counters);
+        let (time, ambient, board) = (shared.time.clone(), shared.ambient.clone(), shared.board.clone());
+        let make = move |_: &mut _, guard| Uplink::new(guard, config, owner, time, ambient, counters, board);
         shared.uplink.renew(run(guard, make));
         Ok(())
     });

@@ -249,6 +249,8 @@ impl<D: Defects> AgentCore<D> {
             Kind::Settings => {
                 let versions = self.documents.versions();
                 turn.then.push(self.send(Lane::Control, Message::Versions(versions)));
+                // A better way is looked for at the poll interval.
+                turn.then(Effect::Reconfigure);
                 if self.link.as_ref().is_some_and(|link| !link.done) {
                     self.told_settings = self.settings_version();
                 }

@@ -267,6 +267,9 @@ async fn one(
         bundle: config.bundle.clone(),
         bind_source: Some(address),
         reach: Reach::Any,
+        probe_interval_s: 900,
+        // Hundreds of them share this process.
+        private: None,
         contact: Contact::Persistent,
         wake_port: None,
         quotas: branchline_node::uplink::spool::Quotas::AGENT,

@@ -56,6 +56,7 @@ pub fn config(
             file.child(node, state, book)?;
         }
         Role::Agent => {
+            file.text("private", &book.listen(&node.name, "private").to_string());
             file.child(node, state, book)?;
             file.port("wake_port", book.listen(&node.name, "wake"));
             // It is everybody's machine here.
@@ -169,7 +170,7 @@ mod tests {
         );
         assert_eq!(relay["reach"].as_str(), Some("gateway"));
         let (keys, agent) = keys_of("osaka-pc-01");
-        assert_eq!(keys, ["bind_source", "bundle", "name", "reach", "restart", "state_dir", "wake_port"]);
+        assert_eq!(keys, ["bind_source", "bundle", "name", "private", "reach", "restart", "state_dir", "wake_port"]);
         assert_eq!(agent["reach"].as_str(), Some("direct"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     devices::path,
-    text::{cell, state},
+    text::{cell, list, state},
 };
 use crate::{answer::Answer, client::segment, failure::Failure, session::Session};
 use serde_json::Value;
@@ -23,12 +23,15 @@ pub fn run(args: &Args, session: &Session) -> Result<Answer, Failure> {
 }
 
 fn device_text(device: &Value) -> String {
+    let capabilities: Vec<String> = list(device, "capabilities").iter().map(cell).collect();
+    let capabilities = if capabilities.is_empty() { "-".into() } else { capabilities.join(", ") };
     let mut lines = vec![
         ("name", cell(&device["name"])),
         ("id", cell(&device["id"])),
         ("tenant", cell(&device["tenant"])),
         ("site", cell(&device["site"])),
         ("path", path(device)),
+        ("can", capabilities),
         ("link", cell(&device["link"])),
         ("state", state(device, "state", "state_reason")),
         ("last contact", cell(&device["last_contact"])),

@@ -36,8 +36,12 @@ pub fn devices_text(devices: &[Value]) -> String {
     table(["NAME", "ID", "SITE", "PATH", "LINK", "STATE", "LAST CONTACT"], rows)
 }
 
-/// The names on the path, or `direct`.
+/// The names on the path, or `direct`; `unknown` before the device was heard of.
 pub fn path(device: &Value) -> String {
     let names: Vec<String> = list(device, "path").iter().map(cell).collect();
-    if names.is_empty() { "direct".into() } else { names.join(" > ") }
+    match (names.is_empty(), device["reached"].as_str()) {
+        (true, Some(_)) => "direct".into(),
+        (true, None) => "unknown".into(),
+        (false, _) => names.join(" > "),
+    }
 }

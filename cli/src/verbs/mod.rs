@@ -16,6 +16,7 @@ pub mod load;
 pub mod node;
 pub mod recovery;
 pub mod reissue;
+pub mod relay;
 pub mod restart;
 pub mod restore;
 pub mod revoke;

@@ -352,3 +352,30 @@ fn rly_2_a_node_with_a_wrong_configuration_ends_with_2() {
     assert_eq!((code(&output), stdout(&output)), (2, String::new()));
     assert!(stderr(&output).contains("colour"), "{}", stderr(&output));
 }
+
+#[test]
+fn rly_2_relay_configure_refuses_with_2_a_code_and_the_field_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, state) = (folder.path().join("relay.toml"), folder.path().join("state"));
+    std::fs::write(&config, format!("name = 'r'\nstate_dir = {state:?}\nbundle = '/nonexistent'\n")).unwrap();
+    let file = config.to_str().unwrap();
+    for (settings, told) in [
+        (&["host=gw", "prot=443"][..], ("unknown_key", "prot")),
+        (&["port=443"], ("missing", "host")),
+        (&["host=gw", "port=99999"], ("out_of_range", "port")),
+        (&["host=gw", "ca=/nonexistent/ca.pem"], ("unreadable", "ca")),
+        (&["host=gw"], ("bad_bundle", "bundle")),
+    ] {
+        let output = run(&[&["--json", "relay", "configure", "--config", file], settings].concat());
+        let json = json_line(&output);
+        assert_eq!(
+            (code(&output), json["code"].as_str(), json["field"].as_str()),
+            (2, Some(told.0), Some(told.1)),
+            "{json}"
+        );
+    }
+    let output = run(&["relay", "configure", "--config", file]);
+    assert_eq!((code(&output), stdout(&output)), (2, String::new()));
+    assert!(stderr(&output).contains("--from, --reset"), "{}", stderr(&output));
+    assert!(!state.exists(), "nothing was kept");
+}

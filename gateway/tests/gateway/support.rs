@@ -10,7 +10,10 @@ use branchline_node::{
         Authority, Bundle, Identity, KeyPair, Root, Subject, enrol_config, outer_client_config, parent_config,
         server_name,
     },
-    link::dial::{Dialler, Route},
+    link::{
+        dial::{Dialler, Route},
+        names::SystemResolver,
+    },
     node::Ambient,
     time::NodeTime,
     trunk::{Mux, MuxHandle, MuxLimits, TrunkStream, control, read_header},
@@ -314,7 +317,7 @@ impl World {
     pub fn dialler(&self, token: &str) -> Dialler {
         let roots = [self.pki.system.certificate().clone()];
         let outer = outer_client_config(&roots, Arc::new(time())).unwrap();
-        Dialler { bind_source: None, outer: Some(outer), link_token: token.into() }
+        Dialler { outer: Some(outer), link_token: token.into(), ..Dialler::new(SystemResolver::shared()) }
     }
 
     pub fn route(&self) -> Route {

@@ -1,12 +1,18 @@
 //! The relay's one owner of spool, ledger and directory: the shell of [`RelayCore`]. One actor, because one transaction
 //! closes an order's row and keeps its result. Rebuilt from the disk.
 
+mod ways;
+
+pub use ways::Followed;
+
 use crate::{
     core::{Effect, Event, RelayCore},
     host::Ways,
+    upstream::UpstreamSettings,
 };
 use actix::prelude::*;
 use branchline_node::{
+    config::Reach,
     downstream::{
         Child, FromChild,
         beacon::Beacons,
@@ -14,7 +20,7 @@ use branchline_node::{
         reception::{Facts, stale},
     },
     driver::{Completion, Driver, Notify},
-    identity::{Identity, child_config, parent_config},
+    identity::{Bundle, Identity},
     link::{
         LinkHandle,
         engine::{LinkCommand, LinkEvent},
@@ -23,7 +29,7 @@ use branchline_node::{
     store::{StoreHandle, Table},
     supervise::{ChildAddr, Drain, Exit, ExitGuard},
     time::NodeTime,
-    uplink::{Uplink, UplinkCommand, UplinkConfig, UplinkEvent, rhythm, spool::Rows},
+    uplink::{Uplink, UplinkConfig, UplinkEvent, board::Board, spool::Rows},
 };
 use branchline_protocol::{
     document::Kind,
@@ -33,7 +39,6 @@ use branchline_protocol::{
     wire::{Greeting, Message as Wire, MessageFault},
 };
 use metrics::Counter;
-use rustls::pki_types::CertificateDer;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -60,6 +65,14 @@ pub struct Parts {
     pub identity: Arc<Identity>,
     /// How the uplink dials; upstreams and TLS are renewed from documents.
     pub uplink_config: UplinkConfig,
+    /// What the bundle says of the way up: its parents, and the roots of gateways.
+    pub bundled: Arc<Bundle>,
+    /// Which routes the configuration allows.
+    pub reach: Reach,
+    /// What an administrator has set over it (RLY-2).
+    pub set: Arc<RwLock<Option<UpstreamSettings>>>,
+    /// How the uplink stands.
+    pub board: Board,
     /// The uplink's present address.
     pub uplink: ChildAddr<Uplink>,
     /// What the reception checks.
@@ -250,38 +263,6 @@ impl Exchange {
         self.parts.facts.send_replace(facts);
     }
 
-    fn reconfigure(&mut self) {
-        let core = self.driver.core();
-        let roots: Vec<CertificateDer<'_>> =
-            core.shelf().trust().cas.iter().map(|ca| CertificateDer::from(ca.to_vec())).collect();
-        let time = Arc::new(self.parts.time.clone());
-        if let Some(list) = core.shelf().upstreams() {
-            self.parts.uplink_config.upstreams =
-                list.upstreams.iter().filter(|u| u.id != self.parts.identity.subject.node).cloned().collect();
-        }
-        match (
-            child_config(Some(&self.parts.identity), &roots, time.clone()),
-            parent_config(&self.parts.identity, &roots, time),
-        ) {
-            (Ok(child), Ok(parent)) => {
-                self.parts.uplink_config.tls = child;
-                if let Ok(mut ways) = self.parts.ways.write() {
-                    ways.tls = parent;
-                    let config = &self.parts.uplink_config;
-                    ways.routes =
-                        rhythm::routes(&config.upstreams, config.reach).into_iter().map(|(_, _, r)| r).collect();
-                }
-            }
-            (Err(e), _) | (_, Err(e)) => {
-                tracing::error!(error = %e, "the new trust document gives no TLS; the old one is used")
-            }
-        }
-        if let Some(uplink) = self.parts.uplink.get() {
-            // Documents change rarely; the uplink always takes them.
-            uplink.do_send(UplinkCommand::Configure(Box::new(self.parts.uplink_config.clone())));
-        }
-    }
-
     fn decode(&mut self, bytes: &[u8]) -> Result<Option<Wire>, MessageFault> {
         match Wire::decode(bytes) {
             Ok(message) => Ok(Some(message)),
@@ -326,6 +307,8 @@ impl Exchange {
             *status = serde_json::json!({
                 "build": env!("CARGO_PKG_VERSION"),
                 "upstream": if core.parent_up() { "reachable" } else { "unreachable" },
+                "uplink": self.parts.board.standing(),
+                "set": self.parts.set.read().ok().and_then(|set| set.as_ref().map(|set| format!("{:?}", set.route()))),
                 "figures": figures.clone(),
             });
         }

@@ -121,6 +121,8 @@ impl<D: Defects> RelayCore<D> {
             }
             // This relay ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
+            // It is on its way to another parent, or here by another way.
+            LinkEnd::Goodbye(Goodbye::Moving) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
         self.directory.detach(child.node, child.session, reach, now.node);

@@ -79,7 +79,7 @@ impl World {
     }
 
     async fn dial(&self, own: &Identity) -> Option<Gateway> {
-        let dialler = Dialler { bind_source: None, outer: None, link_token: String::new() };
+        let dialler = Dialler::new(branchline_node::link::names::SystemResolver::shared());
         let time = Arc::new(NodeTime::new(SystemClock::shared()));
         let tls = child_config(Some(own), &[self.system.certificate().clone()], time).unwrap();
         let name = server_name(id(1), &TenantId::system());
@@ -203,7 +203,7 @@ async fn streams_are_handed_on_with_their_preface_answered() {
 #[actix_rt::test]
 async fn a_gateways_own_enrolment_needs_no_certificate() {
     let mut world = World::start().await;
-    let dialler = Dialler { bind_source: None, outer: None, link_token: String::new() };
+    let dialler = Dialler::new(branchline_node::link::names::SystemResolver::shared());
     let route = Route::Direct(world.address.to_string());
     let mut node = dialler.open(&route, Preface::Enrol).await.unwrap();
     let Incoming::Enrol { mut stream, source, gateway } = world.take().await else { panic!() };

@@ -4,6 +4,7 @@ use crate::store::JobRow;
 use async_trait::async_trait;
 use branchline_node::downstream::ledger::Row;
 use branchline_protocol::{
+    capability::Reached,
     document::Settings,
     id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId},
     job::Class,
@@ -46,6 +47,8 @@ pub struct Standing {
     pub gateway: Option<String>,
     /// Relays between the server and it, nearest the server first.
     pub route: Vec<NodeId>,
+    /// How it is reached; `None` while its first hop was not heard of since the server's start.
+    pub reached: Option<Reached>,
     /// Last contact.
     pub last_contact: Option<Millis>,
     /// When it is due again.

@@ -6,7 +6,13 @@ use super::{
 };
 use crate::store::{InventorySummary, JobDeviceRow, JobHead, JobRow};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use branchline_protocol::{id::NodeId, inventory::Items, job::State, time::Millis};
+use branchline_protocol::{
+    capability::{Reached, effective},
+    id::NodeId,
+    inventory::Items,
+    job::State,
+    time::Millis,
+};
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
@@ -31,6 +37,10 @@ pub struct DeviceView {
     site: String,
     /// Names of the gateway and relays between the server and it, nearest the server first; empty: direct.
     path: Vec<String>,
+    /// `direct`, `gateway` (it is outside), `relay`; null while that is not known.
+    reached: Option<&'static str>,
+    /// What it can do where it is: what it declared, less what its path forbids (TOP-7).
+    capabilities: Vec<String>,
     /// `persistent`, `wakeable`, `polling`.
     link: &'static str,
     /// `online`, `offline`, `suspended`, `unknown`.
@@ -91,6 +101,9 @@ pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummar
             .cloned()
             .chain(standing.route.iter().map(|id| names.get(id).cloned().unwrap_or_else(|| id.to_string())))
             .collect(),
+        reached: standing.reached.map(Reached::as_str),
+        // Not known to be inside: nothing is promised that only holds there.
+        capabilities: effective(&node.capabilities, standing.reached.unwrap_or(Reached::Gateway)),
         link: standing.link,
         state: standing.state,
         state_reason: standing.reason.clone(),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 const NOW: Millis = Millis(1_790_000_000_000);
 
 fn ambient() -> Ambient {
-    Ambient { clock: TestClock::at(NOW), random: SeededRandom::shared(5) }
+    Ambient { clock: TestClock::at(NOW), random: SeededRandom::shared(5), ..Ambient::system() }
 }
 
 /// A server's folder with its store open, as a running server has it.

@@ -84,7 +84,7 @@ pub struct TenantState {
     pub(super) refusals: BTreeMap<(NodeId, &'static str, Option<&'static str>), (Millis, u64)>,
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The gateway each child came through last.
-    pub(super) gateways: BTreeMap<NodeId, NodeId>,
+    pub(super) gateways: BTreeMap<NodeId, Option<NodeId>>,
     /// Devices that hang on the server itself, as the store knows them.
     pub(super) sleepers: sleepers::Sleepers,
     /// What children may hold although it is over.
@@ -155,7 +155,12 @@ impl TenantState {
     /// The gateway by which a node's first hop came.
     pub fn gateway_of(&self, node: NodeId) -> Option<NodeId> {
         let hop = self.directory.next_hop(node)?;
-        self.gateways.get(&hop).copied()
+        self.gateways.get(&hop).copied().flatten()
+    }
+
+    /// Whether the node's first hop was here since the start, so that it is known by which way it came.
+    pub fn is_way_known(&self, node: NodeId) -> bool {
+        self.directory.next_hop(node).is_some_and(|hop| self.gateways.contains_key(&hop))
     }
 }
 
@@ -376,10 +381,7 @@ impl<D: Defects> Core<D> {
         }
         withdrawals::tell(state, &child.tenant, child.node, out);
         out.extend(epochs::remind(state, child.node, child.node));
-        match child.gateway {
-            Some(gateway) => state.gateways.insert(child.node, gateway),
-            None => state.gateways.remove(&child.node),
-        };
+        state.gateways.insert(child.node, child.gateway);
         let below = state.directory.below(child.node);
         let mut work = Work::default();
         sleepers::met(state, &child, &mut work, out);
@@ -439,6 +441,8 @@ impl<D: Defects> Core<D> {
             }
             // The server ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
             LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
+            // It is on its way to another parent, or here by another way.
+            LinkEnd::Goodbye(Goodbye::Moving) => Reach::Awaited,
             _ => Reach::GoneTimeout,
         };
         if !(D::SEEDED && self.defects.has(Defect::KEEPS_PRESENCE)) {

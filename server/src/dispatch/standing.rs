@@ -2,10 +2,22 @@
 
 use super::core::TenantState;
 use crate::{api::control::Standing, store::NodeRow};
-use branchline_protocol::{id::Role, time::Millis, wire::Reach};
+use branchline_protocol::{
+    capability::Reached,
+    id::{NodeId, Role},
+    time::Millis,
+    wire::Reach,
+};
 
 /// A polling device that is this many intervals late is offline.
 const POLLS_MISSED: i64 = 3;
+
+/// How a node is reached: by the gateway, if one, of its first hop's newest link, and the relays between.
+fn reached(state: &TenantState, row: &NodeRow, relays: &[NodeId]) -> Option<Reached> {
+    // What the disk remembers of a device does not tell whether it was outside.
+    let known = state.is_way_known(row.id) || !relays.is_empty();
+    known.then(|| Reached::of(state.gateway_of(row.id).is_some(), relays.len()))
+}
 
 /// The standing of one node of a tenant.
 pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
@@ -17,6 +29,7 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         reason: None,
         link: "polling",
         gateway: None,
+        reached: reached(state, row, &route),
         route,
         last_contact: entry.map(|e| e.last_contact).or(row.last_contact),
         next_contact: entry.and_then(|e| e.next_contact),

@@ -151,7 +151,11 @@ pub fn judge(case: Case<'_>) -> Result<Plan, Refusal> {
     let taken = |name: &str| population.by_name(request.role, name).is_some_and(|id| Some(id) != own);
     check_node_name(request.role, &facts.name, &taken)?;
     check_facts(facts)?;
-    let (dns, ips) = if request.role == Role::Agent { Default::default() } else { hosts_of(&facts.addresses)? };
+    let (dns, ips) = match request.role {
+        // For its private port. Nobody comes to an agent from elsewhere, so it is vouched for nothing of elsewhere.
+        Role::Agent => (Vec::new(), hosts_of(&facts.addresses)?.1.into_iter().filter(IpAddr::is_loopback).collect()),
+        _ => hosts_of(&facts.addresses)?,
+    };
     Ok(Plan { kept: known.map(|known| (known.id, known.epoch)), use_token: !again, key, dns, ips })
 }
 

@@ -205,7 +205,7 @@ fn trunk(id: NodeId, name: &str, addresses: &[String]) -> Result<Upstream, Refus
         return Err(Refusal::new(409, "no_route", message).field("parent"));
     }
     let (name, direct) = (name.to_owned(), addresses.to_vec());
-    Ok(Upstream { id, role: Role::Server, name, direct, gateways: Vec::new() })
+    Ok(Upstream { id, role: Role::Server, name, direct, gateways: Vec::new(), near: false })
 }
 
 fn no_such_site() -> Refusal {

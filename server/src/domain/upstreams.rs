@@ -104,6 +104,7 @@ impl Ways {
             name: name.into(),
             direct: if direct { self.link.clone() } else { Vec::new() },
             gateways: if gateway { gateways() } else { Vec::new() },
+            near: false,
         }
     }
 
@@ -124,7 +125,7 @@ impl Ways {
         let reachable = |up: &Upstream| !up.direct.is_empty() || !up.gateways.is_empty();
         let found = match parent {
             Parent::Relay(relay) => {
-                let relay = relays.get(&relay).map(|ways| ways.upstream(relay)).filter(reachable);
+                let relay = relays.get(&relay).map(|ways| ways.upstream(relay, false)).filter(reachable);
                 let fallback = self.server(id, name, parents.server_ways());
                 let mut list = vec![relay.ok_or_else(|| no_route("the relay"))?];
                 list.extend(Some(fallback).filter(reachable));
@@ -147,10 +148,10 @@ impl Ways {
 }
 
 impl RelayWays {
-    /// The relay as a parent.
-    pub fn upstream(&self, id: NodeId) -> Upstream {
+    /// The relay as a parent; `near`: of its own site.
+    pub fn upstream(&self, id: NodeId, near: bool) -> Upstream {
         let (name, direct) = (self.name.clone(), self.addresses.clone());
-        Upstream { id, role: Role::Relay, name, direct, gateways: Vec::new() }
+        Upstream { id, role: Role::Relay, name, direct, gateways: Vec::new(), near }
     }
 }
 
@@ -205,7 +206,7 @@ pub(super) fn relist(state: &State, tenant: &TenantId, held: &TenantState, chang
         near.sort_by_key(|(_, relay)| relay.site != site);
         let upstreams: Vec<Upstream> = near
             .into_iter()
-            .map(|(id, relay)| relay.upstream(id))
+            .map(|(id, relay)| relay.upstream(id, relay.site == site))
             .chain([ways.server(state.server, &state.server_name, parents.server_ways())])
             .collect();
         if changed.anew.is_none() && old.is_some_and(|old| old.upstreams == upstreams) {

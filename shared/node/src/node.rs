@@ -1,7 +1,11 @@
 //! A node is a value: configuration, clock, randomness and a state folder in; a running node out (DESIGN 4).
 //! No statics, no signal handlers, no exit: many nodes of one role run in one process.
 
-use crate::{random::Random, time::Clock};
+use crate::{
+    link::names::{Resolve, SystemResolver},
+    random::Random,
+    time::Clock,
+};
 use branchline_protocol::id::NodeId;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -14,12 +18,18 @@ pub struct Ambient {
     pub clock: Arc<dyn Clock>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
+    /// Who resolves names for it.
+    pub resolver: Arc<dyn Resolve>,
 }
 
 impl Ambient {
-    /// The machine's clock and randomness.
+    /// The machine's clock, randomness and resolver.
     pub fn system() -> Self {
-        Ambient { clock: crate::time::SystemClock::shared(), random: crate::random::SystemRandom::shared() }
+        Ambient {
+            clock: crate::time::SystemClock::shared(),
+            random: crate::random::SystemRandom::shared(),
+            resolver: SystemResolver::shared(),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The private port of a node: `/getstatus` and `/metrics` over HTTPS, nothing else.
 
 use crate::metrics::Metrics;
-use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
+pub use actix_web::dev::ServerHandle as Handle;
+use actix_web::{App, HttpResponse, HttpServer, web};
 use std::{net::TcpListener, sync::Arc};
 
 /// Answers what `/getstatus` shows now.
@@ -13,7 +14,7 @@ pub fn serve(
     tls: rustls::ServerConfig,
     status: Status,
     metrics: Metrics,
-) -> std::io::Result<ServerHandle> {
+) -> std::io::Result<Handle> {
     let make = move || {
         let (status, metrics) = (status.clone(), metrics.clone());
         let show = move || {

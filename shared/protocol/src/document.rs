@@ -242,6 +242,10 @@ pub struct Upstream {
     pub direct: Vec<String>,
     /// `https://host:port` of gateways that lead to it; only the server is behind gateways.
     pub gateways: Vec<String>,
+    /// A relay that stands at the site itself: all such are equals among which the site's devices are shared, and no
+    /// relay of the site hangs on one unless its bundle says so.
+    #[serde(default)]
+    pub near: bool,
 }
 
 /// Who may be a parent at a site, in order of preference.

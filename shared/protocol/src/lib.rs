@@ -1,6 +1,7 @@
 //! The nodes' common language: identities, counters, time, the wire, orders and their verification, documents
 //! and pure rules. Nothing here knows a socket, a clock, an actor, a file or a database.
 
+pub mod capability;
 pub mod chain;
 pub mod datagram;
 pub mod document;

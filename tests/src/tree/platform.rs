@@ -130,6 +130,33 @@ impl Platform for Changing {
     }
 }
 
+/// The same device, which declares more than it has backends for: only what is shown of it matters.
+pub struct Declaring(pub Arc<dyn Platform>, pub Vec<&'static str>);
+
+impl Platform for Declaring {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        self.0.capabilities().into_iter().chain(self.1.iter().map(|w| w.to_string())).collect()
+    }
+    fn facts(&self) -> HostFacts {
+        self.0.facts()
+    }
+    fn collect(&self, sections: &[String]) -> Snapshot {
+        self.0.collect(sections)
+    }
+    fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {
+        self.0.start_job(spec)
+    }
+    fn inspect_job(&self, dir: &Path) -> JobLeft {
+        self.0.inspect_job(dir)
+    }
+    fn attach_job(&self, dir: &Path) -> JobHandle {
+        self.0.attach_job(dir)
+    }
+}
+
 /// The same device without the capability to run scripts.
 pub struct Scriptless(pub Arc<dyn Platform>);
 

@@ -3,6 +3,7 @@
 mod chaos;
 mod lies;
 mod office;
+mod paths;
 mod schedule;
 mod sim;
 mod structure;

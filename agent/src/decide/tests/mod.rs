@@ -80,7 +80,8 @@ pub fn me() -> Me {
 }
 
 pub fn upstream(name: &str) -> Upstream {
-    Upstream { id: PARENT, role: Role::Relay, name: name.into(), direct: vec!["10.0.0.1:1".into()], gateways: vec![] }
+    let direct = vec!["10.0.0.1:1".into()];
+    Upstream { id: PARENT, role: Role::Relay, name: name.into(), direct, gateways: vec![], near: false }
 }
 
 /// A store as a map: what a crash leaves.

@@ -41,7 +41,7 @@ async fn a_device_is_shown_whole_and_the_same_in_lists() {
     let world = with_inventory().await;
     let expected = json!({
         "id": id(1).to_string(), "name": "PC-1", "node": "PC-1", "tenant": "a", "site": "osaka", "path": ["osaka"],
-        "link": "persistent", "state": "online", "state_reason": null, "last_contact": "2026-11-01T09:30:00.250Z",
+        "reached": "relay", "capabilities": ["run_script"], "link": "persistent", "state": "online", "state_reason": null, "last_contact": "2026-11-01T09:30:00.250Z",
         "inventory": {
             "collected_at": "2026-11-01T09:30:00.250Z", "digest": Hash::of(b"d").to_string(), "os": "Debian 13",
             "cpu": "EPYC", "memory_bytes": 1024, "packages": 1, "settings_version": 4, "differs": false,
@@ -56,6 +56,7 @@ async fn a_device_is_shown_whole_and_the_same_in_lists() {
     let (status, list) = world.get("a", "/devices?on=device:pc-1").await;
     assert_eq!((status, list), (200, json!({ "devices": [expected] })));
     let (_, other) = world.get("a", "/devices/pc-2").await;
+    assert_eq!(other["reached"], json!(null), "not heard of since the start");
     assert_eq!(
         (&other["inventory"], &other["path"], &other["state_reason"], &other["next_contact"], &other["kind"]),
         (&json!(null), &json!([]), &json!("timeout"), &json!("2026-11-01T10:30:00.250Z"), &json!("wan"))

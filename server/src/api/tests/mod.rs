@@ -34,6 +34,7 @@ use branchline_node::{
     time::{Clock, TestClock},
 };
 use branchline_protocol::{
+    capability::Reached,
     document::Settings,
     hash::Hash,
     id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
@@ -90,7 +91,7 @@ impl World {
         let clock = TestClock::at(NOW);
         let control = Arc::new(FakeControl { store: store.clone(), nodes, ..FakeControl::new(store.clone()) });
         let metrics = Metrics::new();
-        let ambient = Ambient { clock: clock.clone(), random: SeededRandom::shared(1) };
+        let ambient = Ambient { clock: clock.clone(), random: SeededRandom::shared(1), ..Ambient::system() };
         let shared = web::Data::new(ApiState {
             store: store.clone(),
             control: control.clone(),
@@ -179,6 +180,7 @@ fn world_nodes() -> Vec<NodeView> {
         reason: None,
         link: "persistent",
         route: vec![],
+        reached: Some(Reached::Direct),
         last_contact: Some(NOW),
         next_contact: None,
         unreachable_since: None,
@@ -191,6 +193,7 @@ fn world_nodes() -> Vec<NodeView> {
         reason: Some("timeout".into()),
         link: "polling",
         next_contact: Some(NOW.plus(3_600_000)),
+        reached: None,
         ..online.clone()
     };
     let figures = serde_json::json!({
@@ -199,7 +202,7 @@ fn world_nodes() -> Vec<NodeView> {
         "links": 1, "restarts": 0
     });
     let relay = Standing { figures: Some(figures), ..online.clone() };
-    let below = Standing { route: vec![id(50)], settings: (1, 1), ..online.clone() };
+    let below = Standing { route: vec![id(50)], reached: Some(Reached::Relay), settings: (1, 1), ..online.clone() };
     let mut tagged = node("a", 2, Role::Agent, "hq", "PC-2", "wan");
     tagged.tags = vec!["desk".into()];
     let mut revoked = node("a", 3, Role::Agent, "hq", "PC-3", "lan");

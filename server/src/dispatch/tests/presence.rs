@@ -2,6 +2,7 @@
 
 use super::*;
 use branchline_node::downstream::directory::AWAITED_MS;
+use branchline_protocol::capability::Reached;
 
 fn reason(bench: &Bench, n: u128) -> (&'static str, Option<String>) {
     let state = bench.core.tenant(&tenant()).unwrap();
@@ -76,4 +77,33 @@ fn a_link_that_the_server_ends_to_rebuild_itself_says_nothing_of_its_device() {
     bench.feed(Event::Up(child(1, 2)));
     assert_eq!(bench.stands(1), "online");
     assert!(bench.core.is_stale(&child(1, 2)) && !bench.core.is_stale(&child(1, 3)));
+}
+
+fn through(gateway: Option<u128>, of: Arc<Child>) -> Arc<Child> {
+    Arc::new(Child { gateway: gateway.map(node), ..Arc::unwrap_or_clone(of) })
+}
+
+fn reached(bench: &Bench, n: u128) -> Option<Reached> {
+    let state = bench.core.tenant(&tenant()).unwrap();
+    standing(state, &state.nodes[&node(n)], Millis(bench.clock as i64)).reached
+}
+
+#[test]
+fn top_7_how_a_device_is_reached_follows_its_newest_link() {
+    let mut bench = Bench::new();
+    assert_eq!(reached(&bench, 1), None, "nobody has heard of it");
+    bench.feed(Event::Up(through(None, child(1, 1))));
+    assert_eq!(reached(&bench, 1), Some(Reached::Direct));
+    bench.feed(Event::Gone(child(1, 1), LinkEnd::Goodbye(Goodbye::Moving)));
+    assert_eq!(reason(&bench, 1), unknown("awaited"), "it is on its way, not switched off");
+    bench.feed(Event::Up(through(Some(60), child(1, 2))));
+    assert_eq!((reached(&bench, 1), bench.stands(1)), (Some(Reached::Gateway), "online"));
+    bench.feed(Event::Gone(child(1, 2), LinkEnd::Silent));
+    assert_eq!(reached(&bench, 1), Some(Reached::Gateway), "where it was last");
+    let relay = through(Some(60), child(100, 1));
+    bench.feed(Event::Up(relay.clone()));
+    bench.said(&relay, presence(vec![below(1, 3), below(2, 1)]));
+    assert_eq!((reached(&bench, 1), reached(&bench, 2)), (Some(Reached::Relay), Some(Reached::Relay)));
+    bench.feed(Event::Up(through(None, child(1, 4))));
+    assert_eq!(reached(&bench, 1), Some(Reached::Direct), "back inside");
 }

@@ -170,7 +170,7 @@ impl std::fmt::Debug for Enrolled {
 }
 
 fn ambient(clock: &Arc<TestClock>, seed: u64) -> Ambient {
-    Ambient { clock: clock.clone(), random: SeededRandom::shared(seed) }
+    Ambient { clock: clock.clone(), random: SeededRandom::shared(seed), ..Ambient::system() }
 }
 
 async fn open_store(folder: &Path) -> Arc<FaultyStore> {

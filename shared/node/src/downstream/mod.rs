@@ -21,6 +21,8 @@ pub mod reception;
 pub mod session;
 
 #[cfg(all(test, feature = "uplink"))]
+mod group_tests;
+#[cfg(all(test, feature = "uplink"))]
 mod storm_tests;
 
 pub use child::{Child, FromChild};

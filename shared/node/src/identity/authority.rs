@@ -154,8 +154,9 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match subject.role {
-            Role::Agent => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            Role::Server | Role::Gateway | Role::Relay => {
+            // Nobody dials an agent, unless it is asked for its status on its own machine: by an address of that alone.
+            Role::Agent if !subject.ips.iter().any(|ip| ip.is_loopback()) => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Role::Agent | Role::Server | Role::Gateway | Role::Relay => {
                 vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth]
             }
         };

@@ -86,6 +86,15 @@ fn only_parents_may_be_connected_to() {
     }
 }
 
+#[test]
+fn an_agent_may_be_asked_on_its_own_machine_and_nowhere_else() {
+    for (ip, may) in [([127, 0, 0, 1], true), ([127, 77, 1, 9], true), ([10, 0, 0, 7], false)] {
+        let der = issue(&Subject { ips: vec![ip.into()], ..subject(Role::Agent) }).unwrap();
+        let usage = certificate::parse(&der).unwrap().extended_key_usage().unwrap().unwrap().value.server_auth;
+        assert_eq!(usage, may, "{ip:?}");
+    }
+}
+
 /// A request that asks for more: to be an authority, another node, the server.
 #[test]
 fn nothing_but_the_key_is_taken_from_a_request() {

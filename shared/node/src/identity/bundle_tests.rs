@@ -31,6 +31,7 @@ fn bundle_under(root: &Root) -> Bundle {
             name: "head office".into(),
             direct: vec!["10.0.0.1:13000".into()],
             gateways: vec!["https://gw.example.org:443".into()],
+            near: false,
         }],
         link_token: "let-me-through".into(),
         outer_roots: vec![Bytes::from_static(&[1, 2, 3])],

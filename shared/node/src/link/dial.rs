@@ -1,6 +1,9 @@
 //! The child's way to a parent: TCP or HTTPS through a gateway, then preface, then inner TLS (DESIGN 3).
 
-use super::{BoxStream, carrier};
+use super::{
+    BoxStream, carrier,
+    names::{Names, Resolve},
+};
 use branchline_protocol::{
     id::{NodeId, TenantId},
     wire::{HANDSHAKE_S, LINK_PATH, PREFACE_ACCEPTED, PREFACE_BUSY, Preface, TOKEN_HEADER},
@@ -15,7 +18,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream, lookup_host},
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -33,6 +36,20 @@ pub enum Route {
     Gateway(String),
 }
 
+impl Route {
+    /// The name under which it is resolved: `host:port`. `None`: it is no address.
+    fn address(&self) -> Option<String> {
+        match self {
+            Route::Direct(address) => Some(address.clone()),
+            Route::Gateway(url) => {
+                let authority = url.strip_prefix("https://")?.trim_end_matches('/');
+                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                Some(if has_port { authority.to_string() } else { format!("{authority}:443") })
+            }
+        }
+    }
+}
+
 /// What dialling needs beside the route.
 #[derive(Clone)]
 pub struct Dialler {
@@ -42,7 +59,13 @@ pub struct Dialler {
     pub outer: Option<Arc<ClientConfig>>,
     /// Shown to a gateway.
     pub link_token: String,
+    /// Resolves names.
+    pub names: Names,
 }
+
+/// One address has so long to take a connection, in seconds: two lost SYNs. Where nothing answers at all, the next way is
+/// tried after that, so that a node that was carried out of its network is on its gateway within a minute (TOP-4).
+pub const CONNECT_S: u64 = 4;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +109,25 @@ pub enum DialFault {
     TimeOut,
 }
 
+impl DialFault {
+    /// Somebody answered at the parent's address who is not the parent: another certificate, or one of no CA of ours. One
+    /// that is wrong only by its time is the parent's.
+    pub fn is_impostor(&self) -> bool {
+        use rustls::{CertificateError as C, Error};
+        let DialFault::Tls(e) = self else { return false };
+        let told = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let late =
+            |c: &C| matches!(c, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. });
+        matches!(told, Some(Error::InvalidCertificate(why)) if !late(why))
+    }
+}
+
 impl Dialler {
+    /// Dials from any address, with this resolver, and through no gateway yet.
+    pub fn new(resolver: Arc<dyn Resolve>) -> Dialler {
+        Dialler { bind_source: None, outer: None, link_token: String::new(), names: Names::new(resolver) }
+    }
+
     /// A byte stream to the parent with its preface accepted.
     pub async fn open(&self, route: &Route, preface: Preface) -> Result<BoxStream, DialFault> {
         self.open_at(route, preface).await.map(|(stream, _)| stream)
@@ -94,6 +135,21 @@ impl Dialler {
 
     /// The same with the address of the parent itself, which behind a gateway nobody knows.
     async fn open_at(&self, route: &Route, preface: Preface) -> Result<(BoxStream, Option<SocketAddr>), DialFault> {
+        let opened = self.opened(route, preface).await;
+        self.note(route, &opened);
+        opened
+    }
+
+    /// Whatever failed, the name may lead elsewhere now (TOP-5).
+    fn note<T>(&self, route: &Route, outcome: &Result<T, DialFault>) {
+        if outcome.is_err()
+            && let Some(address) = route.address()
+        {
+            self.names.forget(&address);
+        }
+    }
+
+    async fn opened(&self, route: &Route, preface: Preface) -> Result<(BoxStream, Option<SocketAddr>), DialFault> {
         let attempt = async {
             let mut peer = None;
             let mut stream: BoxStream = match route {
@@ -146,13 +202,14 @@ impl Dialler {
     ) -> Result<(TlsStream<BoxStream>, Option<SocketAddr>), DialFault> {
         let (stream, peer) = self.open_at(route, preface).await?;
         let handshake = TlsConnector::from(tls.clone()).connect(name, stream);
-        let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake);
-        let stream = handshake.await.map_err(|_| DialFault::TimeOut)?.map_err(DialFault::Tls)?;
-        Ok((stream, peer))
+        let handshake = timeout(Duration::from_secs(HANDSHAKE_S), handshake).await;
+        let secured = handshake.map_err(|_| DialFault::TimeOut).and_then(|done| done.map_err(DialFault::Tls));
+        self.note(route, &secured);
+        secured.map(|stream| (stream, peer))
     }
 
     async fn tcp(&self, address: &str) -> Result<TcpStream, DialFault> {
-        let resolved = lookup_host(address).await.map_err(|e| DialFault::Resolve(address.into(), e))?;
+        let resolved = self.names.lookup(address).await.map_err(|e| DialFault::Resolve(address.into(), e))?;
         let mut last = io::Error::other("the name has no address");
         for target in resolved {
             let connect = async {
@@ -164,9 +221,10 @@ impl Dialler {
                 stream.set_nodelay(true)?;
                 Ok(stream)
             };
-            match connect.await {
-                Ok(stream) => return Ok(stream),
-                Err(e) => last = e,
+            match timeout(Duration::from_secs(CONNECT_S), connect).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(e)) => last = e,
+                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_S} s")),
             }
         }
         Err(DialFault::Connect(address.into(), last))
@@ -175,8 +233,7 @@ impl Dialler {
     async fn upgrade(&self, url: &str) -> Result<BoxStream, DialFault> {
         let bad = || DialFault::BadAddress(url.into());
         let authority = url.strip_prefix("https://").ok_or_else(bad)?.trim_end_matches('/');
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let address = if has_port { authority.to_string() } else { format!("{authority}:443") };
+        let address = Route::Gateway(url.into()).address().ok_or_else(bad)?;
         let host = address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']'])).ok_or_else(bad)?;
         let name = ServerName::try_from(host.to_string()).map_err(|_| bad())?;
         let outer =
@@ -203,4 +260,36 @@ impl Dialler {
 /// The name under which a parent's certificate is verified.
 pub fn parent_name(parent: NodeId, tenant: &TenantId) -> ServerName<'static> {
     crate::identity::server_name(parent, tenant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{CertificateError, Error};
+
+    #[test]
+    fn top_4_another_certificate_is_an_impostors_and_one_that_is_late_is_the_parents() {
+        let fault = |e| DialFault::Tls(io::Error::new(io::ErrorKind::InvalidData, e));
+        for (why, impostor) in [
+            (CertificateError::UnknownIssuer, true),
+            (CertificateError::NotValidForName, true),
+            (CertificateError::BadSignature, true),
+            (CertificateError::Expired, false),
+            (CertificateError::NotValidYet, false),
+        ] {
+            assert_eq!(fault(Error::InvalidCertificate(why.clone())).is_impostor(), impostor, "{why:?}");
+        }
+        assert!(!fault(Error::DecryptError).is_impostor());
+        assert!(!DialFault::Tls(io::Error::other("the stream ended")).is_impostor());
+        assert!(!DialFault::TimeOut.is_impostor());
+    }
+
+    #[test]
+    fn a_gateway_is_resolved_by_its_host_and_443_unless_it_names_a_port() {
+        let address = |url: &str| Route::Gateway(url.into()).address();
+        assert_eq!(address("https://gw.example"), Some("gw.example:443".into()));
+        assert_eq!(address("https://gw.example:8443/"), Some("gw.example:8443".into()));
+        assert_eq!(address("https://[::1]:9"), Some("[::1]:9".into()));
+        assert_eq!(address("http://gw.example"), None);
+    }
 }

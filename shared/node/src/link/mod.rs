@@ -1,7 +1,7 @@
 //! A link between a child and its parent: frames over an inner TLS session, whatever carries the bytes (DESIGN 3).
 //!
 //! [`lanes`] decides what is written next and what may be received (pure); [`engine`] moves the bytes; [`dial`] makes
-//! the byte stream on the child's side; [`carrier`] turns a WebSocket into one. Nothing here knows what a message says.
+//! the byte stream on the child's side, with [`names`] resolved; [`carrier`] turns a WebSocket into one. Nothing here knows what a message says.
 
 pub mod carrier;
 pub mod codec;
@@ -9,6 +9,7 @@ pub mod dial;
 pub mod engine;
 mod handle;
 pub mod lanes;
+pub mod names;
 
 pub use handle::{LINK_COMMANDS_MAX, LinkHandle, WeakLink};
 use tokio::io::{AsyncRead, AsyncWrite};

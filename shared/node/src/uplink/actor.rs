@@ -1,17 +1,15 @@
-//! The actor that holds the link to the parent: dials by its [`Rhythm`], greets, runs the link, says what happens.
+//! The actor that holds the link to the parent: its [`super::dialling`] dials, greets, runs the link, says what happens.
 //!
 //! It decides nothing about content: its owner gives the greeting (after making the attachment number durable), gets
 //! every event in order, and sends through the [`LinkHandle`].
 
-use super::rhythm::{Poke, Reach, Rhythm, routes};
+use super::{board::Board, dialling, rhythm::Poke};
 use crate::{
-    identity::link_keys,
+    config::Reach,
     link::{
         LinkHandle,
-        codec::FrameCodec,
-        dial::{DialFault, Dialler, Route, parent_name},
-        engine::{self, LinkCommand, LinkCounters, LinkEnd, LinkEvent, LinkSink, Side},
-        lanes::Lanes,
+        dial::{Dialler, Route},
+        engine::{LinkCounters, LinkEvent, LinkSink},
     },
     node::Ambient,
     supervise::{Drain, ExitGuard},
@@ -23,29 +21,28 @@ use branchline_protocol::{
     document::Upstream,
     id::{NodeId, Role, TenantId},
     refusal::Refusal,
-    time::{Mono, Now},
-    wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, Preface, Resume, Welcome},
+    time::Mono,
+    wire::{Greeting, Lease, Preface, Welcome},
 };
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustls::ClientConfig;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    time::timeout,
-};
-use tokio_util::codec::Framed;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// Who to dial, and how.
 #[derive(Clone)]
 pub struct UplinkConfig {
     /// Whose node this is.
     pub tenant: TenantId,
+    /// This node: what orders its parents where they are equals.
+    pub node: NodeId,
     /// What opens a stream: [`Preface::Link`], or [`Preface::Uplink`] of a relay.
     pub preface: Preface,
     /// The only parents there are.
     pub upstreams: Vec<Upstream>,
     /// Which routes may be used.
     pub reach: Reach,
+    /// A held link by another way than the best looks for a better one at least so often, in milliseconds (TOP-4).
+    pub probe_ms: u64,
     /// Source address, outer trust, link token.
     pub dialler: Dialler,
     /// Inner TLS with the node's identity.
@@ -97,7 +94,7 @@ pub enum UplinkEvent {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum UplinkCommand {
-    /// Other upstreams, trust or identity: used from the next dial on.
+    /// Other upstreams, trust or identity: used from the next dial on. A link that they no longer allow is moved.
     Configure(Box<UplinkConfig>),
     /// There is something to say: dial soon if the wait allows it.
     Poke(Poke),
@@ -114,14 +111,14 @@ pub struct Uplink {
 
 /// At most one of each kind waits to be seen.
 #[derive(Default)]
-struct Pokes {
+pub(super) struct Pokes {
     something: Notify,
     urgent: Notify,
     wake: Notify,
 }
 
 impl Pokes {
-    async fn next(&self) -> Poke {
+    pub(super) async fn next(&self) -> Poke {
         tokio::select! {
             _ = self.urgent.notified() => Poke::Urgent,
             _ = self.wake.notified() => Poke::Wake,
@@ -131,11 +128,12 @@ impl Pokes {
 }
 
 /// What the dialling loop needs.
-struct Parts {
-    owner: Recipient<UplinkEvent>,
-    time: NodeTime,
-    ambient: Ambient,
-    counters: LinkCounters,
+pub(super) struct Parts {
+    pub(super) owner: Recipient<UplinkEvent>,
+    pub(super) time: NodeTime,
+    pub(super) ambient: Ambient,
+    pub(super) counters: LinkCounters,
+    pub(super) board: Board,
 }
 
 impl Uplink {
@@ -147,8 +145,9 @@ impl Uplink {
         time: NodeTime,
         ambient: Ambient,
         counters: LinkCounters,
+        board: Board,
     ) -> Self {
-        let parts = Some(Parts { owner, time, ambient, counters });
+        let parts = Some(Parts { owner, time, ambient, counters, board });
         Uplink { guard, config: watch::channel(config).0, pokes: Arc::default(), stop: watch::channel(false).0, parts }
     }
 }
@@ -158,7 +157,7 @@ impl Actor for Uplink {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some(parts) = self.parts.take() else { return };
-        let work = dial_for_ever(parts, self.config.subscribe(), self.pokes.clone(), self.stop.subscribe());
+        let work = dialling::for_ever(parts, self.config.subscribe(), self.pokes.clone(), self.stop.subscribe());
         // In the actor's own context: a panic in it is the actor's.
         ctx.spawn(work.into_actor(self).map(|(), actor, ctx| {
             actor.guard.set(crate::supervise::Exit::Stopped);
@@ -188,14 +187,14 @@ impl Handler<Drain> for Uplink {
     }
 }
 
-struct ToOwner {
-    owner: Recipient<UplinkEvent>,
+pub(super) struct ToOwner {
+    pub(super) owner: Recipient<UplinkEvent>,
     /// Given while the link was up: it is a poll's from there on.
-    lease: Option<Lease>,
+    pub(super) lease: Option<Lease>,
     /// The poll's bounds were reached: the next one follows at once.
-    more: bool,
+    pub(super) more: bool,
     /// The spread told last.
-    spread_ms: Option<u64>,
+    pub(super) spread_ms: Option<u64>,
 }
 
 impl LinkSink for ToOwner {
@@ -209,189 +208,4 @@ impl LinkSink for ToOwner {
         // Waits until the owner has handled it: the link reads no faster than its owner works.
         let _ = self.owner.send(UplinkEvent::Event(event)).await;
     }
-}
-
-enum Ended {
-    /// A link was up and ended.
-    Link {
-        end: LinkEnd,
-        /// With it the link was a poll.
-        lease: Option<Lease>,
-        /// Whether its slot was lost while it was up.
-        displaced: bool,
-        /// Whether the poll's bounds were reached.
-        more: bool,
-    },
-    /// No link came up on any route.
-    Failed(String, Option<Refusal>),
-}
-
-async fn dial_for_ever(
-    parts: Parts,
-    config: watch::Receiver<UplinkConfig>,
-    pokes: Arc<Pokes>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut rhythm = Rhythm::new(parts.time.now());
-    loop {
-        loop {
-            let wait = rhythm.due().since(parts.ambient.clock.mono());
-            if wait == 0 {
-                break;
-            }
-            tokio::select! {
-                _ = tokio::time::sleep(Duration::from_millis(wait)) => {}
-                poke = pokes.next() => {
-                    rhythm.poke(parts.time.now(), poke, parts.ambient.random.next_u64());
-                }
-                _ = stop.wait_for(|s| *s) => return,
-            }
-        }
-        let current = config.borrow().clone();
-        let ended = tokio::select! {
-            ended = attempt(&parts, &current, &mut rhythm, stop.clone()) => ended,
-            _ = stop_while_dialling(stop.clone(), config.clone()) => return,
-        };
-        let (now, chance) = (parts.time.now(), parts.ambient.random.next_u64());
-        let (why, refusal) = match ended {
-            Ended::Link { end, lease, displaced, more } => {
-                match (&end, lease) {
-                    (LinkEnd::Goodbye(Goodbye::Done), Some(lease)) => rhythm.polled(now, lease, more, chance),
-                    // The parent closes when a displaced child has said that it is done, or a poll is over its bounds.
-                    (LinkEnd::Lost(_), Some(lease)) if displaced || more => rhythm.polled(now, lease, more, chance),
-                    (LinkEnd::Refused(refusal), _) => refused(&mut rhythm, now, refusal, chance),
-                    (LinkEnd::Goodbye(Goodbye::Replaced), _) => rhythm.failed(now, None, chance),
-                    _ => rhythm.lost(now, chance),
-                }
-                let refusal = if let LinkEnd::Refused(r) = &end { Some(r.clone()) } else { None };
-                (format!("{end:?}"), refusal)
-            }
-            Ended::Failed(why, refusal) => {
-                match &refusal {
-                    Some(refusal) => refused(&mut rhythm, now, refusal, chance),
-                    None => rhythm.failed(now, None, chance),
-                }
-                (why, refusal)
-            }
-        };
-        // What was said before the loss is no reason to hurry after it: the owner pokes anew when it hears of it.
-        while pokes.next().now_or_never().is_some() {}
-        let down = UplinkEvent::Down { why, refusal, due: rhythm.due() };
-        if parts.owner.send(down).await.is_err() || *stop.borrow() {
-            return;
-        }
-    }
-}
-
-/// A busy parent has given an instant; any other "no" is a failure, though it may ask for a longer wait.
-fn refused(rhythm: &mut Rhythm, now: Now, refusal: &Refusal, chance: u64) {
-    match (refusal.status, refusal.retry_after_ms) {
-        (429, Some(ms)) => rhythm.told(now, ms, chance),
-        (_, ms) => rhythm.failed(now, ms, chance),
-    }
-}
-
-/// While a link is up, stopping goes through the link's goodbye; only a dial under way is cut.
-async fn stop_while_dialling(mut stop: watch::Receiver<bool>, _config: watch::Receiver<UplinkConfig>) {
-    let _ = stop.wait_for(|s| *s).await;
-    // The link, if there is one, says goodbye within this time; a dial is cut after it.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-}
-
-async fn attempt(parts: &Parts, config: &UplinkConfig, rhythm: &mut Rhythm, stop: watch::Receiver<bool>) -> Ended {
-    let mut faults = Vec::new();
-    for (parent, role, route) in routes(&config.upstreams, config.reach) {
-        match greet(parts, config, parent, role, &route).await {
-            Ok((framed, welcome, resume, peer)) => {
-                rhythm.welcomed(welcome.reconnect_spread_ms);
-                let (link, commands) = LinkHandle::new();
-                // Weak, so that the owner's dropping of its handle still ends the link.
-                let farewell = link.weak();
-                let up = UplinkEvent::Up { welcome: Box::new(welcome.clone()), route, peer, link };
-                if parts.owner.send(up).await.is_err() {
-                    return Ended::Link { end: LinkEnd::Orphaned, lease: welcome.lease, displaced: false, more: false };
-                }
-                let goodbye = async move {
-                    let mut stop = stop;
-                    let _ = stop.wait_for(|s| *s).await;
-                    farewell.ask(LinkCommand::Goodbye(Goodbye::Stopping));
-                    std::future::pending::<()>().await
-                };
-                let mut sink = ToOwner { owner: parts.owner.clone(), lease: None, more: false, spread_ms: None };
-                let mut lanes = Lanes::default();
-                lanes.resume(resume);
-                let link = engine::run_on(&mut lanes, framed, commands, Side::Child, parts.counters.clone(), &mut sink);
-                let end = tokio::select! {
-                    end = link => end,
-                    () = goodbye => LinkEnd::Orphaned,
-                };
-                if let Some(ms) = sink.spread_ms {
-                    rhythm.spread(ms);
-                }
-                let displaced = sink.lease.is_some();
-                return Ended::Link { end, lease: sink.lease.or(welcome.lease), displaced, more: sink.more };
-            }
-            Err(Greeted::Fault(fault)) => faults.push(fault),
-            Err(Greeted::Refused(refusal)) => return Ended::Failed(refusal.to_string(), Some(refusal)),
-        }
-    }
-    if faults.is_empty() {
-        return Ended::Failed("no_route: no upstream may be dialled".into(), None);
-    }
-    Ended::Failed(faults.join("; "), None)
-}
-
-enum Greeted {
-    Fault(String),
-    Refused(Refusal),
-}
-
-type Link = Framed<tokio_rustls::client::TlsStream<crate::link::BoxStream>, FrameCodec>;
-
-async fn greet(
-    parts: &Parts,
-    config: &UplinkConfig,
-    parent: NodeId,
-    role: Role,
-    route: &Route,
-) -> Result<(Link, Welcome, Vec<Resume>, Option<SocketAddr>), Greeted> {
-    let fault = |e: String| Greeted::Fault(format!("{route:?}: {e}"));
-    let name = parent_name(parent, &config.tenant);
-    let (stream, peer) = match config.dialler.secure_at(route, config.preface, &config.tls, name).await {
-        Ok(secured) => secured,
-        Err(DialFault::Gateway { status, retry_after_s: Some(s), url }) => {
-            let refusal =
-                Refusal::new(status, "gateway_busy", format!("{url} asked to wait")).retry_after(s.min(3_600) * 1_000);
-            return Err(Greeted::Refused(refusal));
-        }
-        Err(DialFault::Busy { wait_ms }) => {
-            let busy = Refusal::new(429, "busy", "the parent takes links by a rate and asked to wait");
-            return Err(Greeted::Refused(busy.retry_after(wait_ms.into())));
-        }
-        Err(e) => return Err(fault(e.to_string())),
-    };
-    let (reply, greeting) = oneshot::channel();
-    let through_gateway = matches!(route, Route::Gateway(_));
-    let keys = peer.and_then(|_| link_keys(stream.get_ref().1));
-    let dialling = UplinkEvent::Dialling { parent, role, through_gateway, keys, reply };
-    parts.owner.send(dialling).await.map_err(|e| fault(e.to_string()))?;
-    let greeting = greeting.await.map_err(|_| fault("no greeting was given".into()))?;
-    let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
-    let talk = async {
-        framed.send(Frame::Greeting(Box::new(greeting))).await.map_err(|e| fault(e.to_string()))?;
-        let (mut answer, mut resume) = (framed.next().await, Vec::new());
-        if let Some(Ok(Some(Frame::Resume(list)))) = answer {
-            (answer, resume) = (framed.next().await, list);
-        }
-        match answer {
-            Some(Ok(Some(Frame::Welcome(welcome)))) => Ok((*welcome, resume)),
-            Some(Ok(Some(Frame::Refused(refusal)))) => Err(Greeted::Refused(refusal)),
-            Some(Ok(other)) => Err(fault(format!("instead of a welcome: {other:?}"))),
-            Some(Err(e)) => Err(fault(e.to_string())),
-            None => Err(fault("the parent closed the stream".into())),
-        }
-    };
-    let (welcome, resume) =
-        timeout(Duration::from_secs(HANDSHAKE_S), talk).await.map_err(|_| fault("no welcome in time".into()))??;
-    Ok((framed, welcome, resume, peer))
 }

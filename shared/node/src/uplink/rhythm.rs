@@ -1,14 +1,10 @@
-//! When a child dials its parent next, and by which route (pure; DESIGN 3 "Reconnect").
+//! When a child dials next (pure; DESIGN 3 "Reconnect"); whom it dials is in [`super::path`].
 //!
 //! Losing an established link: uniform over the parent's stated spread, over 5 s of it with results or urgent matter in
 //! hand. A failed dial: min(300 s, 1 s · 2ⁿ) times 0.75 to 1.25, so that the spread exists at the cap too. A parent that
 //! is busy: the instant it gave. A poll that ended: the lease's next instant.
 
-pub use crate::config::Reach;
-use crate::link::dial::Route;
 use branchline_protocol::{
-    document::Upstream,
-    id::{NodeId, Role},
     time::{Mono, Now},
     wire::Lease,
 };
@@ -134,20 +130,6 @@ impl Rhythm {
     }
 }
 
-/// The routes to try, in order: for each parent of the list direct addresses first, then gateways.
-pub fn routes(upstreams: &[Upstream], reach: Reach) -> Vec<(NodeId, Role, Route)> {
-    let mut all = Vec::new();
-    for up in upstreams {
-        if reach != Reach::Gateway {
-            all.extend(up.direct.iter().map(|a| (up.id, up.role, Route::Direct(a.clone()))));
-        }
-        if reach != Reach::Direct {
-            all.extend(up.gateways.iter().map(|u| (up.id, up.role, Route::Gateway(u.clone()))));
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,19 +217,5 @@ mod tests {
         assert!(!rhythm.poke(at(602_000), Poke::Wake, 0), "but what it asked for counts");
         rhythm.told(at(602_000), 9_000, 0);
         assert!(!rhythm.poke(at(602_000), Poke::Wake, 0));
-    }
-
-    #[test]
-    fn top_3_reach_says_which_routes_exist() {
-        let up = Upstream {
-            id: NodeId(uuid::Uuid::from_u128(1)),
-            role: Role::Server,
-            name: "hq".into(),
-            direct: vec!["10.0.0.1:13000".into()],
-            gateways: vec!["https://gw".into()],
-        };
-        let count = |reach| routes(std::slice::from_ref(&up), reach).len();
-        assert_eq!((count(Reach::Direct), count(Reach::Gateway), count(Reach::Any)), (1, 1, 2));
-        assert!(matches!(routes(&[up], Reach::Any)[0].2, Route::Direct(_)));
     }
 }

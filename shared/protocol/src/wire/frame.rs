@@ -154,6 +154,8 @@ pub enum Goodbye {
     Replaced,
     /// The machine shuts down.
     ShuttingDown,
+    /// The child goes on by a better way, which is open already: it greets there next (TOP-4).
+    Moving,
 }
 
 /// One frame.

@@ -87,7 +87,7 @@ impl World {
     pub async fn new(at: &str) -> World {
         let folder = tempfile::tempdir().expect("a folder");
         let store = SqliteStore::open(&folder.path().join("server.db")).await.expect("a store");
-        let ambient = Ambient { clock: TestClock::at(local(at)), random: SeededRandom::shared(1) };
+        let ambient = Ambient { clock: TestClock::at(local(at)), random: SeededRandom::shared(1), ..Ambient::system() };
         let tenant: TenantId = "acme".parse().expect("a name");
         let wish = InitWish {
             server_name: "hq".into(),
