@@ -6,7 +6,7 @@ use super::{
 };
 use branchline_node::{
     defects::{Defect, Defects},
-    downstream::{Child, directory::Attach},
+    downstream::{Child, admission::Demand, directory::Attach},
     link::engine::LinkEnd,
     store::Batch,
     uplink::spool::SpoolFault,
@@ -19,20 +19,18 @@ use branchline_protocol::{
     time::Now,
     wire::{Goodbye, Message, Reach},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl<D: Defects> RelayCore<D> {
+    /// What the open orders of this relay's own children ask of its slots.
+    pub fn demands(&self) -> BTreeMap<NodeId, Demand> {
+        self.ledger.demands(|device| self.directory.get(device).is_some_and(|entry| entry.via.is_empty()))
+    }
+
     pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
         if self.is_past(&child) {
             return self.hand_list(&child, out);
         }
-        let (reach, next_contact) = match child.lease {
-            None => (Reach::Persistent, None),
-            Some(lease) => {
-                let reach = if child.greeting.wake_port != 0 { Reach::Wakeable } else { Reach::Polling };
-                (reach, Some(now.node.plus(lease.interval_ms as i64)))
-            }
-        };
         let attach = Attach {
             node: child.node,
             role: child.role,
@@ -41,9 +39,9 @@ impl<D: Defects> RelayCore<D> {
                 false => child.key,
             },
             session: child.session,
-            reach,
+            lease: child.lease,
+            wakeable: child.greeting.wake_port != 0,
             at: now.node,
-            next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
         if !self.directory.attach(attach) {

@@ -257,7 +257,7 @@ impl<D: Defects> RelayCore<D> {
             Event::Displaced(node, lease) => {
                 if let Some(link) = self.links.get_mut(&node) {
                     link.poll = true;
-                    self.directory.lease(node, Reach::Polling, Some(now.node.plus(lease.interval_ms as i64)));
+                    self.directory.lease(node, lease, now.node);
                 }
             }
             Event::Figures(figures) => self.figures = Some(figures),
@@ -332,6 +332,8 @@ impl<D: Defects> RelayCore<D> {
             capabilities: Vec::new(),
             figures: Some(figures),
             settings: (0, 0),
+            poll_interval_ms: None,
+            slot: None,
         }
     }
 

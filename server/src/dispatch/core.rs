@@ -97,6 +97,8 @@ pub struct TenantState {
     pub(super) need_full: BTreeSet<NodeId>,
     /// Devices that are given nothing until they are revived (JOB-16).
     pub suspended: BTreeSet<NodeId>,
+    /// Devices of which an administrator has said whether they keep their connection (ADM-1).
+    pub keep_connection: BTreeMap<NodeId, bool>,
     /// Newest documents by kind and site.
     pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
     /// Cancels that came back from below and that the store had not: what each of them cancels (OPS-7).
@@ -246,11 +248,10 @@ impl<D: Defects> Core<D> {
                 }
             }
             Event::Displaced(node, lease) => {
-                let next = now.node.plus(lease.interval_ms as i64);
                 for state in self.tenants.values_mut() {
                     if let Some(link) = state.links.get_mut(&node) {
                         link.poll = true;
-                        state.directory.lease(node, Reach::Polling, Some(next));
+                        state.directory.lease(node, lease, now.node);
                     }
                 }
             }
@@ -282,6 +283,7 @@ impl<D: Defects> Core<D> {
                     && let Ok(list) = rmp_serde::from_slice::<Revocations>(&envelope.payload)
                 {
                     revived.extend(epochs::raise(state, now, &list));
+                    state.keep_connection = list.keep_connection.iter().copied().collect();
                     let now_suspended = list.suspended.into_iter().collect();
                     let before = std::mem::replace(&mut state.suspended, now_suspended);
                     if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
@@ -330,7 +332,6 @@ impl<D: Defects> Core<D> {
             out.push(Effect::Refuse(child.node, child.session, refusal));
             return;
         }
-        let (reach, next_contact) = reach_of(&child, now);
         let attach = Attach {
             node: child.node,
             role: child.role,
@@ -339,9 +340,9 @@ impl<D: Defects> Core<D> {
                 false => child.key,
             },
             session: child.session,
-            reach,
+            lease: child.lease,
+            wakeable: child.greeting.wake_port != 0,
             at: now.node,
-            next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
         if !state.directory.attach(attach) {

@@ -309,6 +309,8 @@ fn below(n: u128, attachment: u64) -> PresenceEntry {
         capabilities: vec![],
         figures: None,
         settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use branchline_node::{
     downstream::{
         Child,
-        admission::{Ask, Want},
+        admission::{Ask, Need, Want},
         reception::{Facts, check, reconnect_spread_ms, stale},
     },
     identity::PeerIdentity,
@@ -158,7 +158,7 @@ impl World {
                     revocations,
                     children: core.links(),
                     open: true,
-                    poll_interval_ms: BTreeMap::new(),
+                    polls: BTreeMap::new(),
                 }
             }
             _ => {
@@ -169,7 +169,7 @@ impl World {
                     revocations: BTreeMap::from([(self.desk.tenant.clone(), self.desk.list.clone())]),
                     children,
                     open: true,
-                    poll_interval_ms: BTreeMap::new(),
+                    polls: BTreeMap::new(),
                 }
             }
         }
@@ -225,16 +225,18 @@ impl World {
         self.next_session += 1;
         let session = self.next_session;
         let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
-        let want = if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll };
+        let need = facts.need(&self.desk.tenant, place.id(), greeting.contact);
+        let want = if role == Role::Relay || need > Need::None { Want::Persistent } else { Want::Poll };
         let ask = Ask {
             node: place.id(),
             role,
             key,
             session,
             want,
-            priority: 0,
+            need,
             wakeable: greeting.wake_port != 0,
             poll_interval_ms: None,
+            pressing_ms: None,
         };
         let (gate, store, links) = match parent {
             Place::Relay(n) => match &mut self.relays[n].process {

@@ -26,7 +26,15 @@ fn upstreams(version: u64, site: &str) -> UpstreamList {
 }
 
 pub(super) fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
-    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![], raised: vec![] }
+    Revocations {
+        tenant: tenant(),
+        term: 1,
+        version,
+        revoked,
+        suspended: vec![],
+        raised: vec![],
+        keep_connection: vec![],
+    }
 }
 
 #[test]
