@@ -21,7 +21,7 @@ pub use wait::WaitComplete;
 use crate::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
     domain::{Office, documents::Change},
-    store::{NodeRow, Op, Store},
+    store::{Op, Store},
 };
 use actix::prelude::*;
 use branchline_node::{

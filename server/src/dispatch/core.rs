@@ -13,7 +13,7 @@ pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered,
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
 use orders::{
-    attached_op, disk_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents,
+    attached_op, disk_op, end_poll, enter, holders_op, note, offer, remember, reopen, send_documents,
 };
 pub(super) use recall::{take_order, trust};
 

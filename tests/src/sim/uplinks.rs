@@ -22,7 +22,7 @@ use branchline_protocol::{
     order::Envelope,
     refusal::Refusal,
     time::{Millis, Now},
-    wire::{Contact, Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, PROTOCOL, Welcome},
+    wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, PROTOCOL, Welcome},
 };
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -147,6 +147,7 @@ impl Admission {
             Event::SetCap { cap } => self.set_cap(now, cap, out),
             Event::Tick => {}
         }
+        self.line.raise(now); // one whose urgent order is over may have waited for an hour
         self.fill(now, out);
         self.peak = self.peak.max(self.used());
     }

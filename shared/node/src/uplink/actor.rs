@@ -3,7 +3,10 @@
 //! It decides nothing about content: its owner gives the greeting (after making the attachment number durable), gets
 //! every event in order, and sends through the [`LinkHandle`].
 
-use super::rhythm::{Poke, Reach, Rhythm, routes};
+use super::{
+    network::Network,
+    rhythm::{Poke, Reach, Rhythm, routes},
+};
 use crate::{
     link::{
         LinkHandle,
@@ -224,7 +227,9 @@ async fn dial_for_ever(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut rhythm = Rhythm::new(parts.time.now());
+    let mut network = Network::default();
     loop {
+        let hosts: Vec<String> = config.borrow().upstreams.iter().flat_map(|up| up.direct.clone()).collect();
         loop {
             let wait = rhythm.due().since(parts.ambient.clock.mono());
             if wait == 0 {
@@ -234,6 +239,10 @@ async fn dial_for_ever(
                 _ = tokio::time::sleep(Duration::from_millis(wait)) => {}
                 poke = pokes.next() => {
                     rhythm.poke(parts.time.now(), poke, parts.ambient.random.next_u64());
+                }
+                () = network.came(&hosts), if rhythm.waits_for_network() => {
+                    tracing::info!("a network has come");
+                    rhythm.network_came(parts.time.now(), parts.ambient.random.next_u64());
                 }
                 _ = stop.wait_for(|s| *s) => return,
             }

@@ -2,6 +2,7 @@
 //! [`rhythm`] decides when to dial whom (pure), [`actor`] holds the link. Nothing here knows who is below.
 
 pub mod actor;
+mod network;
 pub mod rhythm;
 pub mod spool;
 

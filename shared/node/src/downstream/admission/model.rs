@@ -408,6 +408,7 @@ impl Run {
             Event::SetCap { cap } => self.reference.set_cap(at, usize::from(cap.get()), &mut expected),
             _ => {}
         }
+        self.reference.raise(at);
         self.reference.fill(at, &mut expected);
         let mut effects = self.rig.event(event.clone());
         for effect in &mut effects {
