@@ -12,9 +12,7 @@ pub(super) use epochs::rolled_back;
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
-use orders::{
-    attached_op, disk_op, end_poll, enter, holders_op, note, offer, remember, reopen, send_documents,
-};
+use orders::{attached_op, disk_op, end_poll, enter, holders_op, note, offer, remember, reopen, send_documents};
 pub(super) use recall::{take_order, trust};
 
 use super::{

@@ -5,6 +5,7 @@
 mod core;
 mod intake;
 mod left;
+mod promise;
 mod receipts;
 pub mod recovery;
 mod standing;
@@ -17,4 +18,5 @@ pub use self::core::{
     CANCELLING, CancelJob, CancelPlan, Core, Effect, Event, Issue, OpenJob, Recovered, TenantState, Token, disk_key,
 };
 pub use intake::Preloaded;
+pub use promise::{PERSISTENT_MS, Promise};
 pub use standing::standing;

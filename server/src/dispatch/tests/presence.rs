@@ -1,7 +1,9 @@
 //! What is shown of devices whose parent has lost sight of them without their doing.
 
 use super::*;
+use crate::dispatch::PERSISTENT_MS;
 use branchline_node::downstream::directory::AWAITED_MS;
+use branchline_protocol::wire::SlotStanding;
 
 fn reason(bench: &Bench, n: u128) -> (&'static str, Option<String>) {
     let state = bench.core.tenant(&tenant()).unwrap();
@@ -76,4 +78,23 @@ fn a_link_that_the_server_ends_to_rebuild_itself_says_nothing_of_its_device() {
     bench.feed(Event::Up(child(1, 2)));
     assert_eq!(bench.stands(1), "online");
     assert!(bench.core.is_stale(&child(1, 2)) && !bench.core.is_stale(&child(1, 3)));
+}
+
+#[test]
+fn adm_9_a_device_is_promised_what_its_parent_leases_and_only_while_it_is_online() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let slot = Some(SlotStanding { since: Millis(7), waiter: 3 });
+    let polls = PresenceEntry { reach: Reach::Polling, poll_interval_ms: Some(600_000), slot, ..below(2, 1) };
+    bench.said(&relay, presence(vec![polls, below(3, 1)]));
+    let shown = |bench: &Bench, n| {
+        let state = bench.core.tenant(&tenant()).unwrap();
+        let standing = standing(state, &state.nodes[&node(n)], Millis(bench.clock as i64));
+        (standing.promise.map(|p| (p.urgent_ms, p.normal_ms)), standing.slot)
+    };
+    assert_eq!(shown(&bench, 2), (Some((660_000, 660_000)), slot));
+    assert_eq!(shown(&bench, 3), (Some((PERSISTENT_MS, PERSISTENT_MS)), None));
+    bench.feed(Event::Gone(relay, LinkEnd::Lost("cut".into())));
+    assert_eq!(shown(&bench, 2), (None, slot), "nothing is promised behind a relay that is cut off");
 }
