@@ -20,6 +20,8 @@ pub mod reception;
 pub mod session;
 
 #[cfg(all(test, feature = "uplink"))]
+mod poll_tests;
+#[cfg(all(test, feature = "uplink"))]
 mod storm_tests;
 
 pub use child::{Child, FromChild};
