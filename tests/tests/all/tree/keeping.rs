@@ -153,3 +153,34 @@ fn adm_13_each_kind_of_job_comes_at_the_next_poll_and_at_once_where_a_link_throu
         tree.stop().await;
     });
 }
+
+#[test]
+fn adm_9_a_device_needs_its_slot_more_while_an_urgent_order_of_it_is_open() {
+    scenario(async {
+        let mut tree = Tree::start(SHIM, &[MAIN]).await;
+        tree.relay(MAIN, RELAY, "server", RelayWish::default()).await;
+        tree.agent(MAIN, "below", RELAY, platform::scripted(1)).await;
+        tree.agent(MAIN, "direct", "server", platform::scripted(2)).await;
+        tree.online(MAIN, ["below", "direct"]).await;
+        let held = async |node: &str| tree.tree_node(node, MAIN).await["slots"]["held_by"].clone();
+        let by = |ordinary: u64, urgent: u64| json!({ "ordinary": ordinary, "keep": 0, "urgent": urgent });
+        let both_hold = async |what: &str, wanted: Value| {
+            eventually(what, async || {
+                let seen = (held(RELAY).await, held("server").await);
+                holds(seen == (wanted.clone(), wanted.clone()), seen)
+            })
+            .await;
+        };
+        both_hold("each holds a slot", by(1, 0)).await;
+        let gate = tree.folder("gate");
+        let wait = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+        let body = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["sh", "-c", wait] }, "class": "urgent",
+                           "time_out_s": 60 });
+        let job = tree.api(MAIN).post("/api/v1/jobs", body).await.good();
+        both_hold("an urgent order is open", by(0, 1)).await;
+        std::fs::write(&gate, "").expect("the temporary folder can be written");
+        assert_eq!(count(&tree.completed(MAIN, &job).await, "succeeded"), 2);
+        both_hold("it is over", by(1, 0)).await;
+        tree.stop().await;
+    });
+}
