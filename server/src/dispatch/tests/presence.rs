@@ -98,3 +98,24 @@ fn adm_9_a_device_is_promised_what_its_parent_leases_and_only_while_it_is_online
     bench.feed(Event::Gone(relay, LinkEnd::Lost("cut".into())));
     assert_eq!(shown(&bench, 2), (None, slot), "nothing is promised behind a relay that is cut off");
 }
+
+pub(super) fn below(n: u128, attachment: u64) -> PresenceEntry {
+    PresenceEntry {
+        node: node(n),
+        role: Role::Agent,
+        key: AttachmentKey { epoch: 1, attachment },
+        via: vec![],
+        reach: Reach::Persistent,
+        last_contact: Millis(1),
+        next_contact: None,
+        capabilities: vec![],
+        figures: None,
+        settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
+    }
+}
+
+pub(super) fn presence(entries: Vec<PresenceEntry>) -> Message {
+    Message::Presence { snapshot: true, entries }
+}
