@@ -44,6 +44,8 @@ pub enum Verb {
     Device(verbs::device::Args),
     /// Show server, gateways, relays and agents with their slots and queues
     Tree(verbs::tree::Args),
+    /// Let a device keep its connection, or not: who does goes before others for a slot
+    Keep(verbs::keep::Args),
     /// Suspend a device: it is given nothing, and begins and collects nothing
     Suspend(verbs::device::Args),
     /// Revive a suspended device

@@ -54,6 +54,16 @@ impl Client {
         self.answer(path, request.send_json(body))
     }
 
+    /// PATCH of a JSON body to `/api/v1{path}`.
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let url = format!("{}/api/v1{path}", self.api);
+        let mut request = self.agent.patch(url).header("authorization", self.bearer());
+        if let Some((key, value)) = self.tenant() {
+            request = request.query(key, value);
+        }
+        self.answer(path, request.send_json(body))
+    }
+
     /// PUT of a JSON body to `/api/v1{path}`.
     pub fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let mut request = self.agent.put(format!("{}/api/v1{path}", self.api)).header("authorization", self.bearer());

@@ -50,6 +50,7 @@ fn client_verb(verb: Verb, session: &Session) -> Result<answer::Answer, Failure>
     match verb {
         Verb::Devices(args) => verbs::devices::run(&args, session),
         Verb::Device(args) => verbs::device::run(&args, session),
+        Verb::Keep(args) => verbs::keep::run(&args, session),
         Verb::Suspend(args) => verbs::suspend::run(&args, true, session),
         Verb::Revive(args) => verbs::suspend::run(&args, false, session),
         Verb::Tree(args) => verbs::tree::run(&args, session),

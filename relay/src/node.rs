@@ -191,6 +191,7 @@ impl Relay {
             ways: ways.clone(),
             gauge: gauge.clone(),
             beacons: beacons.clone(),
+            gatekeeper: gatekeeper.clone(),
             status: shown.clone(),
             restarts: restarted,
             metrics: metrics.clone(),
@@ -231,7 +232,7 @@ impl Relay {
         supervision.start_child(spec.past(ends)).await.map_err(add)?;
 
         let (at, owner, meters, shared) = (gatekeeper.clone(), exchange.clone(), Meters::new(&metrics), gauge.clone());
-        let (clock, chance, first) = (time.clone(), ambient.clone(), AtomicBool::new(true));
+        let (clock, chance, first, seen) = (time.clone(), ambient.clone(), AtomicBool::new(true), facts.clone());
         let spec = ChildSpec::new("gatekeeper", move |guard| {
             let owner = owner.get().ok_or("no exchange")?.recipient();
             let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
@@ -240,7 +241,9 @@ impl Relay {
                 Admission::recovering(admission.clone(), clock.now())
             };
             let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
-            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, owner, gauge, meters)));
+            let facts = seen.clone();
+            let make = move |guard| Gatekeeper::new(guard, core, time, ambient, owner, facts, gauge, meters);
+            at.renew(run(guard, move |_, guard| make(guard)));
             Ok(())
         });
         supervision.start_child(spec.needs("exchange").past(ends)).await.map_err(add)?;

@@ -150,6 +150,7 @@ impl Server {
             statements: statements.clone(),
             gauge: gauge.clone(),
             beacons: beacons.clone(),
+            gatekeeper: gatekeeper.clone(),
             restarts: restarted,
             recovering_max_ms: config.recovering_max_s * 1_000,
             metrics: metrics.clone(),
@@ -168,6 +169,7 @@ impl Server {
 
         let (at, owner, meters) = (gatekeeper.clone(), dispatcher.clone(), Meters::new(&metrics));
         let (clock, chance, shared, first) = (time.clone(), ambient.clone(), gauge.clone(), AtomicBool::new(true));
+        let seen = facts_seen.clone();
         let spec = ChildSpec::new("gatekeeper", move |guard| {
             let owner = owner.get().ok_or("no dispatcher")?.recipient();
             let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
@@ -176,7 +178,9 @@ impl Server {
                 Admission::recovering(admission.clone(), clock.now())
             };
             let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
-            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, owner, gauge, meters)));
+            let facts = seen.clone();
+            let make = move |guard| Gatekeeper::new(guard, core, time, ambient, owner, facts, gauge, meters);
+            at.renew(run(guard, move |_, guard| make(guard)));
             Ok(())
         });
         supervision

@@ -125,6 +125,17 @@ impl Control for Steering {
         self.dispatcher().await?.send(DocumentsChanged(tenant.clone())).await.map_err(away)
     }
 
+    async fn keep_connection(
+        &self,
+        tenant: &TenantId,
+        who: &str,
+        device: NodeId,
+        keep: Option<bool>,
+    ) -> Result<(), Refusal> {
+        self.office.keep_connection(tenant, who, device, keep).await?;
+        self.dispatcher().await?.send(DocumentsChanged(tenant.clone())).await.map_err(away)
+    }
+
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {
         self.office.make_token(tenant, who, &wish).await
     }

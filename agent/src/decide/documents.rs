@@ -11,6 +11,7 @@ use branchline_protocol::{
     id::Epoch,
     order::Envelope,
     trust::TrustDocument,
+    wire::Contact,
 };
 use std::collections::BTreeMap;
 
@@ -136,6 +137,16 @@ impl Documents {
     /// The epoch in which this device goes on.
     pub fn my_epoch(&self) -> Epoch {
         self.revocations.as_ref().map_or(self.me.epoch, |list| list.epoch_of(self.me.node, self.me.epoch))
+    }
+
+    /// What this device asks of its parent: as the list says, else as it is configured (ADM-1). A parent that has the same
+    /// list decides by that, whatever is asked.
+    pub fn contact(&self) -> Contact {
+        match self.revocations.as_ref().and_then(|list| list.keeps(self.me.node)) {
+            Some(true) => Contact::Persistent,
+            Some(false) => Contact::Poll,
+            None => self.me.contact,
+        }
     }
 
     /// Whether this device is to begin and collect nothing until it is revived (JOB-16).

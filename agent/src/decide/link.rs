@@ -32,7 +32,8 @@ impl<D: Defects> AgentCore<D> {
     }
 
     fn greeting(&self, parent: NodeId) -> Greeting {
-        let next_poll_s = match (self.me.contact, self.lease, self.documents.settings()) {
+        let contact = self.documents.contact();
+        let next_poll_s = match (contact, self.lease, self.documents.settings()) {
             (_, Some(lease), _) => Some(lease.interval_ms / 1_000),
             (Contact::Poll, None, Some(settings)) => Some(settings.poll_normal_s),
             _ => None,
@@ -48,7 +49,7 @@ impl<D: Defects> AgentCore<D> {
             incarnation: self.spool.incarnation(),
             disk: 0,
             age: 0,
-            contact: self.me.contact,
+            contact,
             depth_below: 0,
             stored_at: self.spool.stored_at(),
             documents: self.documents.versions(),

@@ -2,7 +2,8 @@
 
 use super::{
     devices::path,
-    text::{cell, list, state},
+    keep::keep_text,
+    text::{cell, length, list, slot, state, within},
 };
 use crate::{answer::Answer, client::segment, failure::Failure, session::Session};
 use serde_json::Value;
@@ -43,5 +44,14 @@ fn device_text(device: &Value) -> String {
     let pending = if settings["pending"].as_bool() == Some(true) { " (pending)" } else { "" };
     let versions = format!("{} of {}{pending}", cell(&settings["acknowledged"]), cell(&settings["wanted"]));
     lines.push(("settings", versions));
+    lines.push(("keep", keep_text(&device["keep_connection"]).into()));
+    lines.push(("slot", slot(&device["slot"])));
+    let delay = &device["delay"];
+    lines.push(("urgent job", within(&delay["urgent_ms"])));
+    lines.push(("normal job", within(&delay["normal_ms"])));
+    if let Some(ms) = delay["last_job"]["delay_ms"].as_u64() {
+        let (class, job) = (cell(&delay["last_job"]["class"]), cell(&delay["last_job"]["job"]));
+        lines.push(("last job", format!("{} ({class}, {job})", length(ms))));
+    }
     lines.iter().map(|(key, value)| format!("{:<14}{value}\n", key.replace('_', " "))).collect()
 }

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod inventory;
 pub mod job;
 pub mod jobs;
+pub mod keep;
 pub mod load;
 pub mod node;
 pub mod recovery;

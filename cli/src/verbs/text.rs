@@ -13,6 +13,32 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
+/// Milliseconds in the unit in which they are easiest to read: `250 ms`, `5 s`, `16.5 min`, `1.1 h`.
+pub fn length(ms: u64) -> String {
+    let (part, unit) = match ms {
+        0..1_000 => return format!("{ms} ms"),
+        1_000..120_000 => (1_000, "s"),
+        120_000..7_200_000 => (60_000, "min"),
+        _ => (3_600_000, "h"),
+    };
+    let tenths = ms.saturating_mul(10).div_ceil(part);
+    if tenths % 10 == 0 { format!("{} {unit}", tenths / 10) } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+}
+
+/// The longest that a job takes, or nothing where nothing is promised.
+pub fn within(ms: &Value) -> String {
+    ms.as_u64().map_or_else(|| "-".into(), |ms| format!("within {}", length(ms)))
+}
+
+/// Since when a device holds a slot, or waits for one.
+pub fn slot(slot: &Value) -> String {
+    match (slot["since"].as_str(), slot["waiter"].as_u64()) {
+        (None, _) => "-".into(),
+        (Some(since), None) => format!("held since {since}"),
+        (Some(since), Some(number)) => format!("number {number} in line since {since}"),
+    }
+}
+
 /// A list under a key; nothing if there is none.
 pub fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
@@ -77,6 +103,13 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_are_in_the_unit_that_is_easiest_to_read_and_never_shorter_than_they_are() {
+        let shown = [0, 999, 1_000, 119_999, 120_000, 660_000, 990_000, 3_960_000, 7_200_000, 665_280_000].map(length);
+        let expected = ["0 ms", "999 ms", "1 s", "120 s", "2 min", "11 min", "16.5 min", "66 min", "2 h", "184.8 h"];
+        assert_eq!(shown, expected);
+    }
     use serde_json::json;
 
     #[test]

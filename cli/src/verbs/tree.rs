@@ -1,6 +1,6 @@
 //! `tree`
 
-use super::text::{cell, list};
+use super::text::{cell, list, slot, within};
 use crate::{answer::Answer, failure::Failure, session::Session, table::table};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -24,7 +24,9 @@ fn tree_text(nodes: &[Value]) -> String {
     for node in nodes.iter().filter(|n| !known(&n["parent"])) {
         below(nodes, node, 0, &mut seen, &mut rows);
     }
-    table(["NAME", "ROLE", "STATE", "SLOTS", "PEAK", "WAITING", "SPOOL", "LINKS", "RESTARTS", "ID"], rows)
+    let titles =
+        ["NAME", "ROLE", "STATE", "SLOTS", "PEAK", "WAITING", "SPOOL", "LINKS", "RESTARTS", "SLOT", "DELAY", "ID"];
+    table(titles, rows)
 }
 
 /// Whether `reference`, a parent by id or name, means the node.
@@ -37,7 +39,7 @@ fn below<'v>(
     node: &'v Value,
     depth: usize,
     seen: &mut BTreeSet<String>,
-    rows: &mut Vec<[String; 10]>,
+    rows: &mut Vec<[String; 12]>,
 ) {
     if !seen.insert(cell(&node["id"])) {
         return;
@@ -58,6 +60,8 @@ fn below<'v>(
         cell(&node["queues"]["spool_records"]),
         cell(&node["links"]),
         cell(&node["restarts"]),
+        slot(&node["slot"]),
+        delays(node),
         cell(&node["id"]),
     ]);
     for child in nodes.iter().filter(|n| is(node, &n["parent"])) {
@@ -65,10 +69,44 @@ fn below<'v>(
     }
 }
 
+/// How soon a job reaches the device, or the devices below this node by how they are reached.
+fn delays(node: &Value) -> String {
+    if node["delay"].is_object() {
+        return within(&node["delay"]["urgent_ms"]);
+    }
+    let links = node["delays"].as_object().into_iter().flatten();
+    let of = |(link, delay): (&String, &Value)| {
+        format!("{} {link} {}", cell(&delay["devices"]), within(&delay["urgent_ms"]))
+    };
+    let told: Vec<String> = links.map(of).collect();
+    if told.is_empty() { "-".into() } else { told.join(", ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn con_4_who_holds_who_waits_and_how_soon_jobs_come_are_told() {
+        let since = "2026-11-01T09:30:00.250Z";
+        let nodes = [
+            json!({ "id": "1", "name": "hq", "parent": null, "delays": {
+                "persistent": { "devices": 2, "urgent_ms": 5000 }, "polling": { "devices": 1, "urgent_ms": 990_000 } } }),
+            json!({ "id": "2", "name": "a", "parent": "1", "slot": { "since": since, "waiter": null },
+                    "delay": { "urgent_ms": 5000 } }),
+            json!({ "id": "3", "name": "b", "parent": "1", "slot": { "since": since, "waiter": 4 },
+                    "delay": { "urgent_ms": null } }),
+        ];
+        let text = tree_text(&nodes);
+        for part in [
+            "2 persistent within 5 s, 1 polling within 16.5 min".to_owned(),
+            format!("held since {since}"),
+            format!("number 4 in line since {since}"),
+        ] {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+    }
 
     #[test]
     fn children_stand_below_their_parents_by_id_or_name_and_loops_end() {

@@ -16,8 +16,8 @@ use branchline_node::{
     downstream::{
         Child, FromChild,
         beacon::Beacons,
-        gatekeeper::SharedGauge,
-        reception::{Facts, stale},
+        gatekeeper::{DemandTeller, Gatekeeper, SharedGauge},
+        reception::{Facts, Polls, stale},
     },
     driver::{Completion, Driver, Notify},
     identity::{Bundle, Identity},
@@ -85,6 +85,8 @@ pub struct Parts {
     pub gauge: SharedGauge,
     /// Wakes and notices.
     pub beacons: Beacons,
+    /// Hears what the open orders ask of the slots.
+    pub gatekeeper: ChildAddr<Gatekeeper>,
     /// What `/getstatus` shows, kept up to date here.
     pub status: Arc<RwLock<serde_json::Value>>,
     /// Restarts of the node's actors.
@@ -105,6 +107,7 @@ pub struct Exchange {
     greetings: BTreeMap<u64, oneshot::Sender<Greeting>>,
     dials: u64,
     figures: String,
+    demands: DemandTeller,
     low_space: bool,
     ticks: u64,
     malformed: Counter,
@@ -142,6 +145,7 @@ impl Exchange {
         let bytes_up = m.counter("branchline_uplink_bytes_total", &[("dir", "up"), ("kind", "link")]);
         let bytes_down = m.counter("branchline_uplink_bytes_total", &[("dir", "down"), ("kind", "link")]);
         let (links, greetings) = (BTreeMap::new(), BTreeMap::new());
+        let demands = DemandTeller::new(parts.gatekeeper.clone());
         Exchange {
             guard,
             parts,
@@ -153,6 +157,7 @@ impl Exchange {
             greetings,
             dials: 0,
             figures: String::new(),
+            demands,
             low_space: false,
             ticks: 0,
             malformed,
@@ -256,10 +261,10 @@ impl Exchange {
         let core = self.driver.core();
         let revocations =
             BTreeMap::from([(self.parts.uplink_config.tenant.clone(), core.shelf().revocations().clone())]);
-        let settings = core.shelf().settings().and_then(|settings| settings.poll_interval_ms());
-        let poll_interval_ms = settings.map(|ms| (self.parts.uplink_config.tenant.clone(), ms)).into_iter().collect();
+        let polls = core.shelf().settings().map(|held| (self.parts.uplink_config.tenant.clone(), Polls::of(held)));
+        let polls = polls.into_iter().collect();
         let (ancestors, children) = (core.chain(), core.links());
-        let facts = Facts { ancestors, revocations, children, open: true, poll_interval_ms };
+        let facts = Facts { ancestors, revocations, children, open: true, polls };
         self.parts.facts.send_replace(facts);
     }
 
@@ -289,6 +294,7 @@ impl Exchange {
             self.feed(Event::LowSpace(low), ctx);
         }
         let core = self.driver.core();
+        self.demands.tell(core.demands());
         let spool = core.spool().figures();
         let gauge = self.parts.gauge.lock().map(|g| *g).ok();
         let figures = serde_json::json!({

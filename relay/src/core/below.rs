@@ -6,7 +6,7 @@ use super::{
 };
 use branchline_node::{
     defects::{Defect, Defects},
-    downstream::{Child, directory::Attach},
+    downstream::{Child, admission::Demand, directory::Attach},
     link::engine::LinkEnd,
     store::Batch,
     uplink::spool::SpoolFault,
@@ -20,20 +20,18 @@ use branchline_protocol::{
     time::Now,
     wire::{Goodbye, Message, Reach},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl<D: Defects> RelayCore<D> {
+    /// What the open orders of this relay's own children ask of its slots.
+    pub fn demands(&self) -> BTreeMap<NodeId, Demand> {
+        self.ledger.demands(|device| self.directory.get(device).is_some_and(|entry| entry.via.is_empty()))
+    }
+
     pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
         if self.is_past(&child) {
             return self.hand_list(&child, out);
         }
-        let (reach, next_contact) = match child.lease {
-            None => (Reach::Persistent, None),
-            Some(lease) => {
-                let reach = if child.is_wakeable() { Reach::Wakeable } else { Reach::Polling };
-                (reach, Some(now.node.plus(lease.interval_ms as i64)))
-            }
-        };
         let attach = Attach {
             node: child.node,
             role: child.role,
@@ -42,9 +40,9 @@ impl<D: Defects> RelayCore<D> {
                 false => child.key,
             },
             session: child.session,
-            reach,
+            lease: child.lease,
+            wakeable: child.is_wakeable(),
             at: now.node,
-            next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
         let behind = child.role == Role::Relay && self.directory.is_behind(child.node, child.key, child.greeting.age);

@@ -25,8 +25,15 @@ impl Shelf {
     /// With what the bundle says.
     pub fn new(tenant: TenantId, root: RootKey, trust: TrustDocument) -> Self {
         let (revoked, suspended) = (Vec::new(), Vec::new());
-        let revocations =
-            Revocations { tenant: tenant.clone(), term: 0, version: 0, revoked, suspended, raised: vec![] };
+        let revocations = Revocations {
+            tenant: tenant.clone(),
+            term: 0,
+            version: 0,
+            revoked,
+            suspended,
+            raised: vec![],
+            keep_connection: vec![],
+        };
         Shelf {
             tenant,
             root,

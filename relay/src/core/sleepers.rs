@@ -9,7 +9,7 @@ use branchline_node::{
 use branchline_protocol::{
     id::{AttachmentKey, NodeId, Role},
     time::Now,
-    wire::{Goodbye, Lease, Reach},
+    wire::{Goodbye, Lease},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,8 +54,7 @@ impl<D: Defects> RelayCore<D> {
     pub(super) fn displaced(&mut self, now: Now, node: NodeId, lease: Lease, out: &mut Vec<Effect>) {
         let Some(link) = self.links.get_mut(&node) else { return };
         link.poll = true;
-        let reach = if link.wakeable { Reach::Wakeable } else { Reach::Polling };
-        self.directory.lease(node, reach, Some(now.node.plus(lease.interval_ms as i64)));
+        self.directory.lease(node, lease, link.wakeable, now.node);
         out.push(Effect::Sleeps(node));
     }
 

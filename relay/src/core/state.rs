@@ -357,6 +357,8 @@ impl<D: Defects> RelayCore<D> {
             capabilities: Vec::new(),
             figures: Some(figures),
             settings: (0, 0),
+            poll_interval_ms: None,
+            slot: None,
         }
     }
 

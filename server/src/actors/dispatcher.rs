@@ -4,6 +4,7 @@
 //! transactions. What can gather is bounded by the credit windows of the links that brought it.
 
 mod again;
+mod changed;
 mod datagrams;
 mod issue;
 mod raise;
@@ -13,6 +14,7 @@ mod views;
 mod wait;
 
 pub use again::{CancelOrder, ReissueJob};
+pub use changed::{DocumentsChanged, NodeChanged, NodeRevoked, TenantMade};
 pub use issue::IssueJob;
 pub use recovery::EndRecovery;
 pub use views::{FindOrder, ViewFigures, ViewNodes};
@@ -23,18 +25,23 @@ use version::version_of;
 use crate::{
     dispatch::{Core, Effect, Event, Preloaded, Recovered, Token, disk_key},
     domain::{Office, documents::Change},
-    store::{NodeRow, Op, Store},
+    store::{Op, Store},
 };
 use actix::prelude::*;
 use branchline_node::{
-    downstream::{FromChild, beacon::Beacons, gatekeeper::SharedGauge, reception},
+    downstream::{
+        FromChild,
+        beacon::Beacons,
+        gatekeeper::{DemandTeller, Gatekeeper, SharedGauge},
+        reception,
+    },
     link::{
         LinkHandle,
         engine::{LinkCommand, LinkEvent},
     },
     metrics::Metrics,
     node::Ambient,
-    supervise::{Drain, Exit, ExitGuard},
+    supervise::{ChildAddr, Drain, Exit, ExitGuard},
     time::NodeTime,
 };
 use branchline_protocol::{
@@ -83,6 +90,8 @@ pub struct Parts {
     pub gauge: SharedGauge,
     /// Wakes and notices.
     pub beacons: Beacons,
+    /// Hears what the open orders ask of the slots.
+    pub gatekeeper: ChildAddr<Gatekeeper>,
     /// Restarts of the node's actors.
     pub restarts: Arc<AtomicU64>,
     /// Milliseconds that a restored server listens to its children at most.
@@ -106,6 +115,7 @@ pub struct Dispatcher {
     issuing: BTreeMap<JobId, oneshot::Sender<()>>,
     waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
     stated_at: Mono,
+    demands: DemandTeller,
     malformed: Counter,
     unknown: Counter,
 }
@@ -115,9 +125,11 @@ impl Dispatcher {
     pub fn new(guard: ExitGuard, parts: Parts) -> Self {
         let malformed = parts.metrics.counter("branchline_protocol_errors_total", &[]);
         let unknown = parts.metrics.counter("branchline_unknown_messages_total", &[]);
+        let demands = DemandTeller::new(parts.gatekeeper.clone());
         Dispatcher {
             guard,
             parts,
+            demands,
             core: Core::default(),
             numbers: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -229,9 +241,9 @@ impl Dispatcher {
         let revocations = tenants.iter().filter_map(|t| Some((t.clone(), office.revocations(t)?))).collect();
         let ancestors = vec![(office.server_id(), office.server_name())];
         let children = self.core.links();
-        let interval = |tenant: &TenantId| Some((tenant.clone(), office.settings(tenant).ok()?.poll_interval_ms()?));
-        let poll_interval_ms = office.tenants().iter().filter_map(interval).collect();
-        let facts = reception::Facts { ancestors, revocations, children, open: true, poll_interval_ms };
+        let polls = |tenant: &TenantId| Some((tenant.clone(), reception::Polls::of(&office.settings(tenant).ok()?)));
+        let polls = office.tenants().iter().filter_map(polls).collect();
+        let facts = reception::Facts { ancestors, revocations, children, open: true, polls };
         self.parts.facts.send_replace(facts);
     }
 
@@ -280,7 +292,10 @@ impl Dispatcher {
         self.state_time(ctx);
         self.publish_facts();
         ctx.run_interval(Duration::from_secs(STATEMENT_S), |actor, ctx| actor.state_time(ctx));
-        ctx.run_interval(Duration::from_secs(TICK_S), |actor, ctx| actor.feed(Event::Tick, ctx));
+        ctx.run_interval(Duration::from_secs(TICK_S), |actor, ctx| {
+            actor.demands.tell(actor.core.demands());
+            actor.feed(Event::Tick, ctx);
+        });
         let changes = self.parts.office.changes();
         ctx.add_stream(futures_util::stream::unfold(changes, |mut changes| async move {
             use tokio::sync::broadcast::error::RecvError;
@@ -436,58 +451,4 @@ impl Handler<FromChild> for Dispatcher {
 fn inventories_in(message: &Wire) -> Vec<NodeId> {
     let Wire::Records(runs) = message else { return Vec::new() };
     runs.iter().filter(|r| r.records.iter().any(|r| r.class == class::INVENTORY)).map(|r| r.stream.node).collect()
-}
-
-/// A node enrolled, or changed in the store.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct NodeChanged(pub NodeRow);
-
-impl Handler<NodeChanged> for Dispatcher {
-    type Result = ();
-    fn handle(&mut self, NodeChanged(row): NodeChanged, ctx: &mut Self::Context) {
-        self.feed(Event::Node(Box::new(row)), ctx);
-    }
-}
-
-/// A tenant was made.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct TenantMade(pub TenantId);
-
-impl Handler<TenantMade> for Dispatcher {
-    type Result = ();
-    fn handle(&mut self, TenantMade(tenant): TenantMade, ctx: &mut Self::Context) {
-        self.feed(Event::Tenant(tenant.clone()), ctx);
-        self.take_documents(&tenant, ctx);
-        self.state_time(ctx);
-        self.publish_facts();
-    }
-}
-
-/// The office has a newer document: it is in force once this is answered.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct DocumentsChanged(pub TenantId);
-
-impl Handler<DocumentsChanged> for Dispatcher {
-    type Result = ();
-    fn handle(&mut self, DocumentsChanged(tenant): DocumentsChanged, ctx: &mut Self::Context) {
-        self.take_documents(&tenant, ctx);
-        self.publish_facts();
-    }
-}
-
-/// A node was revoked by the office.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct NodeRevoked(pub TenantId, pub NodeId);
-
-impl Handler<NodeRevoked> for Dispatcher {
-    type Result = ();
-    fn handle(&mut self, NodeRevoked(tenant, node): NodeRevoked, ctx: &mut Self::Context) {
-        self.take_documents(&tenant, ctx);
-        self.publish_facts();
-        self.feed(Event::Revoked(tenant, node), ctx);
-    }
 }

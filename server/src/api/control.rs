@@ -1,6 +1,6 @@
 //! What the API asks of the running server: everything that is not a plain read of the store.
 
-use crate::store::JobRow;
+use crate::{dispatch::Promise, store::JobRow};
 use async_trait::async_trait;
 use branchline_node::downstream::ledger::Row;
 use branchline_protocol::{
@@ -11,6 +11,7 @@ use branchline_protocol::{
     refusal::Refusal,
     selector::Selector,
     time::Millis,
+    wire::SlotStanding,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -59,6 +60,12 @@ pub struct Standing {
     pub figures: Option<serde_json::Value>,
     /// (term, version) of the settings it has on disk, as it last said; (0, 0) when it has said nothing (ADM-14).
     pub settings: (u32, u64),
+    /// The slot of its parent that it holds or waits for, as last heard.
+    pub slot: Option<SlotStanding>,
+    /// Whether it is to keep its connection, if an administrator has said so (ADM-1).
+    pub keep_connection: Option<bool>,
+    /// What is promised of it while it is online.
+    pub promise: Option<Promise>,
 }
 
 /// A device or relay with what the server knows of it now.
@@ -134,6 +141,14 @@ pub trait Control: Send + Sync + 'static {
     async fn revoke(&self, tenant: &TenantId, who: &str, node: NodeId) -> Result<Epoch, Refusal>;
     /// Suspends a device, or revives it (JOB-16).
     async fn suspend(&self, tenant: &TenantId, who: &str, device: NodeId, suspended: bool) -> Result<(), Refusal>;
+    /// Says whether a device keeps its connection; `None`: as its own configuration says (ADM-1).
+    async fn keep_connection(
+        &self,
+        tenant: &TenantId,
+        who: &str,
+        device: NodeId,
+        keep: Option<bool>,
+    ) -> Result<(), Refusal>;
     /// Makes an enrolment token; answers the secret and its expiry.
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal>;
     /// Makes a bundle with a fresh token; answers its text and the token's expiry.

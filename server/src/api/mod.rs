@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod control;
+mod delay;
 pub mod error;
 pub mod explain;
 mod input;

@@ -11,7 +11,7 @@ use utoipa::{
     info(title = "Branchline", description = "Endpoint management over many tiers: the server's HTTP API."),
     paths(
         routes::devices::list, routes::devices::show, routes::devices::inventory, routes::devices::refresh,
-        routes::devices::suspend, routes::devices::revive,
+        routes::devices::suspend, routes::devices::revive, routes::devices::change,
         routes::tree::show,
         routes::jobs::list, routes::jobs::issue, routes::jobs::show,
         routes::explain::show, routes::jobs::cancel, routes::jobs::reissue,

@@ -2,13 +2,14 @@
 
 use super::{
     control::{NodeView, RecoveryFigures, ServerFigures},
+    delay::{self, DelayView, LinkDelayView, SlotView},
     select::Names,
 };
-use crate::store::{InventorySummary, JobDeviceRow, JobHead, JobRow};
+use crate::store::{Delivery, InventorySummary, JobDeviceRow, JobHead, JobRow};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use branchline_protocol::{
     capability::{Reached, effective},
-    id::NodeId,
+    id::{NodeId, Role},
     inventory::Items,
     job::State,
     time::Millis,
@@ -53,6 +54,11 @@ pub struct DeviceView {
     /// When it is due again.
     next_contact: Option<String>,
     settings: AcknowledgedView,
+    /// Whether it is to keep its connection; null: as its own configuration says (ADM-1).
+    keep_connection: Option<bool>,
+    /// The slot that it holds or waits for; null for neither.
+    slot: Option<SlotView>,
+    delay: DelayView,
 }
 
 /// How far the settings have come (ADM-14).
@@ -83,8 +89,14 @@ pub struct SummaryView {
     clock_skew: bool,
 }
 
-/// A device's view. `wanted`: the version of the settings in force.
-pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummary>, wanted: u64) -> DeviceView {
+/// A device's view. `wanted`: the version of the settings in force; `last`: the last job that it had.
+pub fn device(
+    view: &NodeView,
+    names: &Names,
+    inventory: Option<&InventorySummary>,
+    wanted: u64,
+    last: Option<&Delivery>,
+) -> DeviceView {
     let NodeView { node, standing } = view;
     // Whoever collected under a version has it on disk.
     let told = (standing.settings.1 > 0).then_some(standing.settings.1);
@@ -126,6 +138,9 @@ pub fn device(view: &NodeView, names: &Names, inventory: Option<&InventorySummar
             acknowledged,
             pending: acknowledged.is_none_or(|version| version < wanted),
         },
+        keep_connection: standing.keep_connection,
+        slot: delay::slot(standing),
+        delay: delay::delay(standing, last),
     }
 }
 
@@ -357,10 +372,31 @@ pub struct TreeNodeView {
     queues: Value,
     links: Option<u64>,
     restarts: Option<u64>,
+    /// Of server and relays: what is promised of the caller's devices below it, by how they are reached.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    delays: BTreeMap<&'static str, LinkDelayView>,
+    /// Of a device: how it is reached, the slot that it holds or waits for, and what is promised.
+    #[serde(flatten)]
+    device: Option<TreeDeviceView>,
+}
+
+/// What the tree shows of a device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TreeDeviceView {
+    /// `persistent`, `wakeable`, `polling`.
+    link: &'static str,
+    keep_connection: Option<bool>,
+    slot: Option<SlotView>,
+    delay: DelayView,
 }
 
 /// The server's own row; its figures only where all of them are the caller's business.
-pub fn tree_server(figures: &ServerFigures, recovery: RecoveryFigures, all: bool) -> TreeNodeView {
+pub fn tree_server(
+    figures: &ServerFigures,
+    recovery: RecoveryFigures,
+    all: bool,
+    delays: BTreeMap<&'static str, LinkDelayView>,
+) -> TreeNodeView {
     TreeNodeView {
         id: figures.id.clone(),
         name: figures.name.clone(),
@@ -372,6 +408,8 @@ pub fn tree_server(figures: &ServerFigures, recovery: RecoveryFigures, all: bool
         queues: if all { figures.queues.clone() } else { Value::Null },
         links: all.then_some(figures.links),
         restarts: all.then_some(figures.restarts),
+        delays,
+        device: None,
     }
 }
 
@@ -388,6 +426,8 @@ pub fn tree_gateway(server: &str, (id, name, trunks, links): &(NodeId, String, u
         queues: Value::Null,
         links: all.then_some(u64::from(*links)),
         restarts: None,
+        delays: BTreeMap::new(),
+        device: None,
     }
 }
 
@@ -402,7 +442,7 @@ fn queues(mut queues: Value) -> Value {
 }
 
 /// A relay's or agent's row.
-pub fn tree_node(server: &str, view: &NodeView) -> TreeNodeView {
+pub fn tree_node(server: &str, view: &NodeView, delays: BTreeMap<&'static str, LinkDelayView>) -> TreeNodeView {
     let NodeView { node, standing } = view;
     let figure = |name: &str| standing.figures.as_ref().and_then(|f| f.get(name)).cloned().unwrap_or_default();
     TreeNodeView {
@@ -416,5 +456,12 @@ pub fn tree_node(server: &str, view: &NodeView) -> TreeNodeView {
         queues: queues(figure("queues")),
         links: figure("links").as_u64(),
         restarts: figure("restarts").as_u64(),
+        delays,
+        device: (node.role == Role::Agent).then(|| TreeDeviceView {
+            link: standing.link,
+            keep_connection: standing.keep_connection,
+            slot: delay::slot(standing),
+            delay: delay::delay(standing, None),
+        }),
     }
 }

@@ -13,7 +13,7 @@ pub(super) use epochs::rolled_back;
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
-use orders::{attached_op, end_poll, enter, holders_op, note, offer, reach_of, remember, reopen, send_documents};
+use orders::{attached_op, end_poll, enter, holders_op, note, offer, remember, reopen, send_documents};
 pub(super) use recall::{take_order, trust};
 pub use sleepers::WAKE_KEYS;
 
@@ -101,6 +101,8 @@ pub struct TenantState {
     pub(super) need_full: BTreeSet<NodeId>,
     /// Devices that are given nothing until they are revived (JOB-16).
     pub suspended: BTreeSet<NodeId>,
+    /// Devices of which an administrator has said whether they keep their connection (ADM-1).
+    pub keep_connection: BTreeMap<NodeId, bool>,
     /// Newest documents by kind and site.
     pub(super) documents: BTreeMap<(Kind, String), ((u32, u64), Envelope)>,
     /// Cancels that came back from below and that the store had not: what each of them cancels (OPS-7).
@@ -259,12 +261,10 @@ impl<D: Defects> Core<D> {
                 }
             }
             Event::Displaced(node, lease) => {
-                let next = now.node.plus(lease.interval_ms as i64);
                 for state in self.tenants.values_mut() {
                     if let Some(link) = state.links.get_mut(&node) {
                         link.poll = true;
-                        let reach = if link.wakeable { Reach::Wakeable } else { Reach::Polling };
-                        state.directory.lease(node, reach, Some(next));
+                        state.directory.lease(node, lease, link.wakeable, now.node);
                         out.push(Effect::Sleeps(node));
                     }
                 }
@@ -297,6 +297,7 @@ impl<D: Defects> Core<D> {
                     && let Ok(list) = rmp_serde::from_slice::<Revocations>(&envelope.payload)
                 {
                     revived.extend(epochs::raise(state, now, &list));
+                    state.keep_connection = list.keep_connection.iter().copied().collect();
                     let now_suspended = list.suspended.into_iter().collect();
                     let before = std::mem::replace(&mut state.suspended, now_suspended);
                     if !(D::SEEDED && self.defects.has(Defect::REVIVES_SILENTLY)) {
@@ -345,7 +346,6 @@ impl<D: Defects> Core<D> {
             out.push(Effect::Refuse(child.node, child.session, refusal));
             return;
         }
-        let (reach, next_contact) = reach_of(&child, now);
         let attach = Attach {
             node: child.node,
             role: child.role,
@@ -354,9 +354,9 @@ impl<D: Defects> Core<D> {
                 false => child.key,
             },
             session: child.session,
-            reach,
+            lease: child.lease,
+            wakeable: child.is_wakeable(),
             at: now.node,
-            next_contact,
             capabilities: child.greeting.capabilities.clone(),
         };
         let behind = state.receipts.is_stale(child.node, child.key)

@@ -5,6 +5,7 @@
 mod core;
 mod intake;
 mod left;
+mod promise;
 mod receipts;
 pub mod recovery;
 mod standing;
@@ -18,4 +19,5 @@ pub use self::core::{
     disk_key,
 };
 pub use intake::Preloaded;
+pub use promise::{PERSISTENT_MS, Promise};
 pub use standing::standing;

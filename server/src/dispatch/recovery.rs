@@ -84,6 +84,8 @@ pub struct LearnedOf {
     pub raised: BTreeMap<NodeId, Epoch>,
     /// Of the newest list that was told: its version, and who is suspended.
     pub suspended: Option<((u32, u64), Vec<NodeId>)>,
+    /// Of the same list: which devices keep their connection.
+    pub keep_connection: Vec<(NodeId, bool)>,
     /// The newest settings, if they are newer than the backup's.
     pub settings: Option<Settings>,
     /// The newest trust document, if it is newer than the backup's.
@@ -232,6 +234,7 @@ impl Listening {
                 let newest = self.learned.suspended.as_ref().map_or(self.held.revocations, |(version, _)| *version);
                 if version > newest {
                     self.learned.suspended = Some((version, found.suspended));
+                    self.learned.keep_connection = found.keep_connection;
                 }
                 Ok(version.0)
             }

@@ -1,6 +1,6 @@
 //! How a node stands towards the server (pure): never "up" behind a relay that is cut off.
 
-use super::core::TenantState;
+use super::{core::TenantState, promise::promise};
 use crate::{api::control::Standing, store::NodeRow};
 use branchline_protocol::{
     capability::Reached,
@@ -36,6 +36,9 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         unreachable_since: None,
         figures,
         settings: entry.map_or((0, 0), |e| e.settings),
+        slot: entry.and_then(|e| e.slot),
+        keep_connection: state.keep_connection.get(&row.id).copied(),
+        promise: None,
     };
     if row.revoked_at.is_some() {
         (view.state, view.reason) = ("offline", Some("revoked".into()));
@@ -76,6 +79,9 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
             (view.state, view.reason) = ("offline", Some("timeout".into()));
         }
         _ => view.state = "online",
+    }
+    if view.state == "online" {
+        view.promise = promise(entry.reach, entry.poll_interval_ms);
     }
     if row.role == Role::Relay && view.state != "online" {
         view.unreachable_since = view.last_contact;

@@ -20,6 +20,7 @@ use branchline_protocol::{
     wire::{Contact, Goodbye, Greeting, Message, PresenceEntry, Reach},
 };
 use bytes::Bytes;
+use presence::{below, presence};
 use receipts::{key, receipt};
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
@@ -297,25 +298,6 @@ fn acked(effects: &[Effect]) -> Vec<(u64, u64, usize)> {
         _ => None,
     });
     acks.flatten().map(|a| (a.stored, a.settled, a.refused.len())).collect()
-}
-
-fn below(n: u128, attachment: u64) -> PresenceEntry {
-    PresenceEntry {
-        node: node(n),
-        role: Role::Agent,
-        key: AttachmentKey { epoch: 1, attachment },
-        via: vec![],
-        reach: Reach::Persistent,
-        last_contact: Millis(1),
-        next_contact: None,
-        capabilities: vec![],
-        figures: None,
-        settings: (0, 0),
-    }
-}
-
-fn presence(entries: Vec<PresenceEntry>) -> Message {
-    Message::Presence { snapshot: true, entries }
 }
 
 #[test]

@@ -87,6 +87,7 @@ impl Office {
             list.revoked.retain(|(id, _)| *id != node);
             list.suspended.retain(|id| *id != node);
             list.raised.retain(|(id, _)| *id != node);
+            list.keep_connection.retain(|(id, _)| *id != node);
             list.revoked.push((node, row.epoch));
             (list.term, list.version) = (state.term, list.version + 1);
             let envelope = list.seal(&held.keys.signer);

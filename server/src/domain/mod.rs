@@ -6,6 +6,7 @@ pub mod documents;
 pub mod enrolment;
 mod files;
 mod founding;
+mod keep_connection;
 pub mod names;
 mod office;
 pub mod reception;

@@ -224,11 +224,13 @@ impl Office {
         self.read(|state| {
             let held = state.tenants.get(tenant).ok_or(OfficeFault::NotInitialised)?;
             let own = &held.revocations.0;
-            let (known, suspended) = match &learned.suspended {
-                Some((version, suspended)) => (version.1.max(own.version), suspended.clone()),
-                None => (own.version, own.suspended.clone()),
+            let (known, suspended, keep_connection) = match &learned.suspended {
+                Some((version, suspended)) => {
+                    (version.1.max(own.version), suspended.clone(), learned.keep_connection.clone())
+                }
+                None => (own.version, own.suspended.clone(), own.keep_connection.clone()),
             };
-            let mut list = Revocations { term, version: known + 1, suspended, ..Revocations::clone(own) };
+            let mut list = Revocations { term, version: known + 1, suspended, keep_connection, ..Revocations::clone(own) };
             let revoked = cover(&mut list, learned.revoked.iter().map(|(node, epoch)| (*node, *epoch)), rows, now);
             let raised = raise(&mut list, &learned.raised, rows);
             let mut relays = held.relays.clone();
@@ -340,5 +342,6 @@ fn cover(
     let revoked: Vec<NodeRow> =
         rows.iter().filter(refused).map(|row| NodeRow { revoked_at: Some(now), ..row.clone() }).collect();
     list.suspended.retain(|device| !revoked.iter().any(|row| row.id == *device));
+    list.keep_connection.retain(|(device, _)| !revoked.iter().any(|row| row.id == *device));
     revoked
 }

@@ -156,6 +156,7 @@ pub fn first_revocations(tenant: &TenantId, term: u32) -> Revocations {
         revoked: Vec::new(),
         suspended: Vec::new(),
         raised: Vec::new(),
+        keep_connection: Vec::new(),
     }
 }
 

@@ -172,6 +172,19 @@ pub struct ResultRow {
     pub ended_at: Millis,
 }
 
+/// A job that a device had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The job.
+    pub job: JobId,
+    /// Its class.
+    pub class: Class,
+    /// When it was issued.
+    pub issued_at: Millis,
+    /// When the server learned that the device had it.
+    pub delivered_at: Millis,
+}
+
 /// A device's inventory as the server holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InventoryRow {
@@ -457,6 +470,12 @@ pub trait Store: Send + Sync + 'static {
     async fn dead_letters(&self, tenant: &TenantId, limit: u32) -> Result<Vec<DeadLetterRow>, StoreError>;
     /// A device's inventory.
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError>;
+    /// The last job that each of the tenant's devices had, or that one of them.
+    async fn last_deliveries(
+        &self,
+        tenant: &TenantId,
+        device: Option<NodeId>,
+    ) -> Result<BTreeMap<NodeId, Delivery>, StoreError>;
     /// What lists show of inventories, without loading them.
     async fn inventory_summaries(&self, tenant: &TenantId) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError>;
     /// Reports kept as history, oldest first.

@@ -2,8 +2,8 @@
 //! tenant; what is read for all tenants says whose each row is.
 
 use super::{
-    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow,
-    ResultRow, StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, Delivery, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow,
+    NodeRow, ResultRow, StoreError, StreamRow, TokenRow,
     codec::{
         self, class, column, database, envelope, hash, ids, json, kind, parsed, state, unsigned, unsigned_32, uuid,
     },
@@ -275,6 +275,35 @@ pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) 
         whole.sections.extend(section);
         Some(whole)
     }))
+}
+
+/// Ends that only a device asserts count as deliveries, too: a result may come before anything else is heard.
+pub async fn last_deliveries(
+    readers: &SqlitePool,
+    tenant: &TenantId,
+    device: Option<NodeId>,
+) -> Read<BTreeMap<NodeId, Delivery>> {
+    let sql = query(
+        "WITH last AS (SELECT n.id AS device, (SELECT d.job FROM job_device d \
+            WHERE d.tenant = n.tenant AND d.device = n.id \
+              AND (d.delivered_at IS NOT NULL OR d.state IN ('succeeded', 'failed', 'unsupported', 'refused')) \
+            ORDER BY d.job DESC LIMIT 1) AS job \
+          FROM node n WHERE n.tenant = ?1 AND n.role = 'agent' AND (?2 IS NULL OR n.id = ?2)) \
+         SELECT last.device, j.id, j.class, j.issued_at, coalesce(d.delivered_at, d.changed_at) FROM last \
+         JOIN job j ON j.tenant = ?1 AND j.id = last.job \
+         JOIN job_device d ON d.tenant = ?1 AND d.job = last.job AND d.device = last.device",
+    );
+    let sql = sql.bind(tenant.as_str().to_owned()).bind(device.map(|device| device.bytes().to_vec()));
+    let rows = all(readers, sql, |row| {
+        let delivery = Delivery {
+            job: JobId(uuid(row, 1)?),
+            class: class(row, 2)?,
+            issued_at: at(row, 3)?,
+            delivered_at: at(row, 4)?,
+        };
+        Ok((NodeId(uuid(row, 0)?), delivery))
+    });
+    Ok(rows.await?.into_iter().collect())
 }
 
 pub async fn inventory_summaries(readers: &SqlitePool, tenant: &TenantId) -> Read<BTreeMap<NodeId, InventorySummary>> {

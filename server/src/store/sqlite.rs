@@ -1,8 +1,8 @@
 //! The store in one SQLite file in WAL mode: one writer with group commit, a few readers, one process.
 
 use super::{
-    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op,
-    Store, StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, Delivery, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow,
+    NodeRow, Op, Store, StoreError, StreamRow, TokenRow,
     codec::database,
     read,
     snapshot::{self, Snapshot},
@@ -35,11 +35,12 @@ use tokio::{
 };
 
 /// Every format there has been: (number, what it brought, its statements).
-const FORMATS: [(u32, &str, &str); 4] = [
+const FORMATS: [(u32, &str, &str); 5] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "way down", include_str!("../../migrations/0002_way_down.sql")),
     (3, "dead letters", include_str!("../../migrations/0003_dead_letters.sql")),
     (4, "clock skew", include_str!("../../migrations/0004_clock_skew.sql")),
+    (6, "deliveries", include_str!("../../migrations/0006_deliveries.sql")),
 ];
 
 /// Readers at once; more wait. Reads are short, and each holds a thread.
@@ -227,6 +228,14 @@ impl Store for SqliteStore {
 
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError> {
         read::inventory(&self.readers, tenant, device).await
+    }
+
+    async fn last_deliveries(
+        &self,
+        tenant: &TenantId,
+        device: Option<NodeId>,
+    ) -> Result<BTreeMap<NodeId, Delivery>, StoreError> {
+        read::last_deliveries(&self.readers, tenant, device).await
     }
 
     async fn inventory_summaries(&self, tenant: &TenantId) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError> {

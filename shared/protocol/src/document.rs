@@ -3,6 +3,7 @@
 use crate::{
     id::{Epoch, NodeId, Role, TenantId},
     inventory::SECTIONS,
+    job::Class,
     order::{Envelope, PublicKey, Signer},
     refusal::Refusal,
     schedule::Schedule,
@@ -120,7 +121,15 @@ pub struct Revocations {
     /// and what an earlier epoch was ordered they may have run and forgotten (DESIGN 5).
     #[serde(default)]
     pub raised: Vec<(NodeId, Epoch)>,
+    /// Devices of which an administrator has said whether they keep their connection (ADM-1), at most [`KEEP_MAX`] and each
+    /// once. A device that is not named asks for a slot as its own configuration says.
+    #[serde(default)]
+    pub keep_connection: Vec<(NodeId, bool)>,
 }
+
+/// Devices of one tenant that the list may name as keeping their connection or not. It travels to every device, at some
+/// 20 bytes each: 80 KB.
+pub const KEEP_MAX: usize = 4_096;
 
 impl Revocations {
     /// Whether this identity is refused.
@@ -132,6 +141,11 @@ impl Revocations {
     pub fn epoch_of(&self, device: NodeId, certified: Epoch) -> Epoch {
         let raised = self.raised.iter().filter(|(node, _)| *node == device).map(|(_, epoch)| *epoch);
         raised.fold(certified, Epoch::max)
+    }
+
+    /// Whether this device is to keep its connection, if anybody has said so (ADM-1).
+    pub fn keeps(&self, device: NodeId) -> Option<bool> {
+        self.keep_connection.iter().find(|(node, _)| *node == device).map(|(_, keep)| *keep)
     }
 
     /// Whether this device is suspended.
@@ -197,6 +211,17 @@ impl Settings {
     /// configuration holds. Within [`POLL_S`] whatever a document says.
     pub fn poll_interval_ms(&self) -> Option<u64> {
         (self.version > 1).then_some(self.poll_normal_s.clamp(*POLL_S.start(), *POLL_S.end()) * 1_000)
+    }
+
+    /// Milliseconds between polls that the most pressing of these classes asks for, whatever the normal interval is: one
+    /// poll serves all classes (DESIGN 3). `None`: none of them presses. Within [`POLL_S`] whatever a document says.
+    pub fn pressing_ms(&self, classes: impl IntoIterator<Item = Class>) -> Option<u64> {
+        let seconds = classes.into_iter().filter_map(|class| match class {
+            Class::Normal => None,
+            Class::Urgent => Some(self.poll_urgent_s),
+            Class::Erase => Some(self.poll_erase_s),
+        });
+        seconds.map(|s| s.clamp(*POLL_S.start(), *POLL_S.end()) * 1_000).min()
     }
 
     /// Whether every value is one that may be set. The schedule was checked when it was read.
@@ -331,6 +356,32 @@ mod tests {
     }
 
     #[test]
+    fn adm_9_adm_10_the_most_pressing_class_sets_the_interval() {
+        let first = Settings::first("acme".parse().unwrap(), 1);
+        assert_eq!(first.pressing_ms([Class::Normal]), None);
+        assert_eq!(first.pressing_ms([Class::Normal, Class::Erase]), Some(900_000));
+        assert_eq!(first.pressing_ms([Class::Erase, Class::Urgent]), Some(600_000));
+        let odd = Settings { poll_urgent_s: 0, poll_erase_s: u64::MAX, ..first };
+        assert_eq!(odd.pressing_ms([Class::Urgent]), Some(60_000), "whatever a document says");
+        assert_eq!(odd.pressing_ms([Class::Erase]), Some(604_800_000));
+    }
+
+    #[test]
+    fn adm_1_a_device_that_nobody_spoke_of_is_not_named() {
+        let [kept, polls, other] = [1, 2, 3].map(|n| NodeId(uuid::Uuid::from_u128(n)));
+        let list = Revocations {
+            tenant: "acme".parse().unwrap(),
+            term: 1,
+            version: 2,
+            revoked: vec![],
+            suspended: vec![],
+            raised: vec![],
+            keep_connection: vec![(kept, true), (polls, false)],
+        };
+        assert_eq!([kept, polls, other].map(|node| list.keeps(node)), [Some(true), Some(false), None]);
+    }
+
+    #[test]
     fn inv_8_unknown_items_and_hours_are_refused() {
         let first = Settings::first("acme".parse().unwrap(), 1);
         let collecting = |items: &[&str]| {
@@ -387,6 +438,7 @@ mod tests {
             revoked: vec![],
             suspended: vec![],
             raised: vec![],
+            keep_connection: vec![],
         };
         let envelope = list.seal(&signer);
         assert_eq!(open::<Revocations>(&envelope, &tenant, &keys).unwrap(), list);

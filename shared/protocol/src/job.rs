@@ -126,6 +126,18 @@ pub enum Class {
     Erase,
 }
 
+impl Class {
+    /// The class of what a device can do by this capability, for the interval at which it polls (ADM-9, ADM-10, JOB-2). A
+    /// capability of no verb is of class normal.
+    pub fn of_capability(word: &str) -> Class {
+        match word {
+            "lock" | "unlock" | "wipe" | "encrypt" | "decrypt" => Class::Urgent,
+            "delete_path" => Class::Erase,
+            _ => VERBS.iter().find(|verb| verb.capability == word).map_or(Class::Normal, |verb| verb.class),
+        }
+    }
+}
+
 /// One row of the verb table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verb {
@@ -225,6 +237,20 @@ pub struct RefreshInventory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn job_2_the_class_of_each_capability() {
+        for word in ["lock", "unlock", "wipe", "encrypt", "decrypt"] {
+            assert_eq!(Class::of_capability(word), Class::Urgent, "{word}");
+        }
+        assert_eq!(Class::of_capability("delete_path"), Class::Erase);
+        for word in ["run_script", "refresh_inventory", "restart", "manual_refresh", "", "Lock"] {
+            assert_eq!(Class::of_capability(word), Class::Normal, "{word}");
+        }
+        for verb in VERBS {
+            assert_eq!(Class::of_capability(verb.capability), verb.class, "{}", verb.name);
+        }
+    }
 
     #[test]
     fn every_state_has_one_word() {

@@ -58,7 +58,15 @@ impl Desk {
         let key = TrustedKey { key: signer.public(), role: "server".into(), status: KeyStatus::Active };
         let trust = TrustDocument { tenant: tenant.clone(), term: 1, version: 1, cas: vec![], keys: vec![key] };
         let (revoked, suspended, raised) = (vec![], vec![], vec![]);
-        let list = Revocations { tenant: tenant.clone(), term: 1, version: 1, revoked, suspended, raised };
+        let list = Revocations {
+            tenant: tenant.clone(),
+            term: 1,
+            version: 1,
+            revoked,
+            suspended,
+            raised,
+            keep_connection: vec![],
+        };
         Desk {
             tenant,
             root: Signer::from_seed(&[9; 32]).public(),

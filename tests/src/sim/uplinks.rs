@@ -10,7 +10,7 @@ use super::{
 use branchline_node::{
     downstream::{
         Child,
-        admission::{Ask, Want},
+        admission::{Ask, Need, Want},
         directory::Directory,
         reception::{Facts, check, reconnect_spread_ms, stale},
     },
@@ -23,7 +23,7 @@ use branchline_protocol::{
     order::Envelope,
     refusal::Refusal,
     time::{Millis, Now},
-    wire::{Contact, Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, PROTOCOL, Welcome},
+    wire::{Frame, Goodbye, Greeting, HANDSHAKE_S, Lease, PROTOCOL, Welcome},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -159,7 +159,7 @@ impl World {
                     revocations,
                     children: core.links(),
                     open: true,
-                    poll_interval_ms: BTreeMap::new(),
+                    polls: BTreeMap::new(),
                 }
             }
             _ => {
@@ -170,7 +170,7 @@ impl World {
                     revocations: BTreeMap::from([(self.desk.tenant.clone(), self.desk.list.clone())]),
                     children,
                     open: true,
-                    poll_interval_ms: BTreeMap::new(),
+                    polls: BTreeMap::new(),
                 }
             }
         }
@@ -239,16 +239,19 @@ impl World {
         }
         self.next_session += 1;
         let session = self.next_session;
-        let want = if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll };
+        let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
+        let need = facts.need(&self.desk.tenant, place.id(), greeting.contact);
+        let want = if role == Role::Relay || need > Need::None { Want::Persistent } else { Want::Poll };
         let ask = Ask {
             node: place.id(),
             role,
             key,
             session,
             want,
-            priority: 0,
+            need,
             wakeable: greeting.wake_port != 0,
             poll_interval_ms: None,
+            pressing_ms: None,
         };
         let (gate, store, links) = match parent {
             Place::Relay(n) => match &mut self.relays[n].process {

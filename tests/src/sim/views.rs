@@ -94,7 +94,8 @@ impl World {
         for place in (0..RELAYS).map(Place::Relay).chain((0..AGENTS).map(Place::Agent)) {
             let Some(view) = self.view_of(place) else { continue };
             self.answered(&format!("{} {}", view.node.role, view.standing.state));
-            let row = serde_json::to_value(tree_node(&Place::Server.id().to_string(), &view)).unwrap_or_default();
+            let row = serde_json::to_value(tree_node(&Place::Server.id().to_string(), &view, Default::default()))
+                .unwrap_or_default();
             if let Some(fault) = self.fault_of_row(place, &view, &row) {
                 self.violation(format_args!("tree: {place} {fault}"));
             }

@@ -86,6 +86,11 @@ impl Api {
         self.call("POST", path.into(), Some(body)).await
     }
 
+    /// PATCH of a body.
+    pub async fn patch(&self, path: impl Into<String>, body: Value) -> Answer {
+        self.call("PATCH", path.into(), Some(body)).await
+    }
+
     /// PUT of a body.
     pub async fn put(&self, path: impl Into<String>, body: Value) -> Answer {
         self.call("PUT", path.into(), Some(body)).await
@@ -101,7 +106,11 @@ impl Api {
                     bearer.iter().fold(request, |r, b| r.header("authorization", b)).call()
                 }
                 Some(body) => {
-                    let request = if method == "PUT" { this.agent.put(&url) } else { this.agent.post(&url) };
+                    let request = match method {
+                        "PUT" => this.agent.put(&url),
+                        "PATCH" => this.agent.patch(&url),
+                        _ => this.agent.post(&url),
+                    };
                     let request = bearer.iter().fold(request, |r, b| r.header("authorization", b));
                     if body.is_null() { request.send_empty() } else { request.send_json(&body) }
                 }

@@ -140,6 +140,7 @@ impl Tree {
             probe_interval_s: 1,
             private: Some(local()),
             contact: wish.contact,
+            wake_port: None,
             quotas: Quotas::AGENT,
             restart: true,
         };

@@ -26,7 +26,31 @@ fn upstreams(version: u64, site: &str) -> UpstreamList {
 }
 
 pub(super) fn revocations(version: u64, revoked: Vec<(NodeId, u32)>) -> Revocations {
-    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![], raised: vec![] }
+    Revocations {
+        tenant: tenant(),
+        term: 1,
+        version,
+        revoked,
+        suspended: vec![],
+        raised: vec![],
+        keep_connection: vec![],
+    }
+}
+
+#[test]
+fn adm_1_what_a_device_asks_for_is_what_the_list_says_and_else_what_it_is_configured_for() {
+    let mut bench = Bench::running();
+    let mut asked = |version, keep_connection| {
+        let list = Revocations { keep_connection, ..revocations(version, vec![]) };
+        bench.settle(document(&list, &server()));
+        let effects = bench.settle(Event::Dialling { dial: version, parent: PARENT });
+        let greeted = effects.iter().find_map(|e| if let Effect::Greet(_, g) = e { Some(g.contact) } else { None });
+        greeted.expect("a greeting")
+    };
+    assert_eq!(asked(2, vec![(ME, false)]), Contact::Poll);
+    assert_eq!(asked(3, vec![(ME, true)]), Contact::Persistent);
+    assert_eq!(asked(4, vec![]), Contact::Persistent, "as it is configured");
+    assert_eq!(asked(3, vec![(ME, false)]), Contact::Persistent, "an older list");
 }
 
 #[test]

@@ -12,7 +12,10 @@ use branchline_protocol::{
 
 fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
     let (revoked, suspended) = (vec![], vec![]);
-    document(&Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised }, &server())
+    document(
+        &Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised, keep_connection: vec![] },
+        &server(),
+    )
 }
 
 /// What the disk has to tell of itself: the epochs that are named.
@@ -171,7 +174,8 @@ fn rolled_back_another_epoch_begins_with_its_first_link_and_survives_a_crash() {
 fn rolled_back_only_the_servers_own_word_gives_another_epoch() {
     let mut bench = Bench::running();
     let (revoked, suspended, raised) = (vec![], vec![], vec![(ME, 3)]);
-    let forged = Revocations { tenant: tenant(), term: 1, version: 1, revoked, suspended, raised };
+    let forged =
+        Revocations { tenant: tenant(), term: 1, version: 1, revoked, suspended, raised, keep_connection: vec![] };
     let effects = bench.settle(document(&forged, &Signer::from_seed(&[66; 32])));
     assert!(!effects.contains(&Effect::Redial));
     assert_eq!(bench.core.me.epoch, 2);

@@ -146,7 +146,15 @@ fn job_4_a_late_order_is_closed_and_given_back_and_never_runs_even_if_the_clock_
 }
 
 fn suspended(version: u64, suspended: Vec<NodeId>) -> Event {
-    let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended, raised: vec![] };
+    let list = Revocations {
+        tenant: tenant(),
+        term: 1,
+        version,
+        revoked: vec![],
+        suspended,
+        raised: vec![],
+        keep_connection: vec![],
+    };
     document(&list, &server())
 }
 

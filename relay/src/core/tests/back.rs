@@ -91,6 +91,8 @@ impl Bench {
             capabilities: vec![],
             figures: None,
             settings: (0, 0),
+            poll_interval_ms: None,
+            slot: None,
         };
         self.feed(child_says(relay, Message::Presence { snapshot: false, entries: vec![entry] }))
     }
@@ -335,7 +337,15 @@ fn job_16_a_suspended_device_is_handed_nothing_and_gets_what_waited_once_it_is_r
     let mut bench = Bench::new();
     bench.child_up(&child(1, Role::Agent, 1));
     let list = |version: u64, suspended: Vec<NodeId>| {
-        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended, raised: vec![] };
+        let list = Revocations {
+            tenant: tenant(),
+            term: 1,
+            version,
+            revoked: vec![],
+            suspended,
+            raised: vec![],
+            keep_connection: vec![],
+        };
         parent_says(Message::Document(Kind::Revocations, list.seal(&server_key())))
     };
     bench.feed(list(2, vec![node(1)]));
@@ -363,6 +373,7 @@ fn off_3_on_return_a_relay_sends_what_it_holds_at_once_and_hands_down_revocation
         revoked: vec![(node(9), 1)],
         suspended: vec![],
         raised: vec![],
+        keep_connection: vec![],
     };
     bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
     bench.feed(parent_says(Message::Document(Kind::Time, statement(5, 1))));

@@ -15,6 +15,7 @@ fn enr_9_a_revocation_list_closes_the_childs_link_once_it_is_on_disk() {
         revoked: vec![(node(1), 1)],
         suspended: vec![],
         raised: vec![],
+        keep_connection: vec![],
     };
     let seen = bench.feed(parent_says(Message::Document(Kind::Revocations, list.seal(&server_key()))));
     let refused: Vec<NodeId> = seen

@@ -76,7 +76,7 @@ pub fn in_epoch(n: u128, session: u64, epoch: u32, attachment: u64) -> Arc<Child
 
 fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
     let (revoked, suspended) = (vec![], vec![]);
-    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised };
+    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised, keep_connection: vec![] };
     parent_says(Message::Document(Kind::Revocations, list.seal(&server_key())))
 }
 

@@ -145,6 +145,8 @@ fn presence(device: u128, attachment: u64) -> Message {
         capabilities: vec![],
         figures: None,
         settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
     };
     Message::Presence { snapshot: false, entries: vec![entry] }
 }

@@ -8,7 +8,15 @@ use branchline_protocol::{
 
 fn list(version: u64, revoked: &[(u128, u32)]) -> Revocations {
     let revoked = revoked.iter().map(|(n, epoch)| (node(*n), *epoch)).collect();
-    Revocations { tenant: tenant(), term: 1, version, revoked, suspended: vec![], raised: vec![] }
+    Revocations {
+        tenant: tenant(),
+        term: 1,
+        version,
+        revoked,
+        suspended: vec![],
+        raised: vec![],
+        keep_connection: vec![],
+    }
 }
 
 fn ask(version: u64, newest: u64) -> Event {

@@ -89,6 +89,8 @@ fn adm_17_only_the_parent_on_its_own_network_wakes() {
         capabilities: vec![],
         figures: None,
         settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
     };
     let relay = child(100, Role::Relay, 1);
     bench.feed(child_says(&relay, Message::Presence { snapshot: true, entries: vec![entry] }));

@@ -94,6 +94,8 @@ fn a_withdrawal_is_handed_down_as_it_came_to_relays_that_may_have_the_order_and_
         capabilities: vec![],
         figures: None,
         settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
     };
     bench.feed(child_says(&nested, Message::Presence { snapshot: false, entries: vec![entry] }));
     bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));

@@ -5,12 +5,14 @@ use crate::api::{
     auth::Caller,
     control::NewJob,
     error::{ApiError, Code},
-    input::Params,
+    input::{Fields, Params},
     select::{Target, names},
     views::{self, DevicesView, InventoryView},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 use branchline_protocol::{id::Role, job::RefreshInventory, selector::Selector};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Milliseconds that a refresh may run: reading a package database takes seconds, a slow disk some more.
 const REFRESH_RUN_MS: u64 = 600_000;
@@ -34,7 +36,10 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
         .collect();
     chosen.sort_by(|a, b| (&a.node.name, a.node.id).cmp(&(&b.node.name, b.node.id)));
     let wanted = shared.control.settings(&caller.tenant).await?.version;
-    let devices = chosen.into_iter().map(|view| views::device(view, &names, inventories.get(&view.node.id), wanted));
+    let last = shared.store.last_deliveries(&caller.tenant, None).await?;
+    let devices = chosen
+        .into_iter()
+        .map(|view| views::device(view, &names, inventories.get(&view.node.id), wanted, last.get(&view.node.id)));
     Ok(HttpResponse::Ok().json(DevicesView { devices: devices.collect() }))
 }
 
@@ -46,11 +51,48 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
 )]
 pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answer {
     Params::known(&request, &[])?;
+    shown(&caller, &shared, &segment(&request, "device")).await
+}
+
+/// A device as it stands.
+async fn shown(caller: &Caller, shared: &Shared, words: &str) -> Answer {
     let nodes = shared.control.nodes(&caller.tenant, None).await?;
-    let view = find_device(&nodes, &segment(&request, "device"))?;
+    let view = find_device(&nodes, words)?;
+    let id = view.node.id;
     let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
     let wanted = shared.control.settings(&caller.tenant).await?.version;
-    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id), wanted)))
+    let last = shared.store.last_deliveries(&caller.tenant, Some(id)).await?;
+    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&id), wanted, last.get(&id))))
+}
+
+/// What may be changed of a device.
+#[derive(Serialize, ToSchema)]
+pub struct DeviceChanges {
+    /// `true`: it keeps its connection and goes before others for a slot; `false`: it polls and holds none; null: it asks
+    /// for a slot as its own configuration says. Takes effect at its next contact (ADM-1).
+    keep_connection: Option<bool>,
+}
+
+/// Changes a device: whether it keeps its connection.
+#[utoipa::path(
+    patch, path = "/api/v1/devices/{device}", tag = "devices", request_body = DeviceChanges,
+    params(("device" = String, Path, description = "id or name"), ("tenant" = Option<String>, Query)),
+    responses((status = 200, body = views::DeviceView), (status = 404, body = crate::api::error::ErrorView),
+        (status = 422, body = crate::api::error::ErrorView))
+)]
+pub async fn change(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
+    Params::known(&request, &[])?;
+    let mut fields = Fields::read(payload).await?;
+    if !fields.has("keep_connection") {
+        let missing = Code::MissingField.refuse("keep_connection is missing: true, false or null");
+        return Err(missing.field("keep_connection"));
+    }
+    let keep: Option<bool> = fields.optional("keep_connection")?;
+    fields.finish()?;
+    let words = segment(&request, "device");
+    let id = find_device(&shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?, &words)?.node.id;
+    shared.control.keep_connection(&caller.tenant, &caller.name, id, keep).await?;
+    shown(&caller, &shared, &id.to_string()).await
 }
 
 /// A device's whole inventory.
@@ -138,11 +180,7 @@ async fn suspended(
     let words = segment(&request, "device");
     let id = find_device(&shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?, &words)?.node.id;
     shared.control.suspend(&caller.tenant, &caller.name, id, suspended).await?;
-    let nodes = shared.control.nodes(&caller.tenant, None).await?;
-    let view = find_device(&nodes, &id.to_string())?;
-    let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
-    let wanted = shared.control.settings(&caller.tenant).await?.version;
-    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&view.node.id), wanted)))
+    shown(&caller, &shared, &id.to_string()).await
 }
 
 /// Reads a selector.

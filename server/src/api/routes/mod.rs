@@ -44,6 +44,7 @@ macro_rules! routes {
 routes! {
     get "/api/v1/devices" => devices::list;
     get "/api/v1/devices/{device}" => devices::show;
+    patch "/api/v1/devices/{device}" => devices::change;
     get "/api/v1/devices/{device}/inventory" => devices::inventory;
     post "/api/v1/devices/{device}/refresh" => devices::refresh;
     post "/api/v1/devices/{device}/suspend" => devices::suspend;

@@ -3,6 +3,7 @@
 use super::{Answer, Shared, sees_all};
 use crate::api::{
     auth::Caller,
+    delay,
     input::Params,
     views::{self, TreeView},
 };
@@ -24,8 +25,10 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
         let key = |v: &crate::api::control::NodeView| (v.node.role, v.node.name.clone(), v.node.id);
         key(a).cmp(&key(b))
     });
-    let mut nodes = vec![views::tree_server(&figures, shared.control.recovery(), all)];
+    let mut delays = delay::by_link(&views);
+    let mut of = |node| delays.remove(&node).unwrap_or_default();
+    let mut nodes = vec![views::tree_server(&figures, shared.control.recovery(), all, of(None))];
     nodes.extend(figures.gateways.iter().map(|gateway| views::tree_gateway(&figures.id, gateway, all)));
-    nodes.extend(views.iter().map(|view| views::tree_node(&figures.id, view)));
+    nodes.extend(views.iter().map(|view| views::tree_node(&figures.id, view, of(Some(view.node.id)))));
     Ok(HttpResponse::Ok().json(TreeView { nodes }))
 }

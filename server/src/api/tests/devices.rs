@@ -48,7 +48,8 @@ async fn a_device_is_shown_whole_and_the_same_in_lists() {
             "clock_skew": false
         },
         "kind": "lan", "next_contact": null,
-        "settings": {"wanted": 1, "acknowledged": 4, "pending": false}
+        "settings": {"wanted": 1, "acknowledged": 4, "pending": false},
+        "keep_connection": null, "slot": null, "delay": {"urgent_ms": null, "normal_ms": null}
     });
     for words in [id(1).to_string(), "PC-1".into(), "pc-1".into()] {
         assert_eq!(world.get("a", &format!("/devices/{words}")).await, (200, expected.clone()));
@@ -161,6 +162,7 @@ async fn the_tree_shows_who_hangs_on_whom() {
         "queues": {"spool_records": 0}, "links": 5, "restarts": 0
     });
     assert_eq!(nodes[0], server);
+    assert_eq!((&nodes[4]["link"], &nodes[4]["slot"]), (&json!("persistent"), &json!(null)));
     let parents: Vec<_> = nodes[1..].iter().map(|n| n["parent"].as_str().unwrap().to_owned()).collect();
     assert_eq!(parents[..3], [id(7).to_string(), id(7).to_string(), id(7).to_string()]);
     assert_eq!(parents[3..5], [id(50).to_string(), id(7).to_string()]);

@@ -7,6 +7,7 @@ mod explaining;
 mod identity;
 mod jobs;
 mod jobs_again;
+mod keeping;
 mod recovery;
 mod routing;
 mod serving;
@@ -128,6 +129,11 @@ impl World {
         (status, body)
     }
 
+    async fn patch(&self, of: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, _, body) = self.send(request(of, Method::PATCH, path).set_payload(body.to_owned())).await;
+        (status, body)
+    }
+
     async fn put(&self, of: &str, path: &str, body: Value) -> (u16, Value) {
         let (status, _, body) = self.send(request(of, Method::PUT, path).set_payload(body.to_string())).await;
         (status, body)
@@ -186,6 +192,9 @@ fn world_nodes() -> Vec<NodeView> {
         unreachable_since: None,
         figures: None,
         settings: (0, 0),
+        slot: None,
+        keep_connection: None,
+        promise: None,
     };
     let offline = Standing {
         gateway: None,
@@ -410,6 +419,16 @@ impl Control for FakeControl {
 
     async fn suspend(&self, tenant: &TenantId, who: &str, device: NodeId, suspended: bool) -> Result<(), Refusal> {
         self.hear(format!("suspend {tenant} {who} {device} {suspended}"))
+    }
+
+    async fn keep_connection(
+        &self,
+        tenant: &TenantId,
+        who: &str,
+        device: NodeId,
+        keep: Option<bool>,
+    ) -> Result<(), Refusal> {
+        self.hear(format!("keep {tenant} {who} {device} {keep:?}"))
     }
 
     async fn enrol_token(&self, tenant: &TenantId, who: &str, wish: TokenWish) -> Result<(String, Millis), Refusal> {

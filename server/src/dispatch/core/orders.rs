@@ -1,12 +1,13 @@
 //! Steps of an order on a device, and what goes out to children.
 
-use super::{CANCELLING, Effect, Entered, Issue, OpenJob, TenantState, Work, cancel::target_of};
+use super::{CANCELLING, Core, Effect, Entered, Issue, OpenJob, TenantState, Work, cancel::target_of};
 use crate::dispatch::withdrawals;
 use crate::store::{JobDeviceRow, JobRow, NodeRow, Op, ResultRow};
 use branchline_node::{
     defects::{Defect, Defects},
     downstream::{
         Child,
+        admission::Demand,
         directory::Entry,
         ledger::{Ask, Change, Kept, Row},
     },
@@ -39,6 +40,8 @@ pub(in crate::dispatch) fn remember(state: &mut TenantState, row: &NodeRow) {
         capabilities: row.capabilities.clone(),
         figures: None,
         settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
     };
     state.directory.remember(row.id, entry);
 }
@@ -92,6 +95,16 @@ pub(in crate::dispatch) fn reopen(
     state.ledger.add(&job.tenant, payload, message, keep).map_err(|e| format!("job {}: {e}", job.id))?;
     state.orders.insert(job.number, open);
     Ok(())
+}
+
+impl<D: Defects> Core<D> {
+    /// What the open orders of the server's own children ask of its slots.
+    pub fn demands(&self) -> BTreeMap<NodeId, Demand> {
+        let of = |state: &TenantState| {
+            state.ledger.demands(|device| state.directory.get(device).is_some_and(|entry| entry.via.is_empty()))
+        };
+        self.tenants.values().flat_map(of).collect()
+    }
 }
 
 /// The child by which a device is to be given its orders now; none while it is suspended (JOB-16).
@@ -197,16 +210,6 @@ fn disk_op(tenant: &TenantId, node: NodeId, disk: u64) -> Op {
 pub(in crate::dispatch) fn holders_op(state: &TenantState, tenant: &TenantId, change: &Change) -> Option<Op> {
     let job = state.orders.get(&change.order)?.job;
     Some(Op::Holders { tenant: tenant.clone(), job, device: change.device, holders: change.holders.clone() })
-}
-
-pub(in crate::dispatch) fn reach_of(child: &Child, now: Now) -> (Reach, Option<Millis>) {
-    match child.lease {
-        None => (Reach::Persistent, None),
-        Some(lease) => {
-            let reach = if child.is_wakeable() { Reach::Wakeable } else { Reach::Polling };
-            (reach, Some(now.node.plus(lease.interval_ms as i64)))
-        }
-    }
 }
 
 pub(in crate::dispatch) fn attached_op(

@@ -1,8 +1,10 @@
 //! What is shown of devices whose parent has lost sight of them without their doing.
 
 use super::*;
+use crate::dispatch::PERSISTENT_MS;
 use branchline_node::downstream::directory::AWAITED_MS;
 use branchline_protocol::capability::Reached;
+use branchline_protocol::wire::SlotStanding;
 
 fn reason(bench: &Bench, n: u128) -> (&'static str, Option<String>) {
     let state = bench.core.tenant(&tenant()).unwrap();
@@ -106,4 +108,44 @@ fn top_7_how_a_device_is_reached_follows_its_newest_link() {
     assert_eq!((reached(&bench, 1), reached(&bench, 2)), (Some(Reached::Relay), Some(Reached::Relay)));
     bench.feed(Event::Up(through(None, child(1, 4))));
     assert_eq!(reached(&bench, 1), Some(Reached::Direct), "back inside");
+}
+
+#[test]
+fn adm_9_a_device_is_promised_what_its_parent_leases_and_only_while_it_is_online() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let slot = Some(SlotStanding { since: Millis(7), waiter: 3 });
+    let polls = PresenceEntry { reach: Reach::Polling, poll_interval_ms: Some(600_000), slot, ..below(2, 1) };
+    bench.said(&relay, presence(vec![polls, below(3, 1)]));
+    let shown = |bench: &Bench, n| {
+        let state = bench.core.tenant(&tenant()).unwrap();
+        let standing = standing(state, &state.nodes[&node(n)], Millis(bench.clock as i64));
+        (standing.promise.map(|p| (p.urgent_ms, p.normal_ms)), standing.slot)
+    };
+    assert_eq!(shown(&bench, 2), (Some((660_000, 660_000)), slot));
+    assert_eq!(shown(&bench, 3), (Some((PERSISTENT_MS, PERSISTENT_MS)), None));
+    bench.feed(Event::Gone(relay, LinkEnd::Lost("cut".into())));
+    assert_eq!(shown(&bench, 2), (None, slot), "nothing is promised behind a relay that is cut off");
+}
+
+pub(super) fn below(n: u128, attachment: u64) -> PresenceEntry {
+    PresenceEntry {
+        node: node(n),
+        role: Role::Agent,
+        key: AttachmentKey { epoch: 1, attachment },
+        via: vec![],
+        reach: Reach::Persistent,
+        last_contact: Millis(1),
+        next_contact: None,
+        capabilities: vec![],
+        figures: None,
+        settings: (0, 0),
+        poll_interval_ms: None,
+        slot: None,
+    }
+}
+
+pub(super) fn presence(entries: Vec<PresenceEntry>) -> Message {
+    Message::Presence { snapshot: true, entries }
 }

@@ -61,7 +61,7 @@ fn audited(bench: &Bench, what: &str) -> usize {
 /// The list that the office makes of it.
 fn list(version: u64, raised: Vec<(NodeId, u32)>) -> Event {
     let (revoked, suspended) = (vec![], vec![]);
-    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised };
+    let list = Revocations { tenant: tenant(), term: 1, version, revoked, suspended, raised, keep_connection: vec![] };
     let envelope = list.seal(&Signer::from_seed(&[9; 32]));
     Event::Document(tenant(), Kind::Revocations, String::new(), (1, version), envelope)
 }

@@ -30,6 +30,7 @@ fn list(term: u32, version: u64, revoked: &[(u128, u32)], suspended: &[u128]) ->
         revoked,
         suspended: suspended.iter().map(|n| node(*n)).collect(),
         raised: vec![],
+        keep_connection: vec![],
     }
 }
 

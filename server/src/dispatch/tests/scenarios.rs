@@ -123,6 +123,7 @@ fn s_5_a_relay_that_was_cut_off_for_a_day() {
         revoked: vec![(node(4), 1)],
         suspended: vec![],
         raised: vec![],
+        keep_connection: vec![],
     };
     let sealed = list.seal(&Signer::from_seed(&[9; 32]));
     bench.feed(Event::Document(tenant(), Kind::Revocations, String::new(), (1, 2), sealed));

@@ -308,7 +308,15 @@ fn job_16_a_suspended_device_is_sent_nothing_and_gets_what_waited_once_it_is_rev
     use branchline_protocol::document::{Document, Kind, Revocations};
     let mut bench = Bench::new();
     let list = |version: u64, suspended: Vec<NodeId>| {
-        let list = Revocations { tenant: tenant(), term: 1, version, revoked: vec![], suspended, raised: vec![] };
+        let list = Revocations {
+            tenant: tenant(),
+            term: 1,
+            version,
+            revoked: vec![],
+            suspended,
+            raised: vec![],
+            keep_connection: vec![],
+        };
         let sealed = list.seal(&Signer::from_seed(&[9; 32]));
         Event::Document(tenant(), Kind::Revocations, String::new(), list.version(), sealed)
     };

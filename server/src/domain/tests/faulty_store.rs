@@ -1,8 +1,8 @@
 //! The real store with a switch that makes writes fail and a gate that holds up the word of their success.
 
 use crate::store::{
-    ApiTokenRow, AuditRow, DeadLetterRow, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow, NodeRow, Op,
-    Store, StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, Delivery, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow,
+    NodeRow, Op, Store, StoreError, StreamRow, TokenRow,
 };
 use async_trait::async_trait;
 use branchline_protocol::{
@@ -104,6 +104,9 @@ impl Store for FaultyStore {
     }
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Kept<Option<InventoryRow>> {
         self.real.inventory(tenant, device).await
+    }
+    async fn last_deliveries(&self, tenant: &TenantId, device: Option<NodeId>) -> Kept<BTreeMap<NodeId, Delivery>> {
+        self.real.last_deliveries(tenant, device).await
     }
     async fn inventory_summaries(&self, tenant: &TenantId) -> Kept<BTreeMap<NodeId, InventorySummary>> {
         self.real.inventory_summaries(tenant).await

@@ -5,6 +5,7 @@ mod documents;
 mod enrolling;
 mod faulty_store;
 mod founding;
+mod keeping;
 mod recovery;
 mod secrets;
 mod settings;

@@ -86,6 +86,7 @@ async fn ops_7_after_listening_every_document_is_anew_in_a_term_above_all() {
         // One that was revoked too, one whose disk was put back in the gap, one that the backup does not know.
         raised: BTreeMap::from([(one, 2), (two, 3), (stranger, 4)]),
         suspended: Some(((1, 8), vec![])),
+        keep_connection: vec![(two, false), (one, true)],
         settings: Some(newer),
         trust: None,
         newest: 400,
@@ -106,6 +107,7 @@ async fn ops_7_after_listening_every_document_is_anew_in_a_term_above_all() {
     assert_eq!([one, two, stranger].map(|node| list.epoch_of(node, 1)), [2, 3, 4]);
     assert_eq!((world.row(two).await.epoch, world.row(one).await.epoch), (3, 1), "a revoked one goes on in none");
     assert_eq!(list.suspended, vec![], "revived in the gap");
+    assert_eq!(list.keep_connection, vec![(two, false)], "what the newest list says, but of nobody who is revoked");
     let settings = world.opened::<Settings>("osaka");
     assert_eq!((settings.version(), settings.poll_normal_s), ((7, 9), 123));
     let upstreams = world.opened::<UpstreamList>("osaka");

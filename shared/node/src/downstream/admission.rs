@@ -18,25 +18,32 @@
 //! reservations, then the slots of the lowest priority and the latest arrival, all at once: the removed ones get a
 //! lease and wait in line.
 //!
+//! Who needs a slot more goes before who needs it less (decision 32): a device that asks and finds none free displaces one
+//! of a strictly lower need that has held its slot for ten minutes and has no order in progress, if there are as many such
+//! slots as there are waiters up to it. Each need keeps a share of the slots, and who waits longest rises with each hour.
+//!
 //! Relay uplinks, polls and bulk links have pools of their own and never touch the slots. Every child has at most one
 //! link beside its bulk links: the newest (epoch, attachment) wins, whatever it asks for.
 
 mod config;
+mod displace;
 mod event;
 mod line;
 #[cfg(test)]
 mod model;
+mod need;
 #[cfg(test)]
 mod tests;
 
 pub use config::{AdmissionConfig, Cap, POLL_INTERVAL_MS_MAX, SLOTS_MAX_PLAIN};
+pub use displace::HELD_MS_MIN;
 pub use event::{Ask, Effect, Event, Gauge, Lease, Pools, Want};
-pub use line::WAITERS_MAX;
+pub use line::{RISE_MS, WAITERS_MAX};
+pub use need::{ByNeed, Demand, Need};
 
 use branchline_protocol::id::{AttachmentKey, NodeId, Role};
 use branchline_protocol::time::{Mono, Now};
 use line::Line;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// How long a rebuilt Admission waits for the live sessions before it lets anybody else in (DESIGN 4).
@@ -62,11 +69,16 @@ struct Held {
     key: AttachmentKey,
     session: u64,
     place: Place,
-    priority: u8,
+    /// What it needs by itself, without its orders.
+    own: Need,
+    /// What it needs, with them.
+    need: Need,
     wakeable: bool,
     poll_interval_ms: Option<u64>,
     /// Order of arrival in the place; a newer link of the same child inherits it.
     arrival: u64,
+    /// Since when it has been there.
+    since: Mono,
 }
 
 /// Whether a session comes for the first time or was there before Admission was rebuilt.
@@ -83,6 +95,10 @@ pub struct Admission {
     bulk: BTreeMap<u64, NodeId>,
     line: Line,
     slots: u16,
+    held_by: ByNeed,
+    demands: BTreeMap<NodeId, Demand>,
+    /// Until when those who lost a slot displace nobody.
+    barred: BTreeMap<NodeId, Mono>,
     relays: u16,
     polls: u16,
     peak: u16,
@@ -101,6 +117,9 @@ impl Admission {
             bulk: BTreeMap::new(),
             line: Line::new(patience_ms, SILENT_INTERVALS),
             slots: 0,
+            held_by: ByNeed::default(),
+            demands: BTreeMap::new(),
+            barred: BTreeMap::new(),
             relays: 0,
             polls: 0,
             peak: 0,
@@ -123,9 +142,12 @@ impl Admission {
             Event::Ask(ask) => self.ask(now, Entry::New, &ask, out),
             Event::Reregister(ask) => self.ask(now, Entry::Returning, &ask, out),
             Event::Gone { node, session } => self.gone(node, session),
+            Event::Need { node, need } => self.set_need(node, need, out),
+            Event::Demands(demands) => self.set_demands(demands),
             Event::SetCap { cap } => self.set_cap(now, cap, out),
             Event::Tick => {}
         }
+        self.line.raise(now); // one whose urgent order is over may have waited for an hour
         self.fill(now, out);
         self.peak = self.peak.max(self.used());
     }
@@ -143,6 +165,12 @@ impl Admission {
             peak: self.peak,
             waiting: self.line.waiting(),
             reserved: self.line.reserved(),
+            held_by: self.held_by,
+            waiting_by: ByNeed {
+                ordinary: self.line.waiting_by(Need::Ordinary),
+                keep: self.line.waiting_by(Need::Keep),
+                urgent: self.line.waiting_by(Need::Urgent),
+            },
         }
     }
 
@@ -164,6 +192,7 @@ impl Admission {
     }
 
     fn ask(&mut self, now: Mono, entry: Entry, ask: &Ask, out: &mut Vec<Effect>) {
+        let ask = &self.settled(ask);
         let session = ask.session;
         let place = match (ask.role, ask.want) {
             (Role::Server | Role::Gateway, _) => return out.push(Effect::WrongRole { session }),
@@ -188,8 +217,11 @@ impl Admission {
             self.supersede(ask, place, out);
         }
         if let Some(held) = self.held.get_mut(&ask.node).filter(|h| h.place == place) {
-            (held.key, held.session, held.priority, held.wakeable) = (ask.key, session, ask.priority, ask.wakeable);
+            (held.key, held.session, held.wakeable) = (ask.key, session, ask.wakeable);
             held.poll_interval_ms = ask.poll_interval_ms;
+            if place == Place::Slot {
+                self.renew_need(ask.node, ask.need);
+            }
             out.push(if same_link { Effect::Already { session } } else { granted(entry, session) });
         } else if place == Place::Slot {
             self.ask_slot(now, entry, ask, out);
@@ -228,10 +260,18 @@ impl Admission {
         let free = self.free() > 0;
         if self.line.take_reservation(ask.node) || free {
             self.line.remove(ask.node);
-            self.hold(ask, Place::Slot);
+            self.hold(now, ask, Place::Slot);
             return out.push(granted(entry, session));
         }
-        self.line.hear_or_join(now, ask);
+        self.line.hear_or_join(now, ask, self.needed(ask.node, ask.need));
+        if entry == Entry::New
+            && let Some(holder) = self.displaceable(now, ask.node)
+        {
+            self.line.remove(ask.node);
+            self.displace(now, holder, out);
+            self.hold(now, ask, Place::Slot);
+            return out.push(granted(entry, session));
+        }
         let lease = self.lease(ask.node);
         out.push(match entry {
             Entry::New => Effect::Deferred { session, lease },
@@ -248,7 +288,7 @@ impl Admission {
         if used >= pool {
             return out.push(self.busy(now, ask));
         }
-        self.hold(ask, place);
+        self.hold(now, ask, place);
         out.push(granted(entry, ask.session));
     }
 
@@ -276,42 +316,26 @@ impl Admission {
         self.line.link_ended(node, session);
     }
 
-    fn set_cap(&mut self, now: Mono, cap: Cap, out: &mut Vec<Effect>) {
-        self.config.cap = cap;
-        while self.used() > cap.get() && self.line.unreserve_last() {}
-        let excess = usize::from(self.slots.saturating_sub(cap.get()));
-        if excess == 0 {
-            return;
-        }
-        let mut holders: Vec<_> = self.held.iter().filter(|(_, h)| h.place == Place::Slot).collect();
-        holders.sort_by_key(|(_, h)| (h.priority, Reverse(h.arrival)));
-        holders.truncate(excess);
-        holders.sort_by_key(|(_, h)| h.arrival); // who held longest waits in front
-        let displaced: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
-        for node in displaced {
-            let Some(held) = self.release(node) else { continue };
-            let Held { key, session, priority, wakeable, poll_interval_ms, .. } = held;
-            let (role, want) = (Role::Agent, Want::Persistent);
-            let ask = Ask { node, role, key, session, want, priority, wakeable, poll_interval_ms };
-            self.line.hear_or_join(now, &ask);
-            out.push(Effect::Displace { session, lease: self.lease(node) });
-        }
-    }
-
     /// Lets time pass: recovery ends, silent waiters leave, reservations lapse to the next in line.
     fn advance(&mut self, now: Mono, out: &mut Vec<Effect>) {
         if self.closed_until.is_some_and(|until| until <= now) {
             self.closed_until = None;
         }
+        self.barred.retain(|_, until| *until > now);
         self.line.expire(now);
+        self.line.raise(now);
         self.fill(now, out);
     }
 
     /// Reserves every free slot for the first in line. Not while closed: those slots may belong to live sessions.
     fn fill(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let (wakeable_ms, polling_ms) = (self.config.reservation_wakeable_ms, self.config.reservation_polling_ms);
+        let share = need::share(self.config.cap.get());
         while self.closed_until.is_none() && self.free() > 0 {
-            match self.line.reserve_first(now, wakeable_ms, polling_ms) {
+            let kept = |need| self.held_by[need] + self.line.reserved_by(need);
+            let short = Need::SLOTTED.map(|need| (need, kept(need) < share));
+            let is_short = |need| short.contains(&(need, true));
+            let polling_ms = |interval_ms| self.config.polling_reservation_ms(interval_ms);
+            match self.line.reserve_first(now, is_short, self.config.reservation_wakeable_ms, polling_ms) {
                 Some((node, true)) => out.push(Effect::Wake { node }),
                 Some((_, false)) => {}
                 None => break,
@@ -327,25 +351,34 @@ impl Admission {
         self.config.cap.get().saturating_sub(self.used())
     }
 
-    fn hold(&mut self, ask: &Ask, place: Place) {
+    fn hold(&mut self, now: Mono, ask: &Ask, place: Place) {
         self.release(ask.node);
         self.arrivals += 1;
+        let need = self.needed(ask.node, ask.need);
         let held = Held {
             key: ask.key,
             session: ask.session,
             place,
-            priority: ask.priority,
+            own: ask.need,
+            need,
             wakeable: ask.wakeable,
             poll_interval_ms: ask.poll_interval_ms,
             arrival: self.arrivals,
+            since: now,
         };
         self.held.insert(ask.node, held);
         *self.count(place) += 1;
+        if place == Place::Slot {
+            self.held_by[need] += 1;
+        }
     }
 
     fn release(&mut self, node: NodeId) -> Option<Held> {
         let held = self.held.remove(&node)?;
         *self.count(held.place) -= 1;
+        if held.place == Place::Slot {
+            self.held_by[held.need] -= 1;
+        }
         Some(held)
     }
 

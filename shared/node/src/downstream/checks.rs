@@ -1,13 +1,15 @@
 //! What a greeting must satisfy (pure): TOP-20, ENR-7, ENR-9, GW-10, RLY-9, RLY-11.
 
+use super::admission::Need;
 use crate::identity::PeerIdentity;
 use branchline_protocol::{
-    document::Revocations,
+    document::{Revocations, Settings},
     hash::Hash,
     id::{NodeId, Role, TenantId},
+    job::Class,
     receipt::Receipt,
     refusal::Refusal,
-    wire::{DEPTH_MAX, Greeting, PROTOCOL, Preface},
+    wire::{Contact, DEPTH_MAX, Greeting, PROTOCOL, Preface},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,8 +27,51 @@ pub struct Facts {
     pub children: u64,
     /// Whether children are taken at all.
     pub open: bool,
-    /// Milliseconds between polls, for tenants whose settings say so (ADM-14).
-    pub poll_interval_ms: BTreeMap<TenantId, u64>,
+    /// How often devices poll, for tenants whose settings are known (ADM-14).
+    pub polls: BTreeMap<TenantId, Polls>,
+}
+
+/// How often the devices of a tenant poll, as its settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polls {
+    /// Milliseconds between normal polls; `None`: the node's own configuration holds.
+    pub normal_ms: Option<u64>,
+    /// Between those of class urgent.
+    pub urgent_ms: u64,
+    /// Between those of class erase.
+    pub erase_ms: u64,
+}
+
+impl Polls {
+    /// By these settings.
+    pub fn of(settings: &Settings) -> Polls {
+        let pressing = |class| settings.pressing_ms([class]).unwrap_or(u64::MAX);
+        let (urgent_ms, erase_ms) = (pressing(Class::Urgent), pressing(Class::Erase));
+        Polls { normal_ms: settings.poll_interval_ms(), urgent_ms, erase_ms }
+    }
+
+    /// Milliseconds that the most pressing class of these capabilities allows between polls: one poll serves all classes,
+    /// so that a device polls at the shortest interval of those it can do (DESIGN 3, ADM-9, ADM-10).
+    pub fn pressing_ms(&self, capabilities: &[String]) -> Option<u64> {
+        let of = |word: &String| match Class::of_capability(word) {
+            Class::Normal => None,
+            Class::Urgent => Some(self.urgent_ms),
+            Class::Erase => Some(self.erase_ms),
+        };
+        capabilities.iter().filter_map(of).min()
+    }
+}
+
+impl Facts {
+    /// How much a device needs a slot, without its orders: what the tenant's signed list says of it, and only where that
+    /// says nothing what the device asks for (ADM-1).
+    pub fn need(&self, tenant: &TenantId, device: NodeId, contact: Contact) -> Need {
+        match (self.revocations.get(tenant).and_then(|list| list.keeps(device)), contact) {
+            (Some(true), _) => Need::Keep,
+            (Some(false), _) | (None, Contact::Poll) => Need::None,
+            (None, Contact::Persistent) => Need::Ordinary,
+        }
+    }
 }
 
 /// The preface is a hint that bought a place in the relays' part of the rate.
@@ -95,7 +140,7 @@ pub fn reconnect_spread_ms(role: Role, children: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use branchline_protocol::{order::Signer, time::Millis, wire::Contact};
+    use branchline_protocol::{order::Signer, time::Millis};
     use uuid::Uuid;
 
     fn node(n: u128) -> NodeId {
@@ -252,6 +297,7 @@ mod tests {
             revoked: vec![(peer.node, epoch)],
             suspended: vec![],
             raised: vec![],
+            keep_connection: vec![],
         };
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list(2)));
         assert_eq!(code(&facts, &peer, &greeting(&peer)), Some((401, "revoked".into())));
@@ -271,7 +317,7 @@ mod tests {
         assert_eq!(code(&facts, &peer, &with(3)), unknown, "claimed by the device alone");
         let raised = vec![(peer.node, 4), (node(6), 9)];
         let (tenant, revoked, suspended) = (peer.tenant.clone(), vec![], vec![]);
-        let list = Revocations { tenant, term: 1, version: 1, revoked, suspended, raised };
+        let list = Revocations { tenant, term: 1, version: 1, revoked, suspended, raised, keep_connection: vec![] };
         facts.revocations.insert(peer.tenant.clone(), Arc::new(list.clone()));
         for epoch in 2..=4 {
             assert_eq!(code(&facts, &peer, &with(epoch)), None, "an earlier one learns of its own from here");

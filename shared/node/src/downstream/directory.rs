@@ -3,12 +3,13 @@
 
 mod overtaken;
 mod sleeping;
+mod slot;
 
 use branchline_protocol::{
     document::Kind,
     id::{AttachmentKey, Epoch, NodeId, Role},
     time::Millis,
-    wire::{PresenceEntry, Reach},
+    wire::{Lease, PresenceEntry, Reach, SlotStanding},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +40,10 @@ pub struct Entry {
     pub figures: Option<String>,
     /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
     pub settings: (u32, u64),
+    /// Milliseconds between its polls while it holds no slot; `None` when its parent has not said.
+    pub poll_interval_ms: Option<u64>,
+    /// The slot that it holds or waits for.
+    pub slot: Option<SlotStanding>,
 }
 
 /// A child that greeted this node.
@@ -52,12 +57,12 @@ pub struct Attach {
     pub key: AttachmentKey,
     /// The link's session here.
     pub session: u64,
-    /// How it is reached from here on.
-    pub reach: Reach,
+    /// When it polls, if it holds no slot.
+    pub lease: Option<Lease>,
+    /// Whether a wake packet can cause it to call.
+    pub wakeable: bool,
     /// When.
     pub at: Millis,
-    /// When it is due again, if it polls.
-    pub next_contact: Option<Millis>,
     /// What it declared.
     pub capabilities: Vec<String>,
 }
@@ -91,12 +96,14 @@ impl Directory {
             role: child.role,
             key: child.key,
             via: Vec::new(),
-            reach: child.reach,
+            reach: slot::reach(child.lease, child.wakeable),
             last_contact: child.at,
-            next_contact: child.next_contact,
+            next_contact: child.lease.map(|lease| slot::due(lease, child.at)),
             capabilities: child.capabilities,
             figures,
             settings,
+            poll_interval_ms: child.lease.map(|lease| lease.interval_ms),
+            slot: slot::standing(known.and_then(|e| e.slot), child.role, child.lease, child.at),
         };
         self.put(child.node, entry);
         self.live.insert(child.node, child.session);
@@ -182,10 +189,13 @@ impl Directory {
         }
     }
 
-    /// The lease of a child changed.
-    pub fn lease(&mut self, node: NodeId, reach: Reach, next_contact: Option<Millis>) {
+    /// A child lost its slot; `wakeable`: a wake can bring it.
+    pub fn lease(&mut self, node: NodeId, lease: Lease, wakeable: bool, at: Millis) {
         if let Some(entry) = self.nodes.get(&node) {
-            let entry = Entry { reach, next_contact, ..entry.clone() };
+            let (next_contact, poll_interval_ms) = (Some(slot::due(lease, at)), Some(lease.interval_ms));
+            let slot = slot::standing(entry.slot, entry.role, Some(lease), at);
+            let reach = slot::reach(Some(lease), wakeable);
+            let entry = Entry { reach, next_contact, poll_interval_ms, slot, ..entry.clone() };
             self.put(node, entry);
             self.changed.insert(node);
         }
@@ -227,6 +237,8 @@ impl Directory {
                 capabilities: entry.capabilities,
                 figures: entry.figures,
                 settings: entry.settings,
+                poll_interval_ms: entry.poll_interval_ms,
+                slot: entry.slot,
             };
             if self.nodes.get(&entry.node) != Some(&new) {
                 self.put(entry.node, new);
@@ -343,6 +355,8 @@ fn entry_of(node: NodeId, e: &Entry) -> PresenceEntry {
         capabilities: e.capabilities.clone(),
         figures: e.figures.clone(),
         settings: e.settings,
+        poll_interval_ms: e.poll_interval_ms,
+        slot: e.slot,
     }
 }
 
@@ -365,9 +379,9 @@ mod tests {
             role,
             key: key(attachment),
             session,
-            reach: Reach::Persistent,
+            lease: None,
+            wakeable: false,
             at: Millis(attachment as i64),
-            next_contact: None,
             capabilities: vec![],
         }
     }
@@ -384,6 +398,8 @@ mod tests {
             capabilities: vec![],
             figures: None,
             settings: (0, 0),
+            poll_interval_ms: None,
+            slot: None,
         }
     }
 

@@ -1,21 +1,23 @@
 //! The actor around [`Admission`]: asks it for each greeting, closes whom it displaces, ticks it.
 
 use super::{
-    admission::{Admission, Ask, Effect, Event, Gauge, Want},
+    admission::{Admission, Ask, Demand, Effect, Event, Gauge, Need, Want},
+    checks::Facts,
     child::FromChild,
 };
 use crate::{
     link::{WeakLink, engine::LinkCommand},
     node::Ambient,
-    supervise::{Drain, Exit, ExitGuard},
+    supervise::{ChildAddr, Drain, Exit, ExitGuard},
     time::NodeTime,
 };
 use actix::prelude::*;
 use branchline_protocol::{
-    id::NodeId,
+    document::Revocations,
+    id::{NodeId, Role, TenantId},
     refusal::Refusal,
     time::Now,
-    wire::{Goodbye, Lease},
+    wire::{Contact, Goodbye, Lease},
 };
 use metrics::Gauge as Meter;
 use std::{
@@ -23,6 +25,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// The answer to a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +39,19 @@ pub enum Admitted {
 /// Asks for a link just greeted.
 #[derive(Message)]
 #[rtype(result = "Result<Admitted, Refusal>")]
-pub struct AskAdmission(pub Ask);
+pub struct AskAdmission {
+    /// What it asks for.
+    pub ask: Ask,
+    /// Whose it is: the tenant's list may say something else of its need while the link is up.
+    pub tenant: TenantId,
+    /// What the child itself wants.
+    pub contact: Contact,
+}
+
+/// What the open orders of the node's own children ask for, all of them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Demands(pub BTreeMap<NodeId, Demand>);
 
 /// The link that was asked for is up: displaced and replaced links are closed through this handle.
 #[derive(Message)]
@@ -65,6 +80,29 @@ pub struct SessionGone {
 #[rtype(result = "()")]
 pub struct SetCap(pub super::admission::Cap);
 
+/// Tells a gatekeeper what the open orders ask for, whenever that has changed or the gatekeeper is another one.
+pub struct DemandTeller {
+    gatekeeper: ChildAddr<Gatekeeper>,
+    told: Option<(Addr<Gatekeeper>, BTreeMap<NodeId, Demand>)>,
+}
+
+impl DemandTeller {
+    /// To the present gatekeeper of this handle.
+    pub fn new(gatekeeper: ChildAddr<Gatekeeper>) -> Self {
+        DemandTeller { gatekeeper, told: None }
+    }
+
+    /// What they ask for now.
+    pub fn tell(&mut self, demands: BTreeMap<NodeId, Demand>) {
+        let Some(gatekeeper) = self.gatekeeper.get() else { return };
+        let same = |(to, told): &(Addr<Gatekeeper>, BTreeMap<NodeId, Demand>)| *to == gatekeeper && *told == demands;
+        // A full mailbox is told at the next look.
+        if !self.told.as_ref().is_some_and(same) && gatekeeper.try_send(Demands(demands.clone())).is_ok() {
+            self.told = Some((gatekeeper, demands));
+        }
+    }
+}
+
 /// The gauge as others read it: one writer, this actor.
 pub type SharedGauge = Arc<Mutex<Gauge>>;
 
@@ -75,13 +113,25 @@ pub struct Gatekeeper {
     time: NodeTime,
     ambient: Ambient,
     links: BTreeMap<u64, WeakLink>,
-    nodes_of_sessions: BTreeMap<u64, NodeId>,
+    sessions: BTreeMap<u64, Of>,
+    /// What the reception checks; the lists in it say how much a device needs a slot.
+    facts: watch::Receiver<Facts>,
+    /// The lists that the devices with a link were looked at by.
+    lists: BTreeMap<TenantId, Arc<Revocations>>,
     /// A replaced session whose link is not up yet is closed as soon as it is.
     doomed: BTreeMap<u64, Refusal>,
     owner: Recipient<FromChild>,
     gauge: SharedGauge,
     meters: Meters,
     timer: Option<SpawnHandle>,
+}
+
+/// Whose a session is.
+struct Of {
+    node: NodeId,
+    role: Role,
+    tenant: TenantId,
+    contact: Contact,
 }
 
 /// `branchline_slots_used|peak|cap`.
@@ -114,11 +164,39 @@ impl Gatekeeper {
         time: NodeTime,
         ambient: Ambient,
         owner: Recipient<FromChild>,
+        facts: watch::Receiver<Facts>,
         gauge: SharedGauge,
         meters: Meters,
     ) -> Self {
-        let (links, nodes_of_sessions, doomed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Gatekeeper { guard, core, time, ambient, links, nodes_of_sessions, doomed, owner, gauge, meters, timer: None }
+        Gatekeeper {
+            guard,
+            core,
+            time,
+            ambient,
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            facts,
+            lists: BTreeMap::new(),
+            doomed: BTreeMap::new(),
+            owner,
+            gauge,
+            meters,
+            timer: None,
+        }
+    }
+
+    /// The facts have changed. Devices with a link are looked at only for a newer list of their tenant: facts change with
+    /// every child that comes.
+    fn look_at_needs(&mut self, ctx: &mut Context<Self>) {
+        let facts = self.facts.borrow_and_update().clone();
+        let same = |(a, b): (&Arc<Revocations>, &Arc<Revocations>)| Arc::ptr_eq(a, b);
+        let known = |tenant: &TenantId| self.lists.get(tenant).zip(facts.revocations.get(tenant)).is_some_and(same);
+        let devices = self.sessions.values().filter(|of| of.role == Role::Agent && !known(&of.tenant));
+        let needs: Vec<_> = devices.map(|of| (of.node, facts.need(&of.tenant, of.node, of.contact))).collect();
+        self.lists = facts.revocations;
+        for (node, need) in needs {
+            self.feed(Event::Need { node, need }, None, ctx);
+        }
     }
 
     fn now(&self) -> Now {
@@ -187,7 +265,7 @@ impl Gatekeeper {
     }
 
     fn node_of(&self, session: u64) -> Option<NodeId> {
-        self.nodes_of_sessions.get(&session).copied()
+        self.sessions.get(&session).map(|of| of.node)
     }
 
     fn publish(&mut self) {
@@ -224,15 +302,35 @@ impl Actor for Gatekeeper {
         ctx.set_mailbox_capacity(1024);
         self.publish();
         self.arm(ctx);
+        ctx.add_stream(futures_util::stream::unfold(self.facts.clone(), |mut facts| async move {
+            facts.changed().await.ok().map(|()| (FactsChanged, facts))
+        }));
     }
+}
+
+struct FactsChanged;
+
+impl StreamHandler<FactsChanged> for Gatekeeper {
+    fn handle(&mut self, _: FactsChanged, ctx: &mut Self::Context) {
+        self.look_at_needs(ctx);
+    }
+
+    /// Whoever gave the facts is gone, and the node with it.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Handler<AskAdmission> for Gatekeeper {
     type Result = Result<Admitted, Refusal>;
 
-    fn handle(&mut self, AskAdmission(ask): AskAdmission, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: AskAdmission, ctx: &mut Self::Context) -> Self::Result {
+        let AskAdmission { mut ask, tenant, contact } = asked;
         let session = ask.session;
-        self.nodes_of_sessions.insert(session, ask.node);
+        if ask.role == Role::Agent && ask.want != Want::Bulk {
+            // The newest list, also where the reception looked at it a moment earlier.
+            ask.need = self.facts.borrow().need(&tenant, ask.node, contact);
+            ask.want = if ask.need == Need::None { Want::Poll } else { Want::Persistent };
+        }
+        self.sessions.insert(session, Of { node: ask.node, role: ask.role, tenant, contact });
         let no_answer =
             || Err(Refusal::new(503, "no_answer", "admission gave no answer; come again").retry_after(1_000));
         let answer = self.feed(Event::Ask(ask.clone()), Some(session), ctx).unwrap_or_else(no_answer);
@@ -251,7 +349,7 @@ impl Handler<AskAdmission> for Gatekeeper {
             other => other,
         };
         if answer.is_err() {
-            self.nodes_of_sessions.remove(&session);
+            self.sessions.remove(&session);
         }
         answer
     }
@@ -276,7 +374,7 @@ impl Handler<SessionGone> for Gatekeeper {
     fn handle(&mut self, gone: SessionGone, ctx: &mut Self::Context) {
         self.links.remove(&gone.session);
         self.doomed.remove(&gone.session);
-        self.nodes_of_sessions.remove(&gone.session);
+        self.sessions.remove(&gone.session);
         self.feed(Event::Gone { node: gone.node, session: gone.session }, None, ctx);
     }
 }
@@ -285,6 +383,13 @@ impl Handler<SetCap> for Gatekeeper {
     type Result = ();
     fn handle(&mut self, SetCap(cap): SetCap, ctx: &mut Self::Context) {
         self.feed(Event::SetCap { cap }, None, ctx);
+    }
+}
+
+impl Handler<Demands> for Gatekeeper {
+    type Result = ();
+    fn handle(&mut self, Demands(demands): Demands, ctx: &mut Self::Context) {
+        self.feed(Event::Demands(demands), None, ctx);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Relays of one site, and a gateway beside the direct way, in virtual time: the real cores of both ends (path and rhythm; rate and admission), no socket.
 
 use super::{
-    admission::{Admission, AdmissionConfig, Ask, Cap, Effect, Event, Lease, Want},
+    admission::{Admission, AdmissionConfig, Ask, Cap, Effect, Event, Lease, Need, Want},
     rate::{Caller, Rate},
     reception::reconnect_spread_ms,
 };
@@ -159,9 +159,10 @@ impl Site {
             key: AttachmentKey { epoch: 1, attachment: device.attachment },
             session,
             want: Want::Persistent,
-            priority: 0,
+            need: Need::Ordinary,
             wakeable: false,
             poll_interval_ms: None,
+            pressing_ms: None,
         };
         let parent = &mut self.parents[which];
         let mut effects = Vec::new();

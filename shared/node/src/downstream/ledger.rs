@@ -12,6 +12,7 @@
 //! back. A child becomes one durably before the first send. So a row without holders is one that nobody below can have,
 //! and only such a row is given back, expires, or is cancelled on this node's word.
 
+mod demand;
 mod recall;
 mod row;
 mod steer;

@@ -23,6 +23,8 @@ pub mod session;
 #[cfg(all(test, feature = "uplink"))]
 mod group_tests;
 #[cfg(all(test, feature = "uplink"))]
+mod poll_tests;
+#[cfg(all(test, feature = "uplink"))]
 mod storm_tests;
 
 pub use child::{Child, FromChild};

@@ -3,10 +3,10 @@
 //! Every accept runs as a task of its own with one time limit for all of it. Who a child is comes from its verified
 //! certificate alone; the greeting only has to agree.
 
-pub use super::checks::{Facts, check, reconnect_spread_ms};
+pub use super::checks::{Facts, Polls, check, reconnect_spread_ms};
 
 use super::{
-    admission::{Ask, Want},
+    admission::{Ask, Need, Want},
     checks::check_preface,
     child::{Child, FromChild},
     door::Door,
@@ -216,30 +216,33 @@ impl Reception {
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         let node = peer.node;
         let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
+        let polls = facts.polls.get(&peer.tenant);
         let ask = Ask {
             node,
             role: peer.role,
             key,
             session,
             want: if greeting.contact == Contact::Persistent { Want::Persistent } else { Want::Poll },
-            priority: 0,
+            need: Need::Ordinary, // the gatekeeper looks at the lists
             wakeable: greeting.wake_port != 0 && keys.is_some() && gateway.is_none() && source.is_some(),
-            poll_interval_ms: facts.poll_interval_ms.get(&peer.tenant).copied(),
+            poll_interval_ms: polls.and_then(|polls| polls.normal_ms),
+            pressing_ms: polls.and_then(|polls| polls.pressing_ms(&greeting.capabilities)),
         };
         let gatekeeper = self.gatekeeper.living().await;
         // Whatever happens from here on, also when this task is cut at its limit, the session is reported gone.
         let mut admittance = Admittance(Some((gatekeeper.clone(), SessionGone { node, session })));
-        let lease = match gatekeeper.send(AskAdmission(ask)).await {
-            Ok(Ok(Admitted::Persistent)) => None,
-            Ok(Ok(Admitted::Poll(lease))) => Some(lease),
-            Ok(Err(refusal)) => {
-                tracing::info!(%node, %refusal, "not admitted");
-                drop(admittance);
-                refuse(framed, refusal).await;
-                return;
-            }
-            Err(_) => return,
-        };
+        let lease =
+            match gatekeeper.send(AskAdmission { ask, tenant: peer.tenant.clone(), contact: greeting.contact }).await {
+                Ok(Ok(Admitted::Persistent)) => None,
+                Ok(Ok(Admitted::Poll(lease))) => Some(lease),
+                Ok(Err(refusal)) => {
+                    tracing::info!(%node, %refusal, "not admitted");
+                    drop(admittance);
+                    refuse(framed, refusal).await;
+                    return;
+                }
+                Err(_) => return,
+            };
         // Taken on before the welcome, so that a child whose sessions are parked hears of it.
         let guard = match self.supervision.adopt("session", &node.to_string()).await {
             Ok(guard) => guard,

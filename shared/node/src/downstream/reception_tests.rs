@@ -117,21 +117,22 @@ impl World {
         let (at, to, shared, meters, clock) =
             (gatekeeper.clone(), owner.clone(), gauge.clone(), Meters::new(&metrics), time.clone());
         let mut recovering = false;
+        let facts = watch::channel(Facts { open: true, ..Facts::default() }).1;
+        let seen = facts.clone();
         let spec = ChildSpec::new("gatekeeper", move |guard| {
             let core = match std::mem::replace(&mut recovering, true) {
                 false => Admission::new(config.clone()),
                 true => Admission::recovering(config.clone(), clock.now()),
             };
             let (time, ambient, to, gauge) = (clock.clone(), ambient.clone(), to.clone(), shared.clone());
-            let meters = meters.clone();
-            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, to, gauge, meters)));
+            let (meters, facts) = (meters.clone(), seen.clone());
+            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, to, facts, gauge, meters)));
             Ok(())
         });
         supervision.start_child(spec).await.unwrap();
         let limits = WorkerLimits { live_max: 1_000, intensity: Limit::default(), past: PastIntensity::Park };
         let needs = vec!["gatekeeper".to_string()];
         supervision.add_workers(WorkerSpec { kind: "session".into(), needs, limits }).await.unwrap();
-        let facts = watch::channel(Facts { open: true, ..Facts::default() }).1;
         let reception = Arc::new(Reception {
             node: NodeId(Uuid::from_u128(PARENT)),
             store: 1,

@@ -110,9 +110,10 @@ impl Storm {
             key: AttachmentKey { epoch: 1, attachment: child.attachment },
             session: self.sessions,
             want: Want::Persistent,
-            priority: 0,
+            need: crate::downstream::admission::Need::Ordinary,
             wakeable: false,
             poll_interval_ms: None,
+            pressing_ms: None,
         };
         let mut effects = Vec::new();
         admission.handle(at(now), Event::Ask(ask), &mut effects);

@@ -13,17 +13,18 @@
 use super::{
     actor::{Parts, Pokes, ToOwner, UplinkConfig, UplinkEvent},
     board::State,
+    network::Network,
     path::{Path, Way},
     rhythm::Rhythm,
 };
 use crate::{
     identity::link_keys,
     link::{
-    LinkHandle,
-    codec::FrameCodec,
-    dial::{DialFault, Route, parent_name},
-    engine::{self, LinkCommand, LinkEnd, Side},
-    lanes::Lanes,
+        LinkHandle,
+        codec::FrameCodec,
+        dial::{DialFault, Route, parent_name},
+        engine::{self, LinkCommand, LinkEnd, Side},
+        lanes::Lanes,
     },
 };
 use branchline_protocol::{
@@ -75,9 +76,11 @@ pub(super) async fn for_ever(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut rhythm = Rhythm::new(parts.time.now());
+    let mut network = Network::default();
     let mut path = Path::new(config.borrow().node);
     let mut open = None;
     loop {
+        let hosts: Vec<String> = config.borrow().upstreams.iter().flat_map(|up| up.direct.clone()).collect();
         loop {
             let wait = rhythm.due().since(parts.ambient.clock.mono());
             if wait == 0 || open.is_some() {
@@ -87,6 +90,10 @@ pub(super) async fn for_ever(
                 _ = tokio::time::sleep(Duration::from_millis(wait)) => {}
                 poke = pokes.next() => {
                     rhythm.poke(parts.time.now(), poke, parts.ambient.random.next_u64());
+                }
+                () = network.came(&hosts), if rhythm.waits_for_network() => {
+                    tracing::info!("a network has come");
+                    rhythm.network_came(parts.time.now(), parts.ambient.random.next_u64());
                 }
                 _ = stop.wait_for(|s| *s) => return,
             }

@@ -5,6 +5,7 @@
 pub mod actor;
 pub mod board;
 mod dialling;
+mod network;
 pub mod path;
 pub mod rhythm;
 pub mod spool;

@@ -2,10 +2,14 @@
 //!
 //! Losing an established link: uniform over the parent's stated spread, over 5 s of it with results or urgent matter in
 //! hand. A failed dial: min(300 s, 1 s · 2ⁿ) times 0.75 to 1.25, so that the spread exists at the cap too. A parent that
-//! is busy: the instant it gave. A poll that ended: the lease's next instant.
+//! is busy: the instant it gave. A poll that ended: the lease's next instant, give or take a twentieth of the interval. The
+//! instants themselves are evenly spread and stay where they are, so an hourly device polls 24 times a day, and two polls
+//! are never more than a tenth over the interval apart (ADM-8). A network that comes after dials failed for want of it: at
+//! once (ADM-12).
 
 use branchline_protocol::{
-    time::{Mono, Now},
+    document::POLL_S,
+    time::{Millis, Mono, Now},
     wire::Lease,
 };
 
@@ -15,12 +19,20 @@ pub const BACKOFF_MS_MAX: u64 = 300_000;
 pub const SPREAD_MS_MAX: u64 = 300_000;
 /// A device with something to say polls within this many milliseconds (jitter of DESIGN 3).
 pub const POKE_SPREAD_MS: u64 = 500;
+/// A device whose network has come dials within this many milliseconds: with the second until that is noticed it polls
+/// within 5 s (ADM-12).
+pub const NETWORK_SPREAD_MS: u64 = 3_000;
 /// With results or urgent matter in hand the first wait after a loss is at most so long, in milliseconds.
 pub const URGENT_SPREAD_MS: u64 = 5_000;
 /// The shortest wait that a parent may ask for, in milliseconds.
 const TOLD_MS_MIN: u64 = 1_000;
 /// The longest: a parent's word is not to keep a child away for ever.
 const TOLD_MS_MAX: u64 = 3_600_000;
+/// The longest interval between polls that a parent may lease: 7 days (ADM-14).
+const LEASE_MS_MAX: u64 = *POLL_S.end() * 1_000;
+/// A poll is before or after its instant by at most this part of the interval, so that two polls are a tenth further apart
+/// than the interval at most.
+const JITTER_PART: u64 = 20;
 
 /// What a child has to say while it has no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,16 +111,37 @@ impl Rhythm {
         self.due = now.mono.plus(ms + chance % (ms / 4 + 1));
     }
 
-    /// A poll ended in good order: next at the lease's own instant of the interval.
+    /// A poll ended in good order: next about the lease's own instant of the interval, the one after that which this poll
+    /// may have been for.
     pub fn polled(&mut self, now: Now, lease: Lease, more: bool, chance: u64) {
         self.wait = Wait::Poll;
         if more {
             self.due = now.mono.plus(chance % POKE_SPREAD_MS);
             return;
         }
-        let interval = lease.interval_ms.max(1) as i64;
-        let since = (now.node.0 - lease.phase_ms as i64).rem_euclid(interval);
-        self.due = now.mono.plus((interval - since) as u64);
+        let interval = lease.interval_ms.clamp(1, LEASE_MS_MAX);
+        let own = Millis(now.node.0.saturating_sub_unsigned(lease.phase_ms));
+        let since = own.0.rem_euclid(interval as i64) as u64;
+        let jitter = interval / JITTER_PART;
+        let next = match interval - since {
+            early if early <= jitter => early + interval,
+            wait => wait,
+        };
+        self.due = now.mono.plus(next - jitter + chance % (2 * jitter + 1));
+    }
+
+    /// Whether the next dial waits for nothing but a network that may be missing.
+    pub fn waits_for_network(&self) -> bool {
+        self.wait == Wait::Failed
+    }
+
+    /// There was no network, and now there is: dial soon, and count failures anew. Not before the instant that a parent
+    /// asked for.
+    pub fn network_came(&mut self, now: Now, chance: u64) {
+        if self.wait == Wait::Failed {
+            self.failures = 0;
+            self.due = self.due.min(now.mono.plus(chance % NETWORK_SPREAD_MS));
+        }
     }
 
     /// There is something to say: dial soon, unless a dial failed or the parent asked to wait. Answers whether the wait
@@ -133,7 +166,6 @@ impl Rhythm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use branchline_protocol::time::Millis;
 
     fn at(ms: u64) -> Now {
         Now { mono: Mono(ms), wall: Millis(ms as i64), node: Millis(ms as i64) }
@@ -192,7 +224,7 @@ mod tests {
     #[test]
     fn a_poll_comes_at_its_own_phase_and_a_result_brings_it_forward() {
         let mut rhythm = Rhythm::new(at(0));
-        rhythm.polled(at(500), Lease { interval_ms: 1_000, phase_ms: 300, waiter: 0 }, false, 0);
+        rhythm.polled(at(500), Lease { interval_ms: 1_000, phase_ms: 300, waiter: 0 }, false, 50);
         assert_eq!(rhythm.due(), Mono(1_300));
         assert!(rhythm.poke(at(600), Poke::Something, 7));
         assert_eq!(rhythm.due(), Mono(607));
@@ -206,16 +238,54 @@ mod tests {
         let lease = Lease { interval_ms: 3_600_000, phase_ms: 300_000, waiter: 0 };
         let mut rhythm = Rhythm::new(at(0));
         rhythm.polled(at(500_000), lease, false, 0);
-        assert_eq!(rhythm.due(), Mono(3_900_000));
+        assert_eq!(rhythm.due(), Mono(3_720_000), "a twentieth before its instant");
         assert!(rhythm.poke(at(600_000), Poke::Wake, 499));
         assert_eq!(rhythm.due(), Mono(600_000), "the parent spreads its wakes, the device adds nothing");
         rhythm.polled(at(601_000), lease, false, 0);
-        assert_eq!(rhythm.due(), Mono(3_900_000), "the next poll is where it was");
+        assert_eq!(rhythm.due(), Mono(3_720_000), "the next poll is where it was");
         rhythm.failed(at(602_000), None, 500);
         assert!(rhythm.poke(at(602_000), Poke::Wake, 0), "the parent lives, whatever a dial met");
         rhythm.failed(at(602_000), Some(9_000), 0);
         assert!(!rhythm.poke(at(602_000), Poke::Wake, 0), "but what it asked for counts");
         rhythm.told(at(602_000), 9_000, 0);
         assert!(!rhythm.poke(at(602_000), Poke::Wake, 0));
+    }
+
+    #[test]
+    fn adm_8_a_poll_is_a_twentieth_around_its_instant_and_an_early_one_is_not_repeated() {
+        let lease = Lease { interval_ms: 1_000, phase_ms: 300, waiter: 0 };
+        let due = |now: u64, chance: u64| {
+            let mut rhythm = Rhythm::new(at(0));
+            rhythm.polled(at(now), lease, false, chance);
+            rhythm.due().0
+        };
+        assert_eq!([0, 50, 100].map(|chance| due(300, chance)), [1_250, 1_300, 1_350]);
+        assert_eq!(due(300, u64::MAX), due(300, u64::MAX % 101));
+        assert_eq!(due(1_249, 0), 1_250, "brought forward by a result, it is due at its instant still");
+        assert_eq!(due(1_250, 0), 2_250, "the earliest poll of an instant was that one");
+        assert_eq!(due(1_250, 100), 2_350, "a tenth over the interval, and no more");
+        let mut rhythm = Rhythm::new(at(0));
+        rhythm.polled(at(0), Lease { interval_ms: u64::MAX, phase_ms: u64::MAX, waiter: 0 }, false, u64::MAX);
+        assert!(rhythm.due().0 <= LEASE_MS_MAX + LEASE_MS_MAX / 10, "a parent keeps nobody away for ever");
+        rhythm.polled(at(7), Lease { interval_ms: 0, phase_ms: 0, waiter: 0 }, false, 3);
+        assert_eq!(rhythm.due(), Mono(8));
+    }
+
+    #[test]
+    fn adm_12_a_network_that_comes_is_used_at_once_but_not_before_the_parents_instant() {
+        let mut rhythm = Rhythm::new(at(0));
+        (0..9).for_each(|_| rhythm.failed(at(0), None, 250));
+        assert_eq!((rhythm.due(), rhythm.waits_for_network()), (Mono(256_000), true));
+        rhythm.network_came(at(100_000), NETWORK_SPREAD_MS - 1);
+        assert_eq!(rhythm.due(), Mono(102_999));
+        rhythm.failed(at(103_000), None, 250);
+        assert_eq!(rhythm.due(), Mono(104_000), "what failed before says nothing of the network that came");
+        rhythm.network_came(at(103_999), 2_000);
+        assert_eq!(rhythm.due(), Mono(104_000), "never later than before");
+        for told in [|r: &mut Rhythm| r.told(at(0), 60_000, 0), |r: &mut Rhythm| r.failed(at(0), Some(60_000), 0)] {
+            told(&mut rhythm);
+            rhythm.network_came(at(1), 0);
+            assert_eq!((rhythm.due(), rhythm.waits_for_network()), (Mono(60_000), false));
+        }
     }
 }

@@ -93,6 +93,21 @@ pub struct PresenceEntry {
     /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
     #[serde(default)]
     pub settings: (u32, u64),
+    /// Milliseconds between its polls while it holds no slot, as its parent leases them; `None` when its parent has not said.
+    #[serde(default)]
+    pub poll_interval_ms: Option<u64>,
+    /// The slot that it holds or waits for.
+    #[serde(default)]
+    pub slot: Option<SlotStanding>,
+}
+
+/// Since when a device holds a slot of its parent, or waits for one (CON-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStanding {
+    /// Node time of its parent.
+    pub since: Millis,
+    /// Its number in line as it was last told; 0: it holds the slot.
+    pub waiter: u32,
 }
 
 /// What a restored server asks of its children, and they of theirs (DESIGN 5).

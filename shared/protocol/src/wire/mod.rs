@@ -20,7 +20,9 @@ mod trunk;
 
 pub use enrol::{ENROL_BYTES_MAX, EnrolAnswer, EnrolRequest, Facts as DeviceFacts};
 pub use frame::{Contact, FRAME_BYTES_MAX, Frame, FrameFault, Goodbye, Greeting, Lease, Resume, Welcome};
-pub use message::{Ack, MESSAGE_BYTES_MAX, Message, MessageFault, PresenceEntry, Reach, Recall, Recalled};
+pub use message::{
+    Ack, MESSAGE_BYTES_MAX, Message, MessageFault, PresenceEntry, Reach, Recall, Recalled, SlotStanding,
+};
 pub use preface::{LINK_ALPN, LINK_PATH, PREFACE_ACCEPTED, PREFACE_BUSY, Preface, StreamHeader, TOKEN_HEADER};
 pub use trunk::{TRUNK_CONTROL_BYTES_MAX, TRUNK_DEAD_S, TRUNK_PING_S, TrunkControl};
 

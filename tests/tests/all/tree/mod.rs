@@ -4,6 +4,7 @@ mod drain;
 mod fanout;
 mod inventory;
 mod jobs;
+mod keeping;
 mod nodes;
 mod notices;
 mod polls;

@@ -111,6 +111,7 @@ fn s_12_a_revoked_device_collects_no_more() {
         revoked: vec![(ME, 2)],
         suspended: vec![],
         raised: vec![],
+        keep_connection: vec![],
     };
     pc.happens(document(&list, &server()));
     pc.news();
@@ -164,6 +165,7 @@ fn job_16_a_suspended_device_collects_nothing_by_itself_and_makes_up_for_the_day
         revoked: vec![],
         suspended,
         raised: vec![],
+        keep_connection: vec![],
     };
     pc.happens(document(&list(2, vec![ME]), &server()));
     pc.set(|s| s.poll_normal_s = 600);

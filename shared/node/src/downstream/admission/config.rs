@@ -46,7 +46,8 @@ pub struct AdmissionConfig {
     pub(super) cap: Cap,
     pub(super) poll_interval_ms: u64,
     pub(super) reservation_wakeable_ms: u64,
-    pub(super) reservation_polling_ms: u64,
+    /// Set by hand; else by the waiter's own interval.
+    pub(super) reservation_polling_ms: Option<u64>,
     pub(super) relay_pool: u16,
     pub(super) poll_pool: u16,
     pub(super) bulk_pool: u16,
@@ -60,7 +61,7 @@ impl AdmissionConfig {
             cap,
             poll_interval_ms: 3_600_000,
             reservation_wakeable_ms: 3_000, // ADM-3: a wakeable waiter holds the slot within 5 s, or the next one is tried
-            reservation_polling_ms: polling_reservation_ms(3_600_000),
+            reservation_polling_ms: None,
             relay_pool: 512,
             poll_pool: 64,
             bulk_pool: 32,
@@ -78,7 +79,6 @@ impl AdmissionConfig {
             return Err(Refusal::new(422, "poll_interval_out_of_range", message).field("poll_interval_ms"));
         }
         self.poll_interval_ms = ms;
-        self.reservation_polling_ms = polling_reservation_ms(ms);
         Ok(self)
     }
 
@@ -86,8 +86,18 @@ impl AdmissionConfig {
     /// least 1: a reservation that lapses as it is made would pass down the line without end.
     pub fn reservation_ms(mut self, wakeable: u64, polling: u64) -> Self {
         self.reservation_wakeable_ms = wakeable.max(1);
-        self.reservation_polling_ms = polling.max(1);
+        self.reservation_polling_ms = Some(polling.max(1));
         self
+    }
+
+    /// For how long a freed slot is kept for one that polls at this interval, or at the node's own.
+    pub(super) fn polling_reservation_ms(&self, interval_ms: Option<u64>) -> u64 {
+        self.reservation_polling_ms.unwrap_or_else(|| {
+            let ms = interval_ms.unwrap_or(self.poll_interval_ms);
+            // One interval and a tenth: polls carry up to 10 % of jitter (ADM-8), and a live waiter must not miss its slot
+            // by it.
+            ms.saturating_add(ms.div_ceil(10))
+        })
     }
 
     /// The same with other pools: relay uplinks, polls and bulk links at once. 0 closes a pool.
@@ -101,11 +111,6 @@ impl Default for AdmissionConfig {
     fn default() -> Self {
         AdmissionConfig::new(Cap::default())
     }
-}
-
-/// One interval and a tenth: polls carry ±10 % of jitter (ADM-8), and a live waiter must not miss its slot by it.
-fn polling_reservation_ms(interval_ms: u64) -> u64 {
-    interval_ms + interval_ms.div_ceil(10)
 }
 
 #[cfg(test)]
@@ -140,7 +145,7 @@ mod tests {
             cap: Cap(300),
             poll_interval_ms: 3_600_000,
             reservation_wakeable_ms: 3_000,
-            reservation_polling_ms: 3_960_000,
+            reservation_polling_ms: None,
             relay_pool: 512,
             poll_pool: 64,
             bulk_pool: 32,
@@ -151,8 +156,10 @@ mod tests {
     #[test]
     fn a_poll_interval_at_its_bounds_and_one_past_them() {
         let interval = |ms| AdmissionConfig::default().poll_interval_ms(ms);
-        assert_eq!(interval(1).map(|c| c.reservation_polling_ms), Ok(2));
-        assert_eq!(interval(600_000).map(|c| c.reservation_polling_ms), Ok(660_000));
+        assert_eq!(interval(1).map(|c| c.polling_reservation_ms(None)), Ok(2));
+        assert_eq!(interval(600_000).map(|c| c.polling_reservation_ms(None)), Ok(660_000));
+        assert_eq!(interval(600_000).map(|c| c.polling_reservation_ms(Some(900_000))), Ok(990_000), "the waiter's own");
+        assert_eq!(interval(1).map(|c| c.reservation_ms(1, 0).polling_reservation_ms(Some(900_000))), Ok(1), "by hand");
         assert!(interval(POLL_INTERVAL_MS_MAX).is_ok());
         for bad in [0, POLL_INTERVAL_MS_MAX + 1, u64::MAX] {
             let refusal = interval(bad).expect_err("outside the range");

@@ -1,9 +1,13 @@
 //! What is told to an [`Admission`](super::Admission) and what it asks to be done.
 
-use super::config::Cap;
+use super::{
+    config::Cap,
+    need::{ByNeed, Demand, Need},
+};
 use branchline_protocol::hash::Hash;
 use branchline_protocol::id::{AttachmentKey, NodeId, Role};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What a child wants of the link it opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +34,14 @@ pub struct Ask {
     /// What the child wants **at this contact**. A device that wants a slot asks for it at every contact; a poll on
     /// a newer link says that it wants none and gives up slot and place in line (ADM-1).
     pub want: Want,
-    /// Higher goes first in line.
-    pub priority: u8,
+    /// How much it needs a slot, without its orders; counts only for devices that want one.
+    pub need: Need,
     /// Whether a wake packet can cause the child to call.
     pub wakeable: bool,
     /// Milliseconds between polls as its tenant's settings say; the node's own configuration without them (ADM-14).
     pub poll_interval_ms: Option<u64>,
+    /// Milliseconds that the most pressing class of what it can do allows between polls (ADM-9, ADM-10).
+    pub pressing_ms: Option<u64>,
 }
 
 /// Something that happened.
@@ -53,6 +59,16 @@ pub enum Event {
         /// The link that ended.
         session: u64,
     },
+    /// The documents of its parent say otherwise from here on how much a device needs a slot. With [`Need::None`] it loses
+    /// its slot, or its place in line.
+    Need {
+        /// The device.
+        node: NodeId,
+        /// Without its orders.
+        need: Need,
+    },
+    /// What the open orders of the node's own children ask for, all of them; who is not named has none.
+    Demands(BTreeMap<NodeId, Demand>),
     /// The number of slots was changed.
     SetCap {
         /// The new number.
@@ -100,7 +116,8 @@ pub enum Effect {
         /// The asking link.
         session: u64,
     },
-    /// The link's slot was taken away: turn it to polling, letting what is under way finish (ADM-6).
+    /// The link's slot was taken away, for a lower cap, for one who needs it more, or because it is not to keep it: turn it
+    /// to polling, letting what is under way finish (ADM-1, ADM-6).
     Displace {
         /// The link.
         session: u64,
@@ -159,6 +176,10 @@ pub struct Gauge {
     pub waiting: u32,
     /// Of `used`, the slots kept for a waiter that has not come yet.
     pub reserved: u16,
+    /// Of `used`, the slots held, by what their holders need.
+    pub held_by: ByNeed,
+    /// Of `waiting`, by what the waiters stand as: their need, and what they rose.
+    pub waiting_by: ByNeed,
 }
 
 /// Places in use beside the slots.

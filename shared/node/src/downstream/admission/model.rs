@@ -3,9 +3,10 @@
 use super::tests::{Rig, ask, cap, node, now};
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
-const INTERVAL_MS: u64 = 60_000;
+/// Three of these are longer than an hour, so that a waiter may rise.
+const INTERVAL_MS: u64 = 1_500_000;
 const POLLS: usize = 3;
 const DEVICES: u64 = 9;
 
@@ -15,7 +16,7 @@ enum Step {
     Open {
         device: u64,
         want: Want,
-        priority: u8,
+        need: Need,
         wakeable: bool,
         old: bool,
     },
@@ -23,7 +24,7 @@ enum Step {
     Again {
         device: u64,
         want: Want,
-        priority: u8,
+        need: Need,
         wakeable: bool,
     },
     /// A device's newest link ends, or the one before it.
@@ -32,6 +33,13 @@ enum Step {
         former: bool,
     },
     SetCap(i64),
+    /// The documents say otherwise.
+    Need {
+        device: u64,
+        need: Need,
+    },
+    /// Of each named device: whether its order is urgent, and whether it is in progress.
+    Demands(Vec<(u64, bool, bool)>),
     Wait(u64),
     /// Time goes on to the instant that the core asked for.
     Deadline,
@@ -39,14 +47,20 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let want = || prop_oneof![4 => Just(Want::Persistent), 1 => Just(Want::Poll)];
+    let need = || prop::sample::select(&Need::SLOTTED[..]);
+    let any_need = prop_oneof![3 => need(), 1 => Just(Need::None)];
+    let demand = (1..=DEVICES, any::<bool>(), any::<bool>());
+    let bounds = [HELD_MS_MIN - 1, HELD_MS_MIN, HELD_MS_MIN + 1, RISE_MS - 1, RISE_MS];
     prop_oneof![
-        6 => (1..=DEVICES, want(), 0..3u8, any::<bool>(), prop::bool::weighted(0.1))
-            .prop_map(|(device, want, priority, wakeable, old)| Step::Open { device, want, priority, wakeable, old }),
-        4 => (1..=DEVICES, want(), 0..3u8, any::<bool>())
-            .prop_map(|(device, want, priority, wakeable)| Step::Again { device, want, priority, wakeable }),
+        6 => (1..=DEVICES, want(), need(), any::<bool>(), prop::bool::weighted(0.1))
+            .prop_map(|(device, want, need, wakeable, old)| Step::Open { device, want, need, wakeable, old }),
+        4 => (1..=DEVICES, want(), need(), any::<bool>())
+            .prop_map(|(device, want, need, wakeable)| Step::Again { device, want, need, wakeable }),
         4 => (1..=DEVICES, prop::bool::weighted(0.2)).prop_map(|(device, former)| Step::End { device, former }),
         1 => (1..=5i64).prop_map(Step::SetCap),
-        2 => prop_oneof![0..4_000u64, 0..2 * INTERVAL_MS].prop_map(Step::Wait),
+        1 => (1..=DEVICES, any_need).prop_map(|(device, need)| Step::Need { device, need }),
+        1 => prop::collection::vec(demand, 0..4).prop_map(Step::Demands),
+        3 => prop_oneof![0..4_000u64, 0..2 * INTERVAL_MS, prop::sample::select(bounds.to_vec())].prop_map(Step::Wait),
         2 => Just(Step::Deadline),
     ]
 }
@@ -59,6 +73,9 @@ struct Entry {
     heard: u64,
     until: Option<u64>,
     tried: bool,
+    /// When it took its slot, or its place in line.
+    since: u64,
+    rises: u8,
 }
 
 /// `slots` in order of arrival, `line` in order of waiting; nothing is indexed or cached.
@@ -67,9 +84,88 @@ struct Reference {
     slots: Vec<Entry>,
     polls: Vec<Entry>,
     line: Vec<Entry>,
+    demands: BTreeMap<NodeId, Demand>,
+    barred: BTreeMap<NodeId, u64>,
+    rose_at: u64,
 }
 
 impl Reference {
+    /// What a holder or waiter needs, with its orders and what it rose.
+    fn standing(&self, entry: &Entry) -> Need {
+        let urgent = self.demands.get(&entry.ask.node).is_some_and(|d| d.urgent);
+        let need = if urgent { Need::Urgent } else { entry.ask.need };
+        need.raised(entry.rises)
+    }
+
+    /// A need's slots, held by it or reserved for it.
+    fn kept(&self, need: Need) -> usize {
+        let reserved = self.line.iter().filter(|w| w.until.is_some());
+        self.slots.iter().chain(reserved).filter(|e| self.standing(e) == need).count()
+    }
+
+    fn holders(&self, need: Need) -> usize {
+        self.slots.iter().filter(|e| self.standing(e) == need).count()
+    }
+
+    fn waiters(&self, need: Need) -> usize {
+        self.line.iter().filter(|w| w.until.is_none() && self.standing(w) == need).count()
+    }
+
+    fn share(&self) -> usize {
+        if self.cap < 3 { 0 } else { self.cap.div_ceil(20) }
+    }
+
+    /// The slot that a waiter may take: each of those before it in line could take another.
+    fn displaceable(&self, at: u64, node: NodeId) -> Option<usize> {
+        let waiter = self.line.iter().find(|w| w.ask.node == node && w.until.is_none())?;
+        if self.barred.contains_key(&node) {
+            return None;
+        }
+        let mut open = Vec::new();
+        for need in Need::SLOTTED.into_iter().filter(|need| *need < self.standing(waiter)) {
+            let free = |i: &usize| {
+                let held = &self.slots[*i];
+                let idle = self.demands.get(&held.ask.node).is_none_or(|d| !d.in_progress);
+                self.standing(held) == need && at - held.since >= HELD_MS_MIN && idle
+            };
+            let spare = self.holders(need).saturating_sub(self.share());
+            open.extend((0..self.slots.len()).filter(free).take(spare));
+        }
+        open.first().copied().filter(|_| open.len() as u32 >= self.number(node))
+    }
+
+    fn displace(&mut self, at: u64, slot: usize, out: &mut Vec<Effect>) {
+        let ask = self.slots.remove(slot).ask;
+        self.barred.insert(ask.node, at + HELD_MS_MIN);
+        self.join(at, &ask);
+        let lease = Lease::new(ask.node, INTERVAL_MS, self.number(ask.node));
+        out.push(Effect::Displace { session: ask.session, lease });
+    }
+
+    fn raise(&mut self, at: u64) {
+        while let Some(oldest) =
+            (0..self.line.len()).find(|i| self.line[*i].until.is_none() && self.standing(&self.line[*i]) < Need::Urgent)
+        {
+            let due = self.line[oldest].since.max(self.rose_at) + RISE_MS;
+            if due > at {
+                break;
+            }
+            (self.line[oldest].rises, self.rose_at) = (self.line[oldest].rises + 1, due);
+        }
+    }
+
+    fn set_need(&mut self, node: NodeId, need: Need, out: &mut Vec<Effect>) {
+        if need == Need::None {
+            self.line.retain(|w| w.ask.node != node);
+            if let Some(slot) = self.slots.iter().position(|e| e.ask.node == node) {
+                let session = self.slots.remove(slot).ask.session;
+                out.push(Effect::Displace { session, lease: Lease::new(node, INTERVAL_MS, 0) });
+            }
+        }
+        let both = self.slots.iter_mut().chain(&mut self.line);
+        both.filter(|e| e.ask.node == node).for_each(|e| e.ask.need = need);
+    }
+
     fn reserved(&self) -> usize {
         self.line.iter().filter(|w| w.until.is_some()).count()
     }
@@ -78,27 +174,39 @@ impl Reference {
         self.slots.len() + self.reserved()
     }
 
-    /// Position in `line` of the one who is first by priority, then wait, and has no reservation.
+    /// Position in `line` of the one without a reservation who is first by need, then wait; before all others one of a
+    /// need that has less than its share.
     fn first(&self) -> Option<usize> {
         let open = |i: &usize| self.line[*i].until.is_none();
-        (0..self.line.len()).filter(open).max_by_key(|i| (self.line[*i].ask.priority, Reverse(*i)))
+        let key = |i: &usize| {
+            let need = self.standing(&self.line[*i]);
+            (self.kept(need) < self.share(), need, Reverse(*i))
+        };
+        (0..self.line.len()).filter(open).max_by_key(key)
     }
 
     fn number(&self, node: NodeId) -> u32 {
         let Some(own) = self.line.iter().position(|w| w.ask.node == node) else { return 0 };
-        let priority = self.line[own].ask.priority;
+        let standing = self.standing(&self.line[own]);
         let ahead = self.line.iter().enumerate().filter(|(i, w)| {
-            w.until.is_none() && (w.ask.priority > priority || w.ask.priority == priority && *i < own)
+            let its = self.standing(w);
+            w.until.is_none() && (its > standing || its == standing && *i < own)
         });
         ahead.count() as u32 + 1
     }
 
     fn pass_time(&mut self, at: u64, out: &mut Vec<Effect>) {
+        self.barred.retain(|_, until| *until > at);
         self.line.retain(|w| w.heard + 3 * INTERVAL_MS > at);
         let (lapsed, rest) = std::mem::take(&mut self.line).into_iter().partition(|w| w.until.is_some_and(|u| u <= at));
         self.line = rest;
         let lapsed: Vec<Entry> = lapsed;
-        self.line.extend(lapsed.into_iter().map(|w| Entry { until: None, tried: w.tried || w.ask.wakeable, ..w }));
+        let again = |w: Entry| {
+            let tried = w.tried || w.ask.wakeable;
+            Entry { until: None, tried, since: at, rises: 0, ..w }
+        };
+        self.line.extend(lapsed.into_iter().map(again));
+        self.raise(at);
         self.fill(at, out);
     }
 
@@ -117,7 +225,7 @@ impl Reference {
 
     fn join(&mut self, at: u64, ask: &Ask) {
         match self.line.iter_mut().find(|w| w.ask.node == ask.node) {
-            Some(w) => (w.ask, w.session, w.heard) = (ask.clone(), Some(ask.session), at),
+            Some(w) => (w.ask, w.session, w.heard) = (ask.clone(), Some(ask.session), at), // and its age
             None => self.line.push(entry(ask, at)),
         }
     }
@@ -144,7 +252,7 @@ impl Reference {
         }
         let place = if persistent { &mut self.slots } else { &mut self.polls };
         if let Some(held) = place.iter_mut().find(|e| e.ask.node == node) {
-            *held = entry(ask, at);
+            *held = Entry { since: held.since, ..entry(ask, at) };
             out.push(if same { Effect::Already { session } } else { Effect::Admitted { session } });
         } else if !persistent {
             if self.polls.len() < POLLS {
@@ -160,8 +268,17 @@ impl Reference {
             self.polls.retain(|e| e.ask.node != node);
             self.slots.push(entry(ask, at));
             out.push(Effect::Admitted { session });
-        } else {
+        } else if {
             self.join(at, ask);
+            self.displaceable(at, node).is_some()
+        } {
+            let slot = self.displaceable(at, node).expect("it was just seen");
+            self.line.retain(|w| w.ask.node != node);
+            self.polls.retain(|e| e.ask.node != node);
+            self.displace(at, slot, out);
+            self.slots.push(entry(ask, at));
+            out.push(Effect::Admitted { session });
+        } else {
             out.push(Effect::Deferred { session, lease: Lease::new(node, INTERVAL_MS, self.number(node)) });
         }
         if let Some(w) = self.line.iter_mut().find(|w| w.ask.node == node) {
@@ -173,21 +290,20 @@ impl Reference {
         self.cap = cap;
         while self.used() > cap && self.reserved() > 0 {
             let reserved = (0..self.line.len()).filter(|i| self.line[*i].until.is_some());
-            let last = reserved.min_by_key(|i| (self.line[*i].ask.priority, Reverse(*i))).expect("one is reserved");
+            let last = reserved.min_by_key(|i| (self.standing(&self.line[*i]), Reverse(*i))).expect("one is reserved");
             self.line[last].until = None;
         }
-        let order: Vec<NodeId> = self.slots.iter().map(|e| e.ask.node).collect();
-        let mut leaving = Vec::new();
-        while self.slots.len() > cap {
-            let lowest = self.slots.iter().map(|e| e.ask.priority).min().expect("slots are held");
-            let latest = self.slots.iter().rposition(|e| e.ask.priority == lowest).expect("it was just seen");
-            leaving.push(self.slots.remove(latest).ask);
+        let mut staying = self.slots.clone();
+        let count = |slots: &[Entry], need| slots.iter().filter(|e| self.standing(e) == need).count();
+        while staying.len() > cap {
+            let spare = |need: &Need| count(&staying, *need) > self.share();
+            let lowest = Need::SLOTTED.into_iter().find(spare).expect("all shares fit");
+            let latest = staying.iter().rposition(|e| self.standing(e) == lowest).expect("it was just seen");
+            staying.remove(latest);
         }
-        leaving.sort_by_key(|ask| order.iter().position(|node| *node == ask.node));
-        for ask in leaving {
-            self.join(at, &ask);
-            let lease = Lease::new(ask.node, INTERVAL_MS, self.number(ask.node));
-            out.push(Effect::Displace { session: ask.session, lease });
+        let staying: BTreeSet<NodeId> = staying.iter().map(|e| e.ask.node).collect();
+        while let Some(slot) = self.slots.iter().position(|e| !staying.contains(&e.ask.node)) {
+            self.displace(at, slot, out);
         }
     }
 
@@ -201,7 +317,12 @@ impl Reference {
 }
 
 fn entry(ask: &Ask, at: u64) -> Entry {
-    Entry { ask: ask.clone(), session: Some(ask.session), heard: at, until: None, tried: false }
+    Entry { ask: ask.clone(), session: Some(ask.session), heard: at, until: None, tried: false, since: at, rises: 0 }
+}
+
+fn by_need(count: impl Fn(Need) -> usize) -> ByNeed {
+    let [ordinary, keep, urgent] = Need::SLOTTED.map(|need| count(need) as u32);
+    ByNeed { ordinary, keep, urgent }
 }
 
 fn config(slots: i64) -> AdmissionConfig {
@@ -223,7 +344,15 @@ impl Run {
     fn new(slots: i64) -> Self {
         Run {
             rig: Rig { core: Admission::new(config(slots)), at: 0 },
-            reference: Reference { cap: slots as usize, slots: vec![], polls: vec![], line: vec![] },
+            reference: Reference {
+                cap: slots as usize,
+                slots: vec![],
+                polls: vec![],
+                line: vec![],
+                demands: BTreeMap::new(),
+                barred: BTreeMap::new(),
+                rose_at: 0,
+            },
             peak: 0,
             sessions: 100,
             links: BTreeMap::new(),
@@ -231,8 +360,8 @@ impl Run {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        let event = match *step {
-            Step::Open { device, want, priority, wakeable, old } => {
+        let event = match step.clone() {
+            Step::Open { device, want, need, wakeable, old } => {
                 self.sessions += 1;
                 let ((newest, newest_attachment), _) = self.links.get(&device).copied().unwrap_or_default();
                 let attachment = if old { newest_attachment } else { self.sessions };
@@ -240,16 +369,21 @@ impl Run {
                     self.links.insert(device, ((self.sessions, attachment), newest));
                 }
                 let key = AttachmentKey { epoch: 1, attachment };
-                Event::Ask(Ask { key, priority, wakeable, ..ask(device, self.sessions, want) })
+                Event::Ask(Ask { key, need, wakeable, ..ask(device, self.sessions, want) })
             }
-            Step::Again { device, want, priority, wakeable } => {
+            Step::Again { device, want, need, wakeable } => {
                 let Some(((session, attachment), _)) = self.links.get(&device).copied() else { return Ok(()) };
                 let key = AttachmentKey { epoch: 1, attachment };
-                Event::Ask(Ask { key, priority, wakeable, ..ask(device, session, want) })
+                Event::Ask(Ask { key, need, wakeable, ..ask(device, session, want) })
             }
             Step::End { device, former } => {
                 let Some(((newest, _), before)) = self.links.get(&device).copied() else { return Ok(()) };
                 Event::Gone { node: node(device), session: if former { before } else { newest } }
+            }
+            Step::Need { device, need } => Event::Need { node: node(device), need },
+            Step::Demands(list) => {
+                let of = |(device, urgent, in_progress)| (node(device), Demand { urgent, in_progress });
+                Event::Demands(list.into_iter().map(of).collect())
             }
             Step::SetCap(slots) => Event::SetCap { cap: cap(slots) },
             Step::Wait(ms) => {
@@ -269,9 +403,12 @@ impl Run {
         match &event {
             Event::Ask(ask) => self.reference.ask(at, ask, &mut expected),
             Event::Gone { node, session } => self.reference.end(*node, *session),
+            Event::Need { node, need } => self.reference.set_need(*node, *need, &mut expected),
+            Event::Demands(demands) => self.reference.demands.clone_from(demands),
             Event::SetCap { cap } => self.reference.set_cap(at, usize::from(cap.get()), &mut expected),
             _ => {}
         }
+        self.reference.raise(at);
         self.reference.fill(at, &mut expected);
         let mut effects = self.rig.event(event.clone());
         for effect in &mut effects {
@@ -293,6 +430,8 @@ impl Run {
             peak: self.peak as u16,
             waiting: (reference.line.len() - reference.reserved()) as u32,
             reserved: reference.reserved() as u16,
+            held_by: by_need(|need| reference.holders(need)),
+            waiting_by: by_need(|need| reference.waiters(need)),
         };
         prop_assert_eq!(core.gauge(), expected);
         prop_assert_eq!(usize::from(core.pools().polls), reference.polls.len());
@@ -311,7 +450,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn adm_2_adm_3_adm_5_adm_6_any_sequence_does_what_the_reference_does(
+    fn adm_1_adm_2_adm_3_adm_5_adm_6_any_sequence_does_what_the_reference_does(
         slots in 1..=5i64,
         steps in prop::collection::vec(step(), 1..120),
     ) {

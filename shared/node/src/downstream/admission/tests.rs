@@ -1,9 +1,11 @@
 //! The rules one by one. Random sequences against a reference are in `model`.
 
+mod needs;
 mod pools;
 mod recovery;
 
 use super::*;
+use Need::{Keep, Ordinary, Urgent};
 use Want::{Bulk, Persistent, Poll};
 use uuid::Uuid;
 
@@ -30,7 +32,17 @@ pub(super) fn now(at: u64) -> Now {
 /// Device `n` on a link that is its own session and attachment number.
 pub(super) fn ask(n: u64, session: u64, want: Want) -> Ask {
     let key = AttachmentKey { epoch: 1, attachment: session };
-    Ask { node: node(n), role: Role::Agent, key, session, want, priority: 0, wakeable: false, poll_interval_ms: None }
+    Ask {
+        node: node(n),
+        role: Role::Agent,
+        key,
+        session,
+        want,
+        need: Need::Ordinary,
+        wakeable: false,
+        poll_interval_ms: None,
+        pressing_ms: None,
+    }
 }
 
 impl Rig {
@@ -63,8 +75,8 @@ impl Rig {
         self.event(Event::Ask(ask(n, session, want)))
     }
 
-    fn ask_as(&mut self, n: u64, session: u64, priority: u8, wakeable: bool) -> Vec<Effect> {
-        self.event(Event::Ask(Ask { priority, wakeable, ..ask(n, session, Persistent) }))
+    fn ask_as(&mut self, n: u64, session: u64, need: Need, wakeable: bool) -> Vec<Effect> {
+        self.event(Event::Ask(Ask { need, wakeable, ..ask(n, session, Persistent) }))
     }
 
     fn relay(&mut self, n: u64, session: u64) -> Vec<Effect> {
@@ -82,6 +94,16 @@ impl Rig {
     fn wait(&mut self, ms: u64) -> Vec<Effect> {
         self.at += ms;
         self.event(Event::Tick)
+    }
+
+    /// These devices have an order in progress.
+    fn busy(&mut self, devices: impl IntoIterator<Item = u64>) -> Vec<Effect> {
+        let demand = Demand { urgent: false, in_progress: true };
+        self.event(Event::Demands(devices.into_iter().map(|n| (node(n), demand)).collect()))
+    }
+
+    fn set_need(&mut self, n: u64, need: Need) -> Vec<Effect> {
+        self.event(Event::Need { node: node(n), need })
     }
 
     /// (used, waiting, reserved)
@@ -149,7 +171,9 @@ fn adm_2_a_thousand_at_once_never_pass_300() {
     let answers: Vec<_> = (1..=1_000).flat_map(|n| rig.ask(n, n, Persistent)).collect();
     assert_eq!(answers.iter().filter(|e| matches!(e, Effect::Admitted { .. })).count(), 300);
     assert_eq!(answers.iter().filter(|e| matches!(e, Effect::Deferred { .. })).count(), 700);
-    let expected = Gauge { used: 300, cap: 300, peak: 300, waiting: 700, reserved: 0 };
+    let by = |ordinary| ByNeed { ordinary, ..ByNeed::default() };
+    let (held_by, waiting_by) = (by(300), by(700));
+    let expected = Gauge { used: 300, cap: 300, peak: 300, waiting: 700, reserved: 0, held_by, waiting_by };
     assert_eq!(rig.core.gauge(), expected);
 }
 
@@ -164,10 +188,14 @@ fn adm_2_a_cap_of_one_holds_one() {
 fn adm_2_the_peak_stays_when_the_gauge_falls() {
     let mut rig = Rig::full(3);
     rig.gone(1, 1);
-    let expected = Gauge { used: 2, cap: 3, peak: 3, waiting: 0, reserved: 0 };
-    assert_eq!(rig.core.gauge(), expected);
-    let json = serde_json::to_value(expected).expect("a gauge is plain numbers");
-    assert_eq!(json, serde_json::json!({"used": 2, "cap": 3, "peak": 3, "waiting": 0, "reserved": 0}));
+    let gauge = rig.core.gauge();
+    assert_eq!((gauge.used, gauge.cap, gauge.peak, gauge.waiting, gauge.reserved), (2, 3, 3, 0, 0));
+    let json = serde_json::to_value(gauge).expect("a gauge is plain numbers");
+    let expected = serde_json::json!({
+        "used": 2, "cap": 3, "peak": 3, "waiting": 0, "reserved": 0,
+        "held_by": {"ordinary": 2, "keep": 0, "urgent": 0}, "waiting_by": {"ordinary": 0, "keep": 0, "urgent": 0},
+    });
+    assert_eq!(json, expected);
 }
 
 #[test]
@@ -199,26 +227,26 @@ fn adm_3_a_freed_slot_is_reserved_for_the_longest_waiter() {
 }
 
 #[test]
-fn adm_3_priority_goes_before_length_of_wait() {
+fn adm_3_need_goes_before_length_of_wait() {
     let mut rig = Rig::full(1);
-    assert_eq!(deferred(&rig.ask_as(2, 2, 0, false)), 1);
-    assert_eq!(deferred(&rig.ask_as(3, 3, 9, false)), 1);
-    assert_eq!(deferred(&rig.ask_as(4, 4, 9, false)), 2);
-    assert_eq!(deferred(&rig.ask_as(2, 2, 0, false)), 3);
+    assert_eq!(deferred(&rig.ask_as(2, 2, Ordinary, false)), 1);
+    assert_eq!(deferred(&rig.ask_as(3, 3, Urgent, false)), 1);
+    assert_eq!(deferred(&rig.ask_as(4, 4, Urgent, false)), 2);
+    assert_eq!(deferred(&rig.ask_as(2, 2, Ordinary, false)), 3);
     rig.gone(1, 1);
-    assert_eq!(rig.ask_as(3, 3, 9, false), [Effect::Admitted { session: 3 }]);
+    assert_eq!(rig.ask_as(3, 3, Urgent, false), [Effect::Admitted { session: 3 }]);
 }
 
 #[test]
 fn adm_3_a_wakeable_waiter_is_woken_and_the_next_one_when_it_does_not_come() {
     let mut rig = Rig::full(1);
-    rig.ask_as(2, 2, 0, true);
-    rig.ask_as(3, 3, 0, true);
+    rig.ask_as(2, 2, Ordinary, true);
+    rig.ask_as(3, 3, Ordinary, true);
     assert_eq!(rig.gone(1, 1), [Effect::Wake { node: node(2) }]);
     assert_eq!(rig.core.next_deadline(), Some(Mono(rig.at + 3_000)));
     assert_eq!(rig.wait(2_999), []);
     assert_eq!(rig.wait(1), [Effect::Wake { node: node(3) }]);
-    assert_eq!(rig.ask_as(3, 3, 0, true), [Effect::Admitted { session: 3 }]);
+    assert_eq!(rig.ask_as(3, 3, Ordinary, true), [Effect::Admitted { session: 3 }]);
     assert_eq!(rig.counts(), (1, 1, 0));
 }
 
@@ -226,7 +254,7 @@ fn adm_3_a_wakeable_waiter_is_woken_and_the_next_one_when_it_does_not_come() {
 fn adm_3_where_no_wake_packet_arrives_the_slot_waits_for_a_poll() {
     let mut rig = Rig::full(1);
     for n in 2..=4 {
-        rig.ask_as(n, n, 0, true);
+        rig.ask_as(n, n, Ordinary, true);
     }
     rig.gone(1, 1);
     for _ in 0..3 {
@@ -234,8 +262,8 @@ fn adm_3_where_no_wake_packet_arrives_the_slot_waits_for_a_poll() {
     }
     // Each was tried once; the slot stays with device 2 until its poll instead of running round the three.
     assert_eq!(rig.wait(HOUR / 2), []);
-    assert_eq!(deferred(&rig.ask_as(3, 3, 0, true)), 1);
-    assert_eq!(rig.ask_as(2, 2, 0, true), [Effect::Admitted { session: 2 }]);
+    assert_eq!(deferred(&rig.ask_as(3, 3, Ordinary, true)), 1);
+    assert_eq!(rig.ask_as(2, 2, Ordinary, true), [Effect::Admitted { session: 2 }]);
 }
 
 #[test]
@@ -256,28 +284,30 @@ fn adm_3_a_polling_waiters_reservation_lapses_after_an_interval_and_a_tenth() {
 fn adm_3_reservations_that_lapse_together_keep_their_order() {
     let mut rig = Rig::full(3);
     for n in [9, 8, 7] {
-        rig.ask_as(n, n, 0, true);
+        rig.ask_as(n, n, Ordinary, true);
     }
-    rig.ask_as(6, 6, 0, false);
+    rig.ask_as(6, 6, Ordinary, false);
     for n in 1..=3 {
         rig.gone(n, n);
     }
     rig.wait(3_000);
     assert_eq!(rig.counts(), (3, 1, 3), "6, 9 and 8 have the slots");
-    assert_eq!(deferred(&rig.ask_as(7, 7, 0, true)), 1);
+    assert_eq!(deferred(&rig.ask_as(7, 7, Ordinary, true)), 1);
 }
 
 #[test]
 fn adm_3_a_waiter_silent_for_three_intervals_leaves_the_line() {
     let mut rig = Rig::full(1);
     rig.ask(2, 2, Persistent);
-    assert_eq!(rig.core.next_deadline(), Some(Mono(rig.at + 3 * HOUR)));
+    assert_eq!(rig.core.next_deadline(), Some(Mono(rig.at + HOUR)), "it rises");
     rig.wait(3 * HOUR - 1);
+    assert_eq!(rig.core.next_deadline(), Some(Mono(rig.at + 1)));
     assert_eq!(rig.counts(), (1, 1, 0));
     rig.wait(1);
     assert_eq!(rig.counts(), (1, 0, 0));
     assert_eq!(rig.core.next_deadline(), None);
 
+    rig.busy([1]);
     rig.ask(2, 2, Persistent);
     rig.wait(2 * HOUR);
     rig.ask(2, 2, Persistent);
@@ -370,7 +400,7 @@ fn adm_5_a_link_that_never_asked_holds_nothing() {
 fn rly_6_s_4_twenty_leave_and_the_twenty_longest_waiters_hold_their_slots() {
     let mut rig = Rig::new(300);
     for n in 1..=400 {
-        rig.ask_as(n, n, 0, true);
+        rig.ask_as(n, n, Ordinary, true);
     }
     assert_eq!(rig.counts(), (300, 100, 0));
     for n in 1..=20 {
@@ -378,11 +408,10 @@ fn rly_6_s_4_twenty_leave_and_the_twenty_longest_waiters_hold_their_slots() {
     }
     assert_eq!(rig.counts(), (300, 80, 20));
     for n in (301..=320).rev() {
-        let effects = rig.ask_as(n, 1_000 + n, 0, true);
+        let effects = rig.ask_as(n, 1_000 + n, Ordinary, true);
         assert_eq!(effects, [Effect::Replaced { session: n }, Effect::Admitted { session: 1_000 + n }]);
     }
-    let expected = Gauge { used: 300, cap: 300, peak: 300, waiting: 80, reserved: 0 };
-    assert_eq!(rig.core.gauge(), expected);
+    assert_eq!((rig.counts(), rig.core.gauge().peak), ((300, 80, 0), 300));
 }
 
 #[test]
@@ -430,10 +459,10 @@ fn adm_6_lowered_live_the_rest_is_turned_to_polling() {
 }
 
 #[test]
-fn adm_6_lowering_takes_reservations_first_then_the_lowest_priority() {
+fn adm_6_lowering_takes_reservations_first_then_the_lowest_need() {
     let mut rig = Rig::new(4);
-    for (n, priority) in [(1, 5), (2, 1), (3, 9), (4, 5), (5, 5)] {
-        rig.ask_as(n, n, priority, false);
+    for (n, need) in [(1, Keep), (2, Ordinary), (3, Urgent), (4, Keep), (5, Keep)] {
+        rig.ask_as(n, n, need, false);
     }
     rig.gone(4, 4);
     assert_eq!(rig.counts(), (4, 0, 1));
@@ -450,7 +479,7 @@ fn adm_6_lowering_takes_reservations_first_then_the_lowest_priority() {
 fn adm_6_raised_live_the_longest_waiters_get_the_new_slots() {
     let mut rig = Rig::full(1);
     for n in 2..=5 {
-        rig.ask_as(n, n, 0, true);
+        rig.ask_as(n, n, Ordinary, true);
     }
     assert_eq!(rig.set_cap(3), [Effect::Wake { node: node(2) }, Effect::Wake { node: node(3) }]);
     assert_eq!(rig.counts(), (3, 2, 2));

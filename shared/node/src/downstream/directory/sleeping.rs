@@ -45,13 +45,14 @@ mod tests {
         },
         *,
     };
-    use branchline_protocol::id::Role;
+    use branchline_protocol::{id::Role, wire::Lease};
 
     #[test]
     fn adm_15_who_may_sleep_here() {
         let mut d = Directory::default();
         assert!(d.may_sleep(node(7)), "after a start nothing is known");
-        d.attach(Attach { reach: Reach::Wakeable, ..attach(7, Role::Agent, 1, 10) });
+        let lease = Some(Lease { interval_ms: 1_000, phase_ms: 0, waiter: 0 });
+        d.attach(Attach { lease, wakeable: true, ..attach(7, Role::Agent, 1, 10) });
         assert!(!d.may_sleep(node(7)), "its poll is up");
         let reach = d.rests(node(7));
         d.detach(node(7), 10, reach, Millis(5));

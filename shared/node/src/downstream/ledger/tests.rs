@@ -248,3 +248,30 @@ fn job_13_rolled_back_a_device_in_another_epoch_is_offered_what_it_had_late_and_
         "what nobody was offered has expired all the same"
     );
 }
+
+#[test]
+fn adm_9_open_orders_ask_for_a_slot_of_the_nodes_own_children_until_they_are_over() {
+    use crate::downstream::admission::Demand;
+    const SECOND: OrderNumber = OrderNumber { term: 1, number: 2 };
+    let mut ledger = Ledger::default();
+    let kept = |d| Some(Kept::towards(hop(d)));
+    let (payload, message) = order(FIRST, &[1, 2, 10]);
+    ledger.add(&tenant(), payload, message, kept).unwrap();
+    let (payload, message) = order(SECOND, &[2, 3]);
+    ledger.add(&tenant(), Payload { class: Class::Urgent, ..payload }, message, kept).unwrap();
+    let demands = |ledger: &Ledger| ledger.demands(|device| device.0.as_u128() < 10);
+    let of = |urgent, in_progress| Demand { urgent, in_progress };
+    assert_eq!(demands(&ledger), [(node(2), of(true, false)), (node(3), of(true, false))].into(), "a normal one waits");
+    ledger.offers(Millis(0), None, hop);
+    let on_their_way = [(node(1), of(false, true)), (node(2), of(true, true)), (node(3), of(true, true))];
+    assert_eq!(demands(&ledger), on_their_way.into(), "and nothing is asked for a device below a relay");
+    ledger.taken(node(2), SECOND, &[node(2)]);
+    ledger.taken(node(1), FIRST, &[node(1)]);
+    ledger.ended(SECOND, node(2));
+    ledger.ended(FIRST, node(2));
+    ledger.child_gone(node(3), &[node(3)]);
+    assert_eq!(demands(&ledger), [(node(1), of(false, true)), (node(3), of(true, false))].into());
+    ledger.close(SECOND, node(3));
+    ledger.ended(FIRST, node(1));
+    assert_eq!(demands(&ledger), [].into(), "one that is given to nobody any more asks for nothing");
+}
