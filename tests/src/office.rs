@@ -4,9 +4,11 @@
 //! must tell why.
 
 pub(crate) mod command;
+mod host;
 mod web;
 
 pub use command::Ran;
+pub use host::AgentHost;
 pub use web::Web;
 
 use branchline_node::time::SystemClock;

@@ -5,6 +5,7 @@ use super::{
     host::{Stage, Uplink},
     link::{Link, LinkId, Side},
     place::Place,
+    wires::POLL_MS,
     world::{What, World},
 };
 use branchline_node::{
@@ -19,7 +20,7 @@ use branchline_node::{
     uplink::{Poke, rhythm::Rhythm},
 };
 use branchline_protocol::{
-    id::{AttachmentKey, Role},
+    id::{AttachmentKey, NodeId, Role},
     order::Envelope,
     refusal::Refusal,
     time::{Millis, Now},
@@ -273,6 +274,11 @@ impl World {
                 self.command(*link, Side::Parent, LinkCommand::Goodbye(Goodbye::Replaced));
             }
         }
+        for (displaced, lease) in admitted.displaced {
+            if let Some((node, (_, link))) = links.iter().find(|(_, (session, _))| *session == displaced) {
+                self.displaced(parent, *node, *link, lease);
+            }
+        }
         self.arm_gate(parent);
         let lease = match admitted.answer {
             Ok(lease) => lease,
@@ -315,6 +321,17 @@ impl World {
         match parent {
             Place::Relay(n) => self.relay_child_up(n, id, child),
             _ => self.server_child_up(id, child),
+        }
+    }
+
+    /// A child's slot went to one who needs it more: as the gatekeeper does, its link is turned to polling.
+    fn displaced(&mut self, parent: Place, node: NodeId, link: LinkId, lease: Lease) {
+        self.note(format_args!("{parent} takes the slot of {node}"));
+        self.command(link, Side::Parent, LinkCommand::Lease(lease));
+        self.after(POLL_MS, What::PollEnd(link));
+        match parent {
+            Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::Displaced(node, lease)),
+            _ => self.feed_server(branchline_server::dispatch::Event::Displaced(node, lease)),
         }
     }
 

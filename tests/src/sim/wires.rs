@@ -23,7 +23,7 @@ use branchline_protocol::{
 use std::sync::Arc;
 
 /// A poll is asked to end after so long.
-const POLL_MS: u64 = 60_000;
+pub(super) const POLL_MS: u64 = 60_000;
 /// Then it has so long for what is under way.
 const POLL_GRACE_MS: u64 = 540_000;
 

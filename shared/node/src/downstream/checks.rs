@@ -338,4 +338,31 @@ mod tests {
         assert_eq!(reconnect_spread_ms(Role::Agent, 1_000_000), 300_000);
         assert_eq!(reconnect_spread_ms(Role::Relay, 300), 5_000);
     }
+
+    #[test]
+    fn adm_1_the_signed_list_says_what_a_device_needs_whatever_it_asks_for() {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let (revoked, suspended, raised) = (vec![], vec![], vec![]);
+        let keep_connection = vec![(node(1), true), (node(2), false)];
+        let list =
+            Revocations { tenant: tenant.clone(), term: 1, version: 1, revoked, suspended, raised, keep_connection };
+        let facts = Facts { revocations: [(tenant.clone(), Arc::new(list))].into(), ..Facts::default() };
+        for (device, poll, persistent) in
+            [(1, Need::Keep, Need::Keep), (2, Need::None, Need::None), (3, Need::None, Need::Ordinary)]
+        {
+            let asks = [Contact::Poll, Contact::Persistent].map(|contact| facts.need(&tenant, node(device), contact));
+            assert_eq!(asks, [poll, persistent], "device {device}");
+        }
+        let other = "other".parse().unwrap();
+        assert_eq!(facts.need(&other, node(1), Contact::Poll), Need::None, "another tenant's list says nothing");
+    }
+
+    #[test]
+    fn adm_9_adm_10_of_several_classes_the_most_pressing_counts() {
+        let polls = Polls::of(&Settings::first("acme".parse().unwrap(), 1));
+        let of = |words: &[&str]| polls.pressing_ms(&words.iter().map(|w| w.to_string()).collect::<Vec<_>>());
+        assert_eq!(of(&["delete_path", "lock", "run_script"]), Some(600_000));
+        assert_eq!(of(&["run_script", "delete_path"]), Some(900_000));
+        assert_eq!((of(&["run_script"]), of(&[])), (None, None));
+    }
 }

@@ -4,6 +4,7 @@ mod crash_points;
 mod disk;
 mod measured;
 mod mix;
+mod slots;
 
 use branchline_tests::chaos::{Accounts, Done, Plant};
 use std::{
