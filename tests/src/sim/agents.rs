@@ -283,9 +283,13 @@ impl World {
             self.violation(format_args!("agent{n} runs {order} for the {starts}. time"));
         }
         let ended = self.ended_before(n, order);
-        if ended.is_some() && (self.found_late.contains(&(order, n)) || self.risen.contains(&(order, n))) {
+        let pair = (order, n);
+        let told_wrong =
+            self.found_late.contains(&pair) || self.risen.contains(&pair) || self.unwitnessed.contains(&pair);
+        if ended.is_some() && told_wrong {
             // Its own answer ended it, which its disk does not know any more and its parent did not know yet (decision 25);
-            // or it was over before anybody had begun it, and came back with a relay's old disk (decision 24).
+            // or it was over before anybody had begun it, and came back with a relay's old disk, or was given back by one
+            // that nobody could tell to be old, and that had handed it on (decisions 24, 30).
             self.excluded.insert((order, n));
         } else if let Some(state) = ended.filter(|_| !self.is_excluded(order, n)) {
             self.violation(format_args!("agent{n} begins {order}, which is told to be {state}"));

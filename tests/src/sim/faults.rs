@@ -264,9 +264,14 @@ impl World {
         }
         let held = self.held(place);
         let below = (0..AGENTS).filter(|n| self.hangs_on(*n, place));
-        let handed: Vec<_> =
+        let mut handed: Vec<_> =
             below.flat_map(|n| self.journalled(n, |_| true).into_iter().map(move |order| (order, n))).collect();
         if matches!(place, Place::Relay(_)) {
+            // What a device had and forgot was handed on as well, and what the relay below the first holds.
+            handed.extend(self.forgotten.iter().filter(|(_, n)| self.hangs_on(*n, place)));
+            if place == Place::Relay(0) {
+                handed.extend(self.held(Place::Relay(2)));
+            }
             self.machine(place).unnoticed.extend(handed);
         }
         self.crash(place, Crash::Lost, true);
@@ -321,8 +326,8 @@ impl World {
         }
         let row = self.server.rows.nodes.get(&(self.desk.tenant.clone(), place.id()));
         let stored = row.map(|row| AttachmentKey { epoch: row.epoch, attachment: row.attachment });
-        let later = stored.is_some_and(|stored| stored > key) || self.knows(Place::Server, place, key);
-        let at_once = self.knows(parent, place, key);
+        // What the server knows of receipts alone is gone with its process, perhaps before it can say so.
+        let (at_once, later) = (self.knows(parent, place, key), stored.is_some_and(|stored| stored > key));
         self.note(format_args!(
             "{place} forgot {}, known by its parent {at_once}, by the server {later}",
             forgotten.len()
