@@ -18,7 +18,7 @@ use branchline_node::{
     uplink::spool::{Kind, Mark, Quotas, Spool},
 };
 use branchline_protocol::{
-    id::{Attachment, AttachmentKey, Epoch, OrderNumber, TraceId},
+    id::{Attachment, Epoch, OrderNumber, TraceId},
     job::End,
     record::{Alert, JobResult, Lane, class},
     time::{Millis, Mono, Now},
@@ -163,11 +163,6 @@ impl<D: Defects> AgentCore<D> {
     /// Other quotas than the usual ones.
     pub fn set_quotas(&mut self, quotas: Quotas) {
         self.spool.set_quotas(quotas);
-    }
-
-    /// The newest link or dial.
-    pub fn attachment(&self) -> AttachmentKey {
-        AttachmentKey { epoch: self.me.epoch, attachment: self.attachment }
     }
 
     /// The documents that count now.

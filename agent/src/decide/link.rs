@@ -13,7 +13,7 @@ use branchline_node::{
 use branchline_protocol::{
     chain::ROLLBACK,
     document::{Document, Kind},
-    id::{NodeId, Role},
+    id::{AttachmentKey, NodeId, Role},
     order::Envelope,
     receipt::Receipt,
     record::Lane,
@@ -59,6 +59,11 @@ impl<D: Defects> AgentCore<D> {
             capabilities: self.me.capabilities.clone(),
             next_poll_s,
         }
+    }
+
+    /// The newest link or dial.
+    pub fn attachment(&self) -> AttachmentKey {
+        AttachmentKey { epoch: self.me.epoch, attachment: self.attachment }
     }
 
     /// What lets this parent, and those above it, bring this device's records (RLY-9).

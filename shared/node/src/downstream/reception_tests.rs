@@ -30,7 +30,6 @@ use uuid::Uuid;
 
 const NOW: Millis = Millis(1_790_000_000_000);
 const PARENT: u128 = 100;
-/// Handshakes and strangers at once.
 const HANDSHAKES: usize = 3;
 const STRANGERS: usize = 8;
 
