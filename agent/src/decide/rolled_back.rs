@@ -68,7 +68,11 @@ impl<D: Defects> AgentCore<D> {
     /// A server that died when it had written this down and before it gave the epoch knows nothing of it.
     pub(super) fn look_at_rolled_back(&mut self, now: Now, turn: &mut Turn) {
         if self.rolled_back_due().is_some_and(|due| due <= now.mono) {
-            self.tell_rolled_back(now, turn);
+            self.rolled_back_told = now.mono;
+            // Whatever is in the spool: what the server settled of it a relay may have told while this device was away.
+            if self.link.is_some() {
+                self.tell(now, "said before, and no other epoch was given", turn);
+            }
         }
     }
 
