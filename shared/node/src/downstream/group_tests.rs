@@ -167,6 +167,16 @@ impl Site {
         let parent = &mut self.parents[which];
         let mut effects = Vec::new();
         parent.admission.handle(at(now), Event::Ask(ask), &mut effects);
+        // Whoever has waited an hour takes the slot of one that has held it.
+        let displaced = |effect: &Effect| match effect {
+            Effect::Displace { session: other, lease } if *other != session => Some((*other, *lease)),
+            _ => None,
+        };
+        if let Some((other, lease)) = effects.iter().find_map(displaced) {
+            self.displaced(other, lease, now);
+        }
+        effects.retain(|effect| displaced(effect).is_none());
+        let (parent, device) = (&mut self.parents[which], &mut self.devices[n]);
         let children = u64::from(parent.admission.gauge().used);
         device.rhythm.welcomed(reconnect_spread_ms(Role::Agent, children));
         device.served = Some((which, now));
@@ -183,6 +193,20 @@ impl Site {
             }
             other => panic!("neither a slot nor a lease: {other:?}"),
         }
+    }
+
+    /// Its link becomes a poll, which ends.
+    fn displaced(&mut self, session: u64, lease: Lease, now: u64) {
+        let chance = self.chance.next_u64();
+        let of = |(_, device): &(usize, &mut Device)| device.held == Some(session);
+        let Some((n, device)) = self.devices.iter_mut().enumerate().find(of) else { return };
+        device.held = None;
+        let Lease { interval_ms, phase_ms, waiter } = lease;
+        device.rhythm.polled(at(now), wire::Lease { interval_ms, phase_ms, waiter }, false, chance);
+        device.path.down();
+        let gone = Event::Gone { node: NodeId(Uuid::from_u128(1_000_000 + n as u128)), session };
+        let (which, _) = device.served.expect("it was served");
+        self.parents[which].admission.handle(at(now), gone, &mut Vec::new());
     }
 
     fn probe(&mut self, n: usize) {
@@ -247,7 +271,8 @@ fn outage(seed: u64, relays: usize, devices: usize, silent: bool) {
     let killed = site.now;
     let lost = site.kill(0);
     assert!(lost.len() * relays * 10 >= devices.min(300 * relays) * 8, "{what}: {} lost it", lost.len());
-    site.run(killed + HOUR + MINUTE);
+    // Two polls are at most a tenth over the interval apart.
+    site.run(killed + HOUR + HOUR / 10 + MINUTE);
     for n in lost {
         let (which, _) = site.devices[n].served.unwrap();
         assert!((1..relays).contains(&which), "{what}: device {n} is at {which}");
