@@ -179,7 +179,7 @@ impl Server {
             };
             let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
             let facts = seen.clone();
-            let make = move |guard| Gatekeeper::new(guard, core, time, ambient, owner, facts, gauge, meters);
+            let make = move |guard| Gatekeeper::new(guard, core, time, ambient, owner, facts, (gauge, meters));
             at.renew(run(guard, move |_, guard| make(guard)));
             Ok(())
         });

@@ -157,7 +157,7 @@ impl Meters {
 }
 
 impl Gatekeeper {
-    /// Around a core, new or recovering.
+    /// Around a core, new or recovering; its gauge is shown in both ways.
     pub fn new(
         guard: ExitGuard,
         core: Admission,
@@ -165,8 +165,7 @@ impl Gatekeeper {
         ambient: Ambient,
         owner: Recipient<FromChild>,
         facts: watch::Receiver<Facts>,
-        gauge: SharedGauge,
-        meters: Meters,
+        (gauge, meters): (SharedGauge, Meters),
     ) -> Self {
         Gatekeeper {
             guard,

@@ -125,7 +125,9 @@ impl World {
             };
             let (time, ambient, to, gauge) = (clock.clone(), ambient.clone(), to.clone(), shared.clone());
             let (meters, facts) = (meters.clone(), seen.clone());
-            at.renew(run(guard, move |_, guard| Gatekeeper::new(guard, core, time, ambient, to, facts, gauge, meters)));
+            at.renew(run(guard, move |_, guard| {
+                Gatekeeper::new(guard, core, time, ambient, to, facts, (gauge, meters))
+            }));
             Ok(())
         });
         supervision.start_child(spec).await.unwrap();

@@ -268,22 +268,26 @@ impl Reference {
             self.polls.retain(|e| e.ask.node != node);
             self.slots.push(entry(ask, at));
             out.push(Effect::Admitted { session });
-        } else if {
-            self.join(at, ask);
-            self.displaceable(at, node).is_some()
-        } {
-            let slot = self.displaceable(at, node).expect("it was just seen");
-            self.line.retain(|w| w.ask.node != node);
-            self.polls.retain(|e| e.ask.node != node);
-            self.displace(at, slot, out);
-            self.slots.push(entry(ask, at));
-            out.push(Effect::Admitted { session });
         } else {
-            out.push(Effect::Deferred { session, lease: Lease::new(node, INTERVAL_MS, self.number(node)) });
+            self.join_or_displace(at, ask, out);
         }
         if let Some(w) = self.line.iter_mut().find(|w| w.ask.node == node) {
             w.heard = at;
         }
+    }
+
+    fn join_or_displace(&mut self, at: u64, ask: &Ask, out: &mut Vec<Effect>) {
+        let (node, session) = (ask.node, ask.session);
+        self.join(at, ask);
+        let Some(slot) = self.displaceable(at, node) else {
+            let lease = Lease::new(node, INTERVAL_MS, self.number(node));
+            return out.push(Effect::Deferred { session, lease });
+        };
+        self.line.retain(|w| w.ask.node != node);
+        self.polls.retain(|e| e.ask.node != node);
+        self.displace(at, slot, out);
+        self.slots.push(entry(ask, at));
+        out.push(Effect::Admitted { session });
     }
 
     fn set_cap(&mut self, at: u64, cap: usize, out: &mut Vec<Effect>) {
