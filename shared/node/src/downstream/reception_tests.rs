@@ -1,5 +1,4 @@
-//! The door, the handshake and the slots together, over pipes in memory: what a child can do wrong between its first
-//! byte and its session, and that it never costs a slot.
+//! The door, the handshake and the slots together: what a child can do wrong before its session never costs a slot.
 
 use super::*;
 use crate::{
@@ -32,7 +31,6 @@ const NOW: Millis = Millis(1_790_000_000_000);
 const PARENT: u128 = 100;
 const HANDSHAKES: usize = 3;
 const STRANGERS: usize = 8;
-
 struct TestHost(Arc<ServerConfig>);
 
 impl Host for TestHost {
