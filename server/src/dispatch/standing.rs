@@ -66,7 +66,13 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         (view.state, view.reason) = ("unknown", Some(format!("behind {name}")));
         return view;
     }
-    let missed = |interval: i64| view.next_contact.is_some_and(|due| now.0 > due.0 + POLLS_MISSED * interval);
+    let missed = |interval_ms: i64| {
+        let late = |due: Millis| now.0 > due.0.saturating_add(POLLS_MISSED.saturating_mul(interval_ms));
+        view.next_contact.is_some_and(late)
+    };
+    // What its parent leases; a poll that takes long leaves less than that until the next.
+    let leased_ms = entry.poll_interval_ms.and_then(|ms| i64::try_from(ms).ok());
+    let interval_ms = leased_ms.unwrap_or_else(|| view.next_contact.map_or(0, |due| due.0 - entry.last_contact.0));
     match entry.reach {
         Reach::Awaited => {
             // The one that lost sight of it: the relay it hangs on, or the server.
@@ -75,7 +81,7 @@ pub fn standing(state: &TenantState, row: &NodeRow, now: Millis) -> Standing {
         }
         Reach::GoneShutdown => (view.state, view.reason) = ("offline", Some("shutdown".into())),
         Reach::GoneTimeout => (view.state, view.reason) = ("offline", Some("timeout".into())),
-        Reach::Polling | Reach::Wakeable if missed(view.next_contact.map_or(0, |n| n.0 - entry.last_contact.0)) => {
+        Reach::Polling | Reach::Wakeable if missed(interval_ms) => {
             (view.state, view.reason) = ("offline", Some("timeout".into()));
         }
         _ => view.state = "online",

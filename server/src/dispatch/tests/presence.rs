@@ -129,6 +129,27 @@ fn adm_9_a_device_is_promised_what_its_parent_leases_and_only_while_it_is_online
     assert_eq!(shown(&bench, 2), (None, slot), "nothing is promised behind a relay that is cut off");
 }
 
+/// A poll that takes nearly as long as the interval leaves little until the next.
+#[test]
+fn a_polling_device_is_away_after_three_intervals_of_its_lease_however_long_its_last_poll_took() {
+    let mut bench = Bench::new();
+    let relay = child(100, 1);
+    bench.feed(Event::Up(relay.clone()));
+    let began = bench.clock as i64;
+    let polls = PresenceEntry {
+        reach: Reach::Polling,
+        last_contact: Millis(began + 1_990),
+        next_contact: Some(Millis(began + 2_000)),
+        poll_interval_ms: Some(2_000),
+        ..below(2, 1)
+    };
+    bench.said(&relay, presence(vec![polls]));
+    bench.clock = (began + 8_000) as u64;
+    assert_eq!(reason(&bench, 2), ("online", None));
+    bench.clock += 1;
+    assert_eq!(reason(&bench, 2), timed_out());
+}
+
 pub(super) fn below(n: u128, attachment: u64) -> PresenceEntry {
     PresenceEntry {
         node: node(n),

@@ -143,7 +143,8 @@ fn adm_13_each_kind_of_job_comes_at_the_next_poll_and_at_once_where_a_link_throu
             assert!(polls.borrow().attachment > before, "it came with a poll");
             assert_eq!(holds_one.borrow().attachment, held, "it came on the link that stays");
             for (name, bound_ms) in [("holds", 5_000), ("polls", 2_200)] {
-                let delay = device(&tree, name).await["delay"].clone();
+                let link = if name == "holds" { "persistent" } else { "polling" };
+                let delay = becomes(&tree, name, link).await["delay"].clone();
                 assert_eq!(delay["last_job"]["job"], job["id"], "{delay}");
                 assert_eq!(delay["urgent_ms"], bound_ms, "what is promised: {delay}");
                 // On a machine that has nothing else to do it is less than what is promised.

@@ -279,10 +279,8 @@ impl Reference {
     fn join_or_displace(&mut self, at: u64, ask: &Ask, out: &mut Vec<Effect>) {
         let (node, session) = (ask.node, ask.session);
         self.join(at, ask);
-        let Some(slot) = self.displaceable(at, node) else {
-            let lease = Lease::new(node, INTERVAL_MS, self.number(node));
-            return out.push(Effect::Deferred { session, lease });
-        };
+        let lease = Lease::new(node, INTERVAL_MS, self.number(node));
+        let Some(slot) = self.displaceable(at, node) else { return out.push(Effect::Deferred { session, lease }) };
         self.line.retain(|w| w.ask.node != node);
         self.polls.retain(|e| e.ask.node != node);
         self.displace(at, slot, out);
