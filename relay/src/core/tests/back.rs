@@ -390,29 +390,3 @@ fn off_3_on_return_a_relay_sends_what_it_holds_at_once_and_hands_down_revocation
     assert!(matches!(down.first(), Some(Message::Document(Kind::Revocations, _))), "{down:?}");
     assert!(matches!(down.last(), Some(Message::Orders(_))), "{down:?}");
 }
-
-#[test]
-fn a_fact_that_the_result_overtook_is_not_told() {
-    let mut bench = Bench::new();
-    bench.parent_up(1);
-    let (fast, slow) = (child(1, Role::Agent, 1), child(2, Role::Agent, 2));
-    bench.child_up(&fast);
-    bench.child_up(&slow);
-    bench.feed(parent_says(Message::Orders(vec![order(1, &[1, 2], &server_key())])));
-    let number = OrderNumber { term: 1, number: 1 };
-    for agent in [&fast, &slow] {
-        bench.feed(child_says(agent, Message::Taken(vec![(number, vec![agent.node])])));
-    }
-    bench.feed(child_says(&fast, Message::Records(vec![results(1, 1, "out")])));
-    bench.feed(Event::Tick);
-    let mut spooled = Vec::new();
-    bench
-        .store
-        .scan_all(branchline_node::store::Table::Spool, |_, value| {
-            spooled.push(rmp_serde::from_slice::<branchline_protocol::record::Record>(&value).unwrap());
-        })
-        .unwrap();
-    let facts: Vec<Facts> =
-        spooled.iter().filter(|r| r.class == class::FACTS).map(|r| rmp_serde::from_slice(&r.body).unwrap()).collect();
-    assert_eq!(facts, [Facts { facts: vec![(number, Fact::HandedOver, vec![node(2)])] }]);
-}
