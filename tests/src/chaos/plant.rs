@@ -175,6 +175,10 @@ impl Plant {
         let bundle = answer["bundle"].as_str().unwrap_or_else(|| panic!("{status} {answer}"));
         std::fs::write(self.state().join("bundles").join(name), bundle).expect("a bundle");
         let text = std::fs::read_to_string(self.config(beside)).expect("a configuration");
+        // The ports are the other one's.
+        let ports = |line: &&str| line.starts_with("private") || line.starts_with("wake_port");
+        let mut text: String = text.lines().filter(|line| !ports(line)).map(|line| format!("{line}\n")).collect();
+        text.insert_str(0, "private = 'off'\nwake = false\n");
         std::fs::write(self.config(name), text.replace(beside, name)).expect("a configuration");
         let node = Node { name: name.into(), id: String::new(), ..self.node(beside).clone() };
         self.nodes.insert(name.into(), node);
