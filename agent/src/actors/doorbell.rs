@@ -112,7 +112,7 @@ async fn hear(socket: std::net::UdpSocket, parts: Arc<Parts>, keeper: Addr<Keepe
         }
         if polls {
             tracing::info!(node = %parts.me.node, "woken");
-            // At most one in five seconds.
+            // Its loss would let a device sleep on. At most one in five seconds, so the mailbox's bound may be passed over.
             keeper.do_send(Happened(Event::Woken(wakeful.heard())));
         }
         tokio::task::yield_now().await;
