@@ -408,6 +408,7 @@ impl Handler<FromChild> for Exchange {
                 // It was overtaken between its admission and here.
                 let _gone = link.ask(LinkCommand::Refuse(stale()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
+                self.feed(Event::Stale(child.node, child.key), ctx);
             }
             FromChild::Up { child, link } => {
                 tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
@@ -429,6 +430,7 @@ impl Handler<FromChild> for Exchange {
             }
             FromChild::Event { child, event } => self.child_message(child, event, ctx),
             FromChild::SlotKept { node } => self.parts.beacons.want(node),
+            FromChild::Stale { node, key, .. } => self.feed(Event::Stale(node, key), ctx),
             FromChild::GoesOff { node, key, .. } => self.feed(Event::GoesOff(node, key), ctx),
         }
     }

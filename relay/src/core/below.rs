@@ -49,7 +49,7 @@ impl<D: Defects> RelayCore<D> {
         if behind || !self.directory.attach(attach) {
             let refusal = Refusal::new(409, "stale_attachment", "a newer attachment of this node is here");
             out.push(Effect::RefuseChild(child.node, child.session, refusal));
-            return;
+            return self.refused_as_stale(now, child.node, child.key, out);
         }
         self.directory.holds(child.node, &child.greeting.documents);
         self.receipts.attached(child.node, child.greeting.receipt.clone());

@@ -50,6 +50,8 @@ pub enum Event {
     Displaced(NodeId, Lease),
     /// A device says, by a datagram that holds, that it goes off and ends this attachment (ADM-18).
     GoesOff(NodeId, AttachmentKey),
+    /// A link with this attachment of a child was refused before it was up, as no newer one.
+    Stale(NodeId, AttachmentKey),
     /// The relay's figures for the tree, as JSON.
     Figures(String),
     /// Whether the disk is nearly full: then no order is taken.

@@ -109,6 +109,15 @@ impl<D: Defects> RelayCore<D> {
         }
     }
 
+    /// A link of a child was refused as no newer one. Of a number that was given twice the next one counts as known too, so
+    /// that a refusal that is lost is said again.
+    pub(super) fn refused_as_stale(&mut self, now: Now, node: NodeId, key: AttachmentKey, out: &mut Vec<Effect>) {
+        let Some(next) = self.directory.refused(node, key) else { return };
+        let mut batch = Batch::new();
+        persist::attached(node, next, &mut batch);
+        self.commit(now, batch, After::default(), out);
+    }
+
     /// The parent knows a newer attachment of a node below than this relay does. Of a child it is kept, so that no later link
     /// passes for a newer one, whatever becomes of the answer.
     pub(super) fn newer(&mut self, now: Now, node: NodeId, key: AttachmentKey, release: Effect, out: &mut Vec<Effect>) {

@@ -282,6 +282,7 @@ impl<D: Defects> RelayCore<D> {
             Event::Heard(child) => self.directory.heard(child, now.node),
             Event::ChildGone(child, end) => self.child_gone(now, &child, &end, out),
             Event::Displaced(node, lease) => self.displaced(now, node, lease, out),
+            Event::Stale(node, key) => self.refused_as_stale(now, node, key, out),
             Event::GoesOff(node, key) => self.goes_off(now, node, key, out),
             Event::Figures(figures) => self.figures = Some(figures),
             Event::LowSpace(low) => self.low_space(now, low, out),

@@ -377,6 +377,7 @@ impl Handler<FromChild> for Dispatcher {
                 // It was overtaken between its admission and here.
                 let _gone = link.ask(LinkCommand::Refuse(reception::stale()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
+                self.feed(Event::Stale(child.tenant.clone(), child.node, child.key), ctx);
             }
             FromChild::Up { child, link } => {
                 tracing::info!(node = %child.node, role = %child.role, attachment = child.key.attachment, poll = child.lease.is_some(), "child up");
@@ -402,6 +403,7 @@ impl Handler<FromChild> for Dispatcher {
                 }
             }
             FromChild::SlotKept { node } => self.parts.beacons.want(node),
+            FromChild::Stale { tenant, node, key } => self.feed(Event::Stale(tenant, node, key), ctx),
             FromChild::GoesOff { tenant, node, key } => self.feed(Event::GoesOff(tenant, node, key), ctx),
             FromChild::Event { child, event: LinkEvent::ChildDone } => self.feed(Event::Done(child), ctx),
             FromChild::Event { child, event: LinkEvent::Heard } => self.feed(Event::Heard(child), ctx),

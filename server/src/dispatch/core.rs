@@ -244,6 +244,7 @@ impl<D: Defects> Core<D> {
         match event {
             Event::Up(child) => self.up(now, child, out),
             Event::Gone(child, end) => self.gone(now, &child, &end, out),
+            Event::Stale(tenant, node, key) => self.refused_as_stale(now, &tenant, node, key, out),
             Event::GoesOff(tenant, node, key) => self.goes_off(now, &tenant, node, key, out),
             Event::Said { child, message, lane, credit, preloaded } => {
                 self.said(now, &child, message, (lane, credit), preloaded, out);
@@ -367,7 +368,7 @@ impl<D: Defects> Core<D> {
                 child.session,
                 Refusal::new(409, "stale_attachment", "a newer attachment is here"),
             ));
-            return;
+            return self.refused_as_stale(now, &child.tenant, child.node, child.key, out);
         }
         state.directory.holds(child.node, &child.greeting.documents);
         let (poll, wakeable) = (child.lease.is_some(), child.is_wakeable());

@@ -31,6 +31,10 @@ pub(super) fn left(
         let Some(open) = state.orders.get(&order) else { continue };
         let job = open.job;
         for device in mine {
+            // That its job is being cancelled is the weightier reason, and after a restart the only word of it.
+            if open.cancelling.contains(&device) {
+                continue;
+            }
             // Told once a session: a child that is full says so each time it is asked.
             if open.open.get(&device) != Some(&State::Queued) || !link.left.insert((order, device)) {
                 continue;

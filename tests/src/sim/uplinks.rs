@@ -282,7 +282,12 @@ impl World {
         self.arm_gate(parent);
         let lease = match admitted.answer {
             Ok(lease) => lease,
-            Err(refusal) => return self.command(id, Side::Parent, LinkCommand::Refuse(refusal)),
+            Err(refusal) => {
+                if refusal.is_stale_attachment() {
+                    self.refused_as_stale(parent, place, key);
+                }
+                return self.command(id, Side::Parent, LinkCommand::Refuse(refusal));
+            }
         };
         let spread = self.spread(parent, place);
         let welcome = Welcome {
@@ -315,12 +320,22 @@ impl World {
         self.start_timers(id, Side::Parent, lease.is_some());
         if self.is_stale(parent, &child) {
             // Overtaken between its admission and here.
+            self.refused_as_stale(parent, place, key);
             return self.command(id, Side::Parent, LinkCommand::Refuse(stale()));
         }
         self.note(format_args!("{place} up at {parent} session {session} attachment {}", key.attachment));
         match parent {
             Place::Relay(n) => self.relay_child_up(n, id, child),
             _ => self.server_child_up(id, child),
+        }
+    }
+
+    /// A parent's core hears of a link that was refused before it was up, as from the reception.
+    fn refused_as_stale(&mut self, parent: Place, child: Place, key: AttachmentKey) {
+        let tenant = self.desk.tenant.clone();
+        match parent {
+            Place::Relay(n) => self.feed_relay(n, branchline_relay::core::Event::Stale(child.id(), key)),
+            _ => self.feed_server(branchline_server::dispatch::Event::Stale(tenant, child.id(), key)),
         }
     }
 

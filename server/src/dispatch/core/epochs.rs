@@ -4,12 +4,12 @@
 //! The device itself says so, because somebody knew more of it than its disk does. The server answers with the next epoch,
 //! once for each and at most [`EPOCHS_PER_HOUR`] times an hour: two machines with one identity would ask for ever.
 
-use super::{Effect, TenantState, Work};
+use super::{After, Core, Effect, TenantState, Work, orders::attached_op};
 use crate::store::{AuditRow, Op};
-use branchline_node::downstream::Child;
+use branchline_node::{defects::Defects, downstream::Child};
 use branchline_protocol::{
     document::{Kind, Revocations},
-    id::{Epoch, NodeId, Role, TenantId},
+    id::{AttachmentKey, Epoch, NodeId, Role, TenantId},
     record::{Lane, RolledBack},
     refusal::{Refusal, STALE_ATTACHMENT},
     time::{Millis, Now},
@@ -198,4 +198,28 @@ pub(super) fn overtake(state: &TenantState, relay: NodeId, entries: &[PresenceEn
             .then(|| Effect::Send(relay, session, Lane::Control, Message::Newer(entry.node, newest)))
     });
     told.into_iter().chain(signed).collect()
+}
+
+impl<D: Defects> Core<D> {
+    /// A link was refused as no newer one. Of a number that was given twice the next one counts as known too, so that a
+    /// refusal that is lost is said again.
+    pub(super) fn refused_as_stale(
+        &mut self,
+        now: Now,
+        tenant: &TenantId,
+        node: NodeId,
+        key: AttachmentKey,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.tenants.get_mut(tenant) else { return };
+        if state.receipts.newest(node).is_some_and(|(newest, _)| newest > key) {
+            return;
+        }
+        let Some(next) = state.directory.refused(node, key) else { return };
+        let Some(row) = state.nodes.get_mut(&node).filter(|row| row.epoch == key.epoch) else { return };
+        row.attachment = next.attachment;
+        let at = row.last_contact.unwrap_or(row.enrolled_at);
+        let op = attached_op(tenant, node, next, row.route.clone(), at, &row.capabilities);
+        self.commit(now, tenant, Work { ops: vec![op], ..Work::default() }, After::default(), out);
+    }
 }

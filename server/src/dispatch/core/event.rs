@@ -56,6 +56,8 @@ pub enum Event {
     Displaced(NodeId, Lease),
     /// A device says, by a datagram that holds, that it goes off and ends this attachment (ADM-18).
     GoesOff(TenantId, NodeId, AttachmentKey),
+    /// A link with this attachment of a node was refused before it was up, as no newer one.
+    Stale(TenantId, NodeId, AttachmentKey),
     /// An order was signed.
     Issue(Box<Issue>),
     /// A job is cancelled.

@@ -101,6 +101,11 @@ impl Bench {
                     let rows = jobs.values_mut().filter(|(row, _)| row.id == *job).flat_map(|(_, rows)| rows);
                     rows.filter(|row| row.device == Ok(*device)).for_each(|row| row.holders.clone_from(holders));
                 }
+                Op::Attached { node, epoch, attachment, last_contact, .. } => {
+                    for row in found.nodes.iter_mut().filter(|row| row.id == *node && row.epoch <= *epoch) {
+                        (row.epoch, row.attachment, row.last_contact) = (*epoch, *attachment, Some(*last_contact));
+                    }
+                }
                 Op::Stream(tenant, row) => found.streams.push((tenant.clone(), *row)),
                 Op::Meta(key, value) if key.starts_with("disk/") => {
                     let relay = key.rsplit('/').next().unwrap().parse().unwrap();
@@ -136,6 +141,27 @@ fn cancels_to(effects: &[Effect], child: u128) -> usize {
     let is_cancel = |list: &Vec<OrderMessage>| list[0].args.len() > 1;
     let to = |e: &&Effect| matches!(e, Effect::Send(n, _, Lane::Urgent | Lane::Work, Message::Orders(list)) if *n == node(child) && is_cancel(list));
     effects.iter().filter(to).count()
+}
+
+#[test]
+fn job_14_a_device_that_leaves_a_cancelled_order_for_want_of_room_stays_cancelling_across_a_restart() {
+    let mut bench = Bench::new();
+    let agent = child(1, 1);
+    bench.feed(Event::Up(agent.clone()));
+    bench.issue(&[1]);
+    assert_eq!(bench.cancel().1, [1]);
+    let cancelling = Some((State::Queued, Some("cancelling".into())));
+    assert_eq!(bench.last(1), cancelling);
+    bench.said(&agent, Message::Left(vec![(ORDER, vec![node(1)], "no_space".into())]));
+    assert_eq!(bench.last(1), cancelling, "what is answered as cancelled is not queued again");
+    bench.restart();
+    let seen = bench.feed(Event::Up(child(1, 2)));
+    let number = |order: &OrderMessage| rmp_serde::from_slice::<Payload>(&order.envelope.payload).unwrap().number;
+    let offered = |e: &Effect| match e {
+        Effect::Send(_, _, _, Message::Orders(list)) => Some(list.iter().map(number).collect::<Vec<_>>()),
+        _ => None,
+    };
+    assert_eq!(seen.iter().find_map(offered), Some(vec![CANCEL_ORDER]), "the cancel alone");
 }
 
 #[test]

@@ -90,6 +90,15 @@ pub enum FromChild {
         /// Who.
         node: NodeId,
     },
+    /// Its link was refused before it was up: an attachment that is as new is here.
+    Stale {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        node: NodeId,
+        /// The attachment that was refused.
+        key: AttachmentKey,
+    },
     /// It said, by a datagram that holds, that it goes off (ADM-18).
     GoesOff {
         /// Whose.

@@ -238,6 +238,11 @@ impl Reception {
                 Ok(Err(refusal)) => {
                     tracing::info!(%node, %refusal, "not admitted");
                     drop(admittance);
+                    if refusal.is_stale_attachment() {
+                        let stale = FromChild::Stale { tenant: peer.tenant, node, key };
+                        // An owner that is just being restarted has closed all links, the newer one too.
+                        let _ = self.owner.send(stale).await;
+                    }
                     refuse(framed, refusal).await;
                     return;
                 }

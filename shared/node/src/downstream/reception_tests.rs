@@ -75,7 +75,7 @@ impl Handler<FromChild> for Owner {
             }
             FromChild::Event { child, event } => format!("{} {event:?}", child.session),
             FromChild::Displaced { session, .. } => format!("displaced {session}"),
-            FromChild::SlotKept { .. } | FromChild::GoesOff { .. } => return,
+            FromChild::SlotKept { .. } | FromChild::GoesOff { .. } | FromChild::Stale { .. } => return,
         };
         let _ = self.told.send(text);
     }

@@ -56,6 +56,25 @@ impl Directory {
         behind
     }
 
+    /// A link of a child was refused as no newer one. If its number is the newest that is known, it was given twice, which
+    /// only an old disk does: the child hears so by that refusal, or, if it was lost, by the next one, for its next number
+    /// counts as known from here on, above this node too if the child was here. Whoever heard it leaves out a number. An
+    /// older number is a link that was overtaken on its way. Answers what is known from here on, if that is news.
+    pub fn refused(&mut self, node: NodeId, key: AttachmentKey) -> Option<AttachmentKey> {
+        let entry = self.nodes.get_mut(&node);
+        let newest = self.kept.get(&node).copied().max(entry.as_ref().map(|known| known.key));
+        let next = AttachmentKey { attachment: key.attachment.checked_add(1)?, ..key };
+        if newest.is_some_and(|newest| newest > key) {
+            return None;
+        }
+        if let Some(entry) = entry.filter(|known| known.via.is_empty() && known.key == key) {
+            entry.key = next;
+            self.changed.insert(node);
+        }
+        self.keep(node, next);
+        Some(next)
+    }
+
     /// A child's attachment as this node's disk has it.
     pub fn keep(&mut self, node: NodeId, key: AttachmentKey) {
         self.kept.insert(node, key);
@@ -100,6 +119,28 @@ mod tests {
         assert!(!d.attach(attach(7, Role::Agent, 5, 10)));
         assert!(d.get(node(7)).is_none(), "nobody is shown by it");
         assert!(d.attach(attach(7, Role::Agent, 6, 11)));
+    }
+
+    #[test]
+    fn rolled_back_a_number_given_twice_makes_the_next_one_known_until_the_child_has_heard() {
+        let mut d = Directory::default();
+        d.attach(attach(7, Role::Agent, 5, 10));
+        assert!(d.changes().len() == 1 && d.refused(node(7), key(4)).is_none(), "overtaken on its way");
+        assert!(!d.is_stale(node(7), key(6)) && d.changes().is_empty());
+        assert_eq!(d.refused(node(7), key(5)), Some(key(6)), "the same number twice");
+        assert!(d.is_stale(node(7), key(6)) && !d.is_stale(node(7), key(7)), "whoever heard it leaves out a number");
+        assert_eq!(d.changes().iter().map(|e| e.key).collect::<Vec<_>>(), [key(6)], "told above");
+        assert_eq!(d.refused(node(7), key(6)), Some(key(7)), "lost again");
+        assert!(d.refused(node(7), key(5)).is_none());
+        assert!(d.attach(attach(7, Role::Agent, 8, 20)));
+        d.presence(node(1), false, vec![told(7, 9, vec![])]);
+        assert_eq!(d.refused(node(7), key(9)), Some(key(10)), "known from elsewhere, as told");
+        assert!(
+            d.is_stale(node(7), key(10)) && d.get(node(7)).is_some_and(|known| known.key == key(9)),
+            "the relay's word"
+        );
+        let last = AttachmentKey { epoch: 1, attachment: u64::MAX };
+        assert!(d.refused(node(8), last).is_none(), "there is no next");
     }
 
     #[test]
