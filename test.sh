@@ -79,9 +79,9 @@ simulator() {
   if [ -n "${BRANCHLINE_LONG:-}" ]; then
     times=10
   fi
-  local least="faults=$((540000 * times)),accepted=$((200000 * times)),crashes_unsynced=$((1000 * times))"
+  local least="faults=$((1000000 * times)),accepted=$((500000 * times)),crashes_unsynced=$((1000 * times))"
   least+=",path_moves=$((1000 * times)),restores=$((200 * times))"
-  "$target/release/simulate" --seeds "2..$((2 + 452 * times))" --faults 1200 --jobs 2 --at-least "$least" \
+  "$target/release/simulate" --seeds "2..$((2 + 834 * times))" --faults 1200 --jobs 2 --at-least "$least" \
     >"$target/simulate.log" 2>&1 || {
     grep -v ' 0 violations' "$target/simulate.log" | tail -40
     return 1
