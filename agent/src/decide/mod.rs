@@ -39,4 +39,4 @@ pub use recover::{RecoverFault, Rows};
 pub use restart::RESTART_WITHIN_MS;
 pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;
 pub use wake::{WakeKey, WakeKeys};
-pub use wakeful::{Heard, POLL_EVERY_MS, Wakeful};
+pub use wakeful::{Heard, Wakeful};

@@ -4,13 +4,10 @@
 
 use super::WakeKeys;
 use branchline_protocol::{
-    datagram::{Budget, Claimed, Ignored, Kind},
+    datagram::{Budget, Claimed, Ignored, Kind, WAKE_POLL_EVERY_MS},
     id::{AttachmentKey, NodeId},
     time::{Mono, Now},
 };
-
-/// Milliseconds between two polls that wakes ask for, from the greeting of one to the dial of the next.
-pub const POLL_EVERY_MS: u64 = 5_000;
 
 /// What becomes of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +61,7 @@ impl Wakeful {
         if let Err(why) = self.check(now, bytes) {
             return Heard::Ignored(why);
         }
-        if self.polled.is_some_and(|at| now.mono < at.plus(POLL_EVERY_MS)) {
+        if self.polled.is_some_and(|at| now.mono < at.plus(WAKE_POLL_EVERY_MS)) {
             self.held_back = true;
             return Heard::HeldBack;
         }
@@ -86,7 +83,7 @@ impl Wakeful {
 
     /// When a poll that is held back is due.
     pub fn next_deadline(&self) -> Option<Mono> {
-        self.polled.filter(|_| self.held_back).map(|at| at.plus(POLL_EVERY_MS))
+        self.polled.filter(|_| self.held_back).map(|at| at.plus(WAKE_POLL_EVERY_MS))
     }
 
     /// Time goes on. Answers whether to poll now.
@@ -154,7 +151,7 @@ mod tests {
                 polls.push(ms);
             }
         }
-        assert_eq!(polls, [0, POLL_EVERY_MS], "and the one that was held back");
+        assert_eq!(polls, [0, WAKE_POLL_EVERY_MS], "and the one that was held back");
         assert_eq!(device.hear(at(60_000), &wake(5, 2_000, 60_000)), Heard::Poll);
     }
 
@@ -164,7 +161,7 @@ mod tests {
         assert_eq!(device.hear(at(0), &wake(5, 1, 0)), Heard::Poll);
         device.adopt(Mono(300), keys(5, 6));
         assert_eq!(device.hear(at(700), &wake(5, 2, 0)), Heard::HeldBack, "the second copy, late");
-        assert_eq!(device.next_deadline(), Some(Mono(300 + POLL_EVERY_MS)), "counted from the greeting");
+        assert_eq!(device.next_deadline(), Some(Mono(300 + WAKE_POLL_EVERY_MS)), "counted from the greeting");
         device.adopt(Mono(2_000), keys(5, 7));
         assert_eq!(device.next_deadline(), None);
         assert!(!device.tick(Mono(100_000)));

@@ -29,6 +29,9 @@ pub const DATAGRAM_BYTES: usize = 78;
 pub const DATAGRAM_BYTES_MAX: usize = 512;
 /// Milliseconds of node time after which one counts no more (ADM-16).
 pub const AGE_MS_MAX: i64 = 300_000;
+/// Milliseconds from one poll that came of a wake to the next, from greeting to dial: a device holds back what comes sooner
+/// (S-14), and a parent that keeps a slot for it waits for that.
+pub const WAKE_POLL_EVERY_MS: u64 = 5_000;
 /// Label of the exporter for the key of wakes.
 pub const WAKE_LABEL: &[u8] = b"EXPORTER-branchline-wake";
 /// Label of the exporter for the key of notices.

@@ -4,6 +4,7 @@ use super::{
     event::Ask,
     need::{ByNeed, Need},
 };
+use branchline_protocol::datagram::WAKE_POLL_EVERY_MS;
 use branchline_protocol::id::{AttachmentKey, NodeId};
 use branchline_protocol::time::Mono;
 use std::cmp::Reverse;
@@ -197,8 +198,10 @@ impl Line {
         let (_, node) = *class.front()?;
         let mut waiter = self.remove(node)?;
         let wake = waiter.wakes();
-        let kept_ms = if wake { wakeable_ms } else { polling_ms(waiter.poll_interval_ms) };
-        waiter.reserved_until = Some(now.plus(kept_ms));
+        // One that was here a moment ago may hold the poll back that the wake asks for (decision 41).
+        let held_back = waiter.heard_at.plus(WAKE_POLL_EVERY_MS).max(now);
+        let until = if wake { held_back.plus(wakeable_ms) } else { now.plus(polling_ms(waiter.poll_interval_ms)) };
+        waiter.reserved_until = Some(until);
         self.insert(node, waiter);
         Some((node, wake))
     }

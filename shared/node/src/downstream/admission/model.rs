@@ -198,13 +198,10 @@ impl Reference {
     fn pass_time(&mut self, at: u64, out: &mut Vec<Effect>) {
         self.barred.retain(|_, until| *until > at);
         self.line.retain(|w| w.heard + 3 * INTERVAL_MS > at);
-        let (lapsed, rest) = std::mem::take(&mut self.line).into_iter().partition(|w| w.until.is_some_and(|u| u <= at));
+        let is_over = |w: &Entry| w.until.is_some_and(|until| until <= at);
+        let (lapsed, rest): (Vec<Entry>, _) = std::mem::take(&mut self.line).into_iter().partition(is_over);
         self.line = rest;
-        let lapsed: Vec<Entry> = lapsed;
-        let again = |w: Entry| {
-            let tried = w.tried || w.ask.wakeable;
-            Entry { until: None, tried, since: at, rises: 0, ..w }
-        };
+        let again = |w: Entry| Entry { until: None, tried: w.tried || w.ask.wakeable, since: at, rises: 0, ..w };
         self.line.extend(lapsed.into_iter().map(again));
         self.raise(at);
         self.fill(at, out);
@@ -216,7 +213,8 @@ impl Reference {
         {
             let waiter = &mut self.line[first];
             let wakes = waiter.ask.wakeable && !waiter.tried;
-            waiter.until = Some(at + if wakes { 3_000 } else { INTERVAL_MS + INTERVAL_MS / 10 });
+            let woken = at.max(waiter.heard + 5_000) + 3_000;
+            waiter.until = Some(if wakes { woken } else { at + INTERVAL_MS + INTERVAL_MS / 10 });
             if wakes {
                 out.push(Effect::Wake { node: waiter.ask.node });
             }

@@ -1,5 +1,6 @@
 //! The rules one by one. Random sequences against a reference are in `model`.
 
+mod kept;
 mod needs;
 mod pools;
 mod recovery;
@@ -238,35 +239,6 @@ fn adm_3_need_goes_before_length_of_wait() {
 }
 
 #[test]
-fn adm_3_a_wakeable_waiter_is_woken_and_the_next_one_when_it_does_not_come() {
-    let mut rig = Rig::full(1);
-    rig.ask_as(2, 2, Ordinary, true);
-    rig.ask_as(3, 3, Ordinary, true);
-    assert_eq!(rig.gone(1, 1), [Effect::Wake { node: node(2) }]);
-    assert_eq!(rig.core.next_deadline(), Some(Mono(rig.at + 3_000)));
-    assert_eq!(rig.wait(2_999), []);
-    assert_eq!(rig.wait(1), [Effect::Wake { node: node(3) }]);
-    assert_eq!(rig.ask_as(3, 3, Ordinary, true), [Effect::Admitted { session: 3 }]);
-    assert_eq!(rig.counts(), (1, 1, 0));
-}
-
-#[test]
-fn adm_3_where_no_wake_packet_arrives_the_slot_waits_for_a_poll() {
-    let mut rig = Rig::full(1);
-    for n in 2..=4 {
-        rig.ask_as(n, n, Ordinary, true);
-    }
-    rig.gone(1, 1);
-    for _ in 0..3 {
-        rig.wait(3_000);
-    }
-    // Each was tried once; the slot stays with device 2 until its poll instead of running round the three.
-    assert_eq!(rig.wait(HOUR / 2), []);
-    assert_eq!(deferred(&rig.ask_as(3, 3, Ordinary, true)), 1);
-    assert_eq!(rig.ask_as(2, 2, Ordinary, true), [Effect::Admitted { session: 2 }]);
-}
-
-#[test]
 fn adm_3_a_polling_waiters_reservation_lapses_after_an_interval_and_a_tenth() {
     let mut rig = Rig::full(1);
     rig.ask(2, 2, Persistent);
@@ -278,21 +250,6 @@ fn adm_3_a_polling_waiters_reservation_lapses_after_an_interval_and_a_tenth() {
     rig.wait(1);
     assert_eq!(deferred(&rig.ask(2, 2, Persistent)), 1, "it had its chance and is behind device 3");
     assert_eq!(rig.ask(3, 3, Persistent), [Effect::Admitted { session: 3 }]);
-}
-
-#[test]
-fn adm_3_reservations_that_lapse_together_keep_their_order() {
-    let mut rig = Rig::full(3);
-    for n in [9, 8, 7] {
-        rig.ask_as(n, n, Ordinary, true);
-    }
-    rig.ask_as(6, 6, Ordinary, false);
-    for n in 1..=3 {
-        rig.gone(n, n);
-    }
-    rig.wait(3_000);
-    assert_eq!(rig.counts(), (3, 1, 3), "6, 9 and 8 have the slots");
-    assert_eq!(deferred(&rig.ask_as(7, 7, Ordinary, true)), 1);
 }
 
 #[test]
