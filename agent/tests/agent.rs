@@ -1,7 +1,7 @@
 //! A whole agent against a parent made here: enrolment, link, real jobs under the shim, stop and start again.
 #![cfg(target_os = "linux")]
 
-use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, platform::host};
+use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, Spared, platform::host};
 use branchline_node::{
     config::Reach,
     enrol::{read_message, write_message},
@@ -237,9 +237,14 @@ impl World {
     }
 
     async fn agent(&self) -> RunningAgent {
+        self.spared(Spared::default()).await
+    }
+
+    async fn spared(&self, spared: Spared) -> RunningAgent {
         let shim = vec![env!("CARGO_BIN_EXE_branchline-agent").to_owned(), "shim".to_owned()];
         let process = AgentProcess { pid: 4242, shim };
-        bounded("agent", Agent::start(self.config(), Ambient::system(), host(), process)).await.unwrap()
+        let agent = Agent::start_spared(self.config(), Ambient::system(), host(), process, spared);
+        bounded("agent", agent).await.unwrap()
     }
 
     /// The next greeting.
@@ -402,4 +407,32 @@ async fn a_state_folder_in_use_and_a_damaged_bundle_are_told_with_their_exit_cod
     std::fs::write(world.home.path().join("bundle"), "BRANCHLINE-BUNDLE-1\nAAAA\n").unwrap();
     let fault = Agent::start(world.config(), Ambient::system(), host(), process).await.err().unwrap();
     assert_eq!((fault.code.as_str(), fault.exit_code), ("bad_bundle", 2));
+}
+
+#[actix_rt::test]
+async fn what_a_load_tests_agents_are_spared_they_do_not_do_and_no_other_agent_is_spared_it() {
+    for (verification, journal) in [(false, false), (true, false), (false, true)] {
+        let mut world = World::new().await;
+        let agent = world.spared(Spared { verification, journal }).await;
+        world.up().await;
+        let mut order = world.order("true");
+        order.envelope =
+            Envelope::sign(ORDER_PAYLOAD_TYPE, order.envelope.payload.clone(), &Signer::from_seed(&[200; 32]));
+        world.say(Lane::Work, Message::Orders(vec![order]));
+        // Whose order a wrong signature is cannot be said, so that it ends nothing and is an alert.
+        let answer = |w: &World| {
+            let ended = w.results(1).first().map(|result| Some(result.end));
+            ended.or_else(|| w.records.iter().any(|(_, r)| r.class == class::ALERT).then_some(None))
+        };
+        let ended = world.until("answer", answer).await;
+        assert_eq!(ended, verification.then_some(End::Succeeded), "spared verification: {verification}");
+        bounded("stop", agent.stop()).await;
+        let kept = world.config().state_dir.join("agent.redb").exists();
+        assert_eq!(kept, !journal, "spared the journal: {journal}");
+        let agent = world.agent().await;
+        // What it answered is known to a journal only.
+        let attachment = world.up().await.attachment;
+        assert_eq!(attachment, if journal { 1 } else { 2 }, "spared the journal: {journal}");
+        bounded("stop", agent.stop()).await;
+    }
 }
