@@ -29,7 +29,7 @@ use crate::{
 };
 use branchline_protocol::{
     refusal::Refusal,
-    time::{Mono, Now},
+    time::Mono,
     wire::{Frame, Goodbye, HANDSHAKE_S, Lease, Preface, Resume, Welcome},
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -119,7 +119,7 @@ pub(super) async fn for_ever(
                         State::BetweenPolls
                     }
                     (LinkEnd::Refused(refusal), _) => {
-                        refused(&mut rhythm, now, refusal, chance);
+                        rhythm.refused(now, refusal, chance);
                         State::Refused
                     }
                     (LinkEnd::Goodbye(Goodbye::Replaced), _) => {
@@ -143,7 +143,7 @@ pub(super) async fn for_ever(
             Ended::Failed(why, refusal) => {
                 let state = match &refusal {
                     Some(refusal) => {
-                        refused(&mut rhythm, now, refusal, chance);
+                        rhythm.refused(now, refusal, chance);
                         State::Refused
                     }
                     None => {
@@ -162,14 +162,6 @@ pub(super) async fn for_ever(
         if parts.owner.send(down).await.is_err() || *stop.borrow() {
             return;
         }
-    }
-}
-
-/// A busy parent has given an instant; any other "no" is a failure, though it may ask for a longer wait.
-fn refused(rhythm: &mut Rhythm, now: Now, refusal: &Refusal, chance: u64) {
-    match (refusal.status, refusal.retry_after_ms) {
-        (429, Some(ms)) => rhythm.told(now, ms, chance),
-        (_, ms) => rhythm.failed(now, ms, chance),
     }
 }
 
