@@ -136,6 +136,25 @@ fn rly_11_without_the_gateway_for_half_an_hour_its_children_come_back_evenly() {
 }
 
 #[test]
+fn rly_11_devices_that_all_began_at_the_same_second_do_not_stay_in_step() {
+    for seed in 1..=3 {
+        let (mut fleet, what) = (Fleet::settled(seed), format!("all in step, seed {seed}"));
+        // Power fails, and is back at once: all machines start together, and only the gateway does not.
+        let lost_at = fleet.now;
+        fleet.gateway_goes(false);
+        for n in Fleet::roaming() {
+            fleet.switch(n, true);
+        }
+        fleet.run(lost_at + AWAY);
+        fleet.gateway_returns();
+        let (end, away) = (fleet.now, fleet.away());
+        assert!(away.len() >= Fleet::roaming().len(), "{what}: everybody felt it");
+        fleet.run(end + BACK + MINUTE);
+        returned(&fleet, &what, lost_at, end, &away);
+    }
+}
+
+#[test]
 fn rly_11_without_the_server_for_half_an_hour_its_children_come_back_evenly() {
     for seed in 1..=4 {
         let (mut fleet, what) = (Fleet::settled(seed), format!("server away, seed {seed}"));

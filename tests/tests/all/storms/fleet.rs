@@ -216,6 +216,7 @@ impl Fleet {
         while let Some(way) = self.way(n) {
             match self.reach(n, &way) {
                 Ok(()) => return,
+                Err(None) if self.children[n].path.waits_for(&way) => break,
                 Err(None) => {}
                 Err(Some(no)) => {
                     let child = &mut self.children[n];
@@ -361,7 +362,7 @@ impl Fleet {
         let (now, chance) = (at(self.now), self.chance.next_u64());
         let child = &mut self.children[n];
         child.link = Link::Down;
-        child.path.down();
+        child.path.broke();
         child.away_since.get_or_insert(self.now);
         child.rhythm.spread(spread_ms);
         child.rhythm.lost(now, chance);

@@ -86,15 +86,23 @@ fn storm(seed: u64, takes_ms: u64, results: bool) {
         let most = most_in_a_second(&here);
         assert!(most <= rate, "{what}: {most} handshakes in a second at relay {relay}");
         busiest = busiest.max(most);
-        // At most one peak at each of them, and that when those with a result in hand come: 26 s in parts of 5 s.
+        // At most one peak at each of them, and that when those with a result in hand come: 26 s in parts of 5 s. Fewer are
+        // no crowd of which this could be said.
         let parts = per(5 * SECOND, begun + takes_ms, begun + takes_ms + 25 * SECOND, here);
-        assert!(peaks(&parts).iter().all(|peak| *peak == (0..1)), "{what}: a second peak at relay {relay}: {parts:?}");
+        let crowd = parts.iter().sum::<u64>() >= 100;
+        assert!(
+            !crowd || peaks(&parts).iter().all(|peak| *peak == (0..1)),
+            "{what}: a second peak at relay {relay}: {parts:?}"
+        );
     }
     let server = since(&fleet.parents[SERVER].handshakes);
     within_the_rate(&what, &server);
     let at_server = most_in_a_second(&server);
+    // Relays that are there again after seconds are waited for: then the server has them alone to do with.
+    assert!(takes_ms > 2 * SECOND || at_server <= rate, "{what}: {at_server} handshakes in a second at the server");
     let strangers = below().filter(|n| fleet.children[*n].back.iter().any(|(at, to, _)| *at >= begun && *to == SERVER));
     let strangers = strangers.count();
+    assert!(takes_ms > 2 * SECOND || strangers == 0, "{what}: {strangers} went to the server");
 
     // At most one peak in all of it, of those with a result in hand, whose first wait is 5 s.
     let counts = per(2 * SECOND, 0, most, returns.iter().copied());

@@ -4,7 +4,7 @@ use super::{MAIN, SHIM};
 use branchline_agent::decide::WakeKey;
 use branchline_node::{supervise::ChildLife, time::SystemClock};
 use branchline_protocol::{
-    datagram::{Datagram, DatagramKey, Kind},
+    datagram::{DATAGRAM_BYTES, Datagram, DatagramKey, Kind},
     wire::Contact,
 };
 use branchline_tests::tree::{RelayWish, Tree, eventually, holds, logs, platform, scenario};
@@ -215,6 +215,10 @@ fn s_14_adm_16_what_does_not_hold_is_ignored_and_counted_and_answered_by_nothing
         flipped[50] ^= 1;
         send(&flipped);
         counts(&tree, "bad_seal", 2).await;
+        let mut unsigned = good.seal(&key.key);
+        unsigned[DATAGRAM_BYTES - 32..].fill(0);
+        send(&unsigned);
+        counts(&tree, "bad_seal", 3).await;
         send(&Datagram { at: branchline_protocol::time::Millis(0), ..good }.seal(&key.key));
         counts(&tree, "too_old", 1).await;
         send(&[0; 513]);
