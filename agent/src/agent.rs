@@ -107,6 +107,21 @@ impl Agent {
         process: AgentProcess,
         spared: Spared,
     ) -> Result<RunningAgent, StartFault> {
+        Agent::start_at(config, ambient, platform, process, spared, std::future::ready(())).await
+    }
+
+    /// The same, and enrolled with its store open it waits for `begin` before it starts an actor: many then dial together.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_at(
+        config: AgentConfig,
+        ambient: Ambient,
+        platform: Arc<dyn Platform>,
+        process: AgentProcess,
+        spared: Spared,
+        begin: impl Future<Output = ()>,
+    ) -> Result<RunningAgent, StartFault> {
         let (shim, shim_args) = process.shim.split_first().ok_or_else(|| {
             StartFault::new(exit_code::CONFIGURATION, "no_shim", "no program was given that runs jobs")
         })?;
@@ -186,7 +201,7 @@ impl Agent {
             config: Mutex::new(None),
         };
         // Whatever fails from here on closes the store again, so that a second try can open it.
-        match run(&config, parts, documents, private).await {
+        match run(&config, parts, documents, private, begin).await {
             Ok(running) => Ok(running),
             Err(fault) => {
                 stop_store(store).await;
@@ -207,6 +222,7 @@ async fn run(
     parts: Parts,
     documents: Vec<(Kind, Envelope)>,
     private: Option<TcpListener>,
+    begin: impl Future<Output = ()>,
 ) -> Result<RunningAgent, StartFault> {
     let parts = recover(Arc::new(parts), documents).await?;
     let (store, metrics, figures) = (parts.store.clone(), parts.metrics.clone(), parts.figures.subscribe());
@@ -223,6 +239,7 @@ async fn run(
             Some(status::serve(listener, &parts).map_err(fault)?)
         }
     };
+    begin.await;
     let supervision = actors::start(parts.clone()).await;
     let fault = |e: String| StartFault::new(exit_code::SUPERVISION, "not_started", e);
     let supervision = supervision.map_err(|e| fault(e.to_string()))?;

@@ -1,7 +1,7 @@
 //! The request limit per source (GW-3): a token bucket on upgrades. Those turned away are told instants one after the
 //! other, so that an office behind one address comes back as a queue and not as a crowd.
 
-use branchline_node::time::Clock;
+use branchline_node::{random::Random, time::Clock};
 use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,11 @@ use std::{
 const SWEEP_EVERY: usize = 4_096;
 /// Instants are given out up to so many seconds ahead, then again from the front.
 const WAIT_S_MAX: u64 = 60;
+
+/// Seconds after which a child turned away for want of room or of a server may come again, at the least, and over how
+/// many more they are spread: they were all turned away for the same reason and must not come back at the same moment.
+const AWAY_S: u64 = 5;
+const AWAY_SPREAD_S: u64 = 10;
 
 type Instant = Duration;
 
@@ -82,6 +87,11 @@ impl Flood {
     fn sources(&self) -> usize {
         self.limiter.len()
     }
+}
+
+/// Seconds after which a child may come again that found no room, or no server behind the gateway.
+pub fn away_s(random: &dyn Random) -> u64 {
+    AWAY_S + random.up_to(AWAY_SPREAD_S)
 }
 
 /// Whoever has one IPv6 address has the 2⁶⁴ of its network, too.

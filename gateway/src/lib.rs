@@ -9,10 +9,10 @@
 
 mod actors;
 mod anchor;
-mod backoff;
+pub mod backoff;
 pub mod board;
 pub mod config;
-mod flood;
+pub mod flood;
 mod gate;
 pub mod limits;
 mod node;

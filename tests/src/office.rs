@@ -8,7 +8,7 @@ mod host;
 mod web;
 
 pub use command::Ran;
-pub use host::AgentHost;
+pub use host::{AgentHost, Barrier, Led};
 pub use web::Web;
 
 use branchline_node::time::SystemClock;

@@ -1,6 +1,7 @@
 //! Many whole agents in one process: each with its own keys, link, journal and source address. Only their platform is
 //! virtual: a job is answered at once.
 
+use super::control::Control;
 use crate::{failure::Failure, up::generate::quoted};
 use actix_rt::{Arbiter, ArbiterHandle};
 use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, Spared, platform::VirtualPlatform};
@@ -12,6 +13,7 @@ use branchline_node::{
 use branchline_protocol::wire::Contact;
 use futures_util::{StreamExt, TryStreamExt, future::LocalBoxFuture, stream};
 use std::{
+    collections::BTreeMap,
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -23,7 +25,7 @@ use std::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -60,6 +62,8 @@ struct Config {
     /// Where figures are told to whoever connects; on loopback, without TLS: they name nobody.
     figures: SocketAddr,
     spared: Spared,
+    /// Who says when its agents dial; without one they do at once.
+    leader: Option<SocketAddr>,
     agents: Vec<(String, IpAddr)>,
 }
 
@@ -74,6 +78,7 @@ impl Config {
             bundle: r.required("bundle"),
             figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             spared: Spared { verification: r.or("unverified", false), journal: r.or("volatile", false) },
+            leader: r.optional("leader"),
             agents: r.tables("agents", |t| (t.required("name"), t.or("address", Ipv4Addr::LOCALHOST.into()))),
         };
         if config.agents.is_empty() {
@@ -143,6 +148,8 @@ async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
     let ended = Arc::new(ended);
     let (tell, mut told) = mpsc::channel::<Told>(ARBITERS);
     let mut hands = Vec::new();
+    let name = config.state_dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let control = Control::start(config.leader, name, config.agents.len());
     for hand in 0..ARBITERS {
         let mine = |(i, a): (usize, &(String, IpAddr))| (i % ARBITERS == hand).then(|| (i as u64, a.clone()));
         let agents: Vec<_> = config.agents.iter().enumerate().filter_map(mine).collect();
@@ -152,10 +159,11 @@ async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
         let (stop, asked) = oneshot::channel();
         let (done, stopped) = oneshot::channel();
         let (config, shim, tell, ended) = (config.clone(), shim.clone(), tell.clone(), ended.clone());
+        let control = control.clone();
         let arbiter = Arbiter::new().handle();
         arbiter.spawn_fn(move || {
             actix_rt::spawn(async move {
-                tend(&config, agents, shim, tell, ended, asked).await;
+                tend(&config, agents, shim, tell, ended, (asked, control)).await;
                 // Nobody waits for it any more if the process ends by itself.
                 let _ = done.send(());
             });
@@ -222,11 +230,22 @@ async fn tend(
     shim: Vec<String>,
     tell: mpsc::Sender<Told>,
     ended: Arc<watch::Sender<Option<NodeEnd>>>,
-    asked: oneshot::Receiver<()>,
+    (mut asked, mut control): (oneshot::Receiver<()>, Control),
 ) {
-    let starting = agents.into_iter().map(|(number, agent)| one(config, number, agent, shim.clone()));
+    let (count, starts) = (agents.len(), Arc::new(Semaphore::new(STARTS_AT_ONCE)));
+    let starting = agents.into_iter().map(|(number, agent)| {
+        let (starts, control, shim) = (starts.clone(), control.clone(), shim.clone());
+        async move {
+            let turn = starts.acquire_owned().await;
+            let begin = async {
+                drop(turn);
+                control.may_go().await;
+            };
+            one(config, number, agent, shim, begin).await
+        }
+    });
     let running: Result<Vec<RunningAgent>, StartFault> =
-        stream::iter(starting).buffer_unordered(STARTS_AT_ONCE).try_collect().await;
+        stream::iter(starting).buffer_unordered(count).try_collect().await;
     let running = match running {
         Ok(running) => running,
         Err(fault) => {
@@ -249,9 +268,19 @@ async fn tend(
         let _ = tell.send(Ok((first.started().clone(), counters))).await;
     }
     drop(tell);
-    // A host that is gone asks as well.
-    let _ = asked.await;
-    stream::iter(running).for_each_concurrent(None, RunningNode::stop).await;
+    let mut running: BTreeMap<String, RunningAgent> =
+        running.into_iter().map(|agent| (agent.started().name.clone(), agent)).collect();
+    loop {
+        tokio::select! {
+            // A host that is gone asks as well.
+            _ = &mut asked => break,
+            names = control.stops() => {
+                let leaving = names.iter().filter_map(|name| running.remove(name)).collect::<Vec<_>>();
+                stream::iter(leaving).for_each_concurrent(None, RunningNode::stop).await;
+            }
+        }
+    }
+    stream::iter(running.into_values()).for_each_concurrent(None, RunningNode::stop).await;
 }
 
 async fn one(
@@ -259,6 +288,7 @@ async fn one(
     number: u64,
     (name, address): (String, IpAddr),
     shim: Vec<String>,
+    begin: impl Future<Output = ()>,
 ) -> Result<RunningAgent, StartFault> {
     let platform = VirtualPlatform::new(number, PACKAGES).with_output(OUTPUT.into());
     let agent = AgentConfig {
@@ -276,7 +306,7 @@ async fn one(
         restart: false,
     };
     let process = AgentProcess { pid: std::process::id(), shim };
-    let started = Agent::start_spared(agent, Ambient::system(), Arc::new(platform), process, config.spared).await;
+    let started = Agent::start_at(agent, Ambient::system(), Arc::new(platform), process, config.spared, begin).await;
     started.map_err(|fault| StartFault { message: format!("{name}: {}", fault.message), ..fault })
 }
 
@@ -330,7 +360,8 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
-        assert_eq!(read, Config { state_dir: "/s \"x\"".into(), bundle: "/b".into(), figures, spared, agents });
+        let (state_dir, bundle) = ("/s \"x\"".into(), "/b".into());
+        assert_eq!(read, Config { state_dir, bundle, figures, spared, leader: None, agents });
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

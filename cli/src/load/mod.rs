@@ -9,6 +9,7 @@
 //! Agents differ from real ones only in their platform: keys, TLS, verification and journal are theirs.
 
 mod bench;
+mod control;
 mod fanout;
 mod figures;
 pub mod host;

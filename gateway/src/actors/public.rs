@@ -7,6 +7,7 @@
 use super::pipe::{self, Pipe};
 use crate::{
     board::Admission,
+    flood,
     gate::Gate,
     limits::{Request, TOKEN_BYTES_MAX, Verdict},
 };
@@ -37,10 +38,6 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// How long a refused connection is still read, and what comes thrown away: closed at once, the system might reset it
 /// before the answer has arrived.
 const LINGER: Duration = Duration::from_secs(1);
-/// Seconds after which a child turned away for want of room or of a server may come again, at the least, and over how
-/// many more they are spread: they were all turned away for the same reason and must not come back at the same moment.
-const RETRY_AFTER_S: u64 = 5;
-const RETRY_SPREAD_S: u64 = 10;
 
 /// The server on this socket.
 pub fn serve(socket: TcpListener, mut tls: ServerConfig, workers: usize, gate: Arc<Gate>) -> io::Result<Server> {
@@ -146,7 +143,7 @@ fn not_found() -> HttpResponse {
 }
 
 fn away(gate: &Gate) -> HttpResponse {
-    later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_S + gate.random.up_to(RETRY_SPREAD_S))
+    later(StatusCode::SERVICE_UNAVAILABLE, flood::away_s(&*gate.random))
 }
 
 fn later(status: StatusCode, seconds: u64) -> HttpResponse {

@@ -6,5 +6,6 @@ mod office;
 mod paths;
 mod schedule;
 mod sim;
+mod storms;
 mod structure;
 mod tree;

@@ -42,6 +42,8 @@ async fn adm_14_inv_8_bad_settings_have_one_answer_each_and_change_nothing() {
         (json!({"poll_normal_s": 59}), "out_of_range", "poll_normal_s"),
         (json!({"poll_normal_s": 604_801}), "out_of_range", "poll_normal_s"),
         (json!({"poll_urgent_s": 59}), "out_of_range", "poll_urgent_s"),
+        (json!({"poll_urgent_s": 604_801}), "out_of_range", "poll_urgent_s"),
+        (json!({"poll_erase_s": 59}), "out_of_range", "poll_erase_s"),
         (json!({"poll_erase_s": 604_801}), "out_of_range", "poll_erase_s"),
         (json!({"poll_normal_s": -1}), "wrong_type", "poll_normal_s"),
         (json!({"poll_normal_s": "1h"}), "wrong_type", "poll_normal_s"),

@@ -42,4 +42,17 @@ mod tests {
         assert!(check("slots = 301").unwrap_err().starts_with("server.slots: 301 is above"));
         assert!(check("slots = 0").unwrap_err().starts_with("server.slots: 0 is not within 1 to 65535"));
     }
+
+    #[test]
+    fn adm_6_what_is_no_number_of_slots_is_refused_with_and_without_the_switch() {
+        for bad in ["0", "-1", "65536", "9223372036854775807", "\"abc\"", "\"300\"", "300.0", "true", "[300]"] {
+            for switch in ["", "allow_above_300 = true"] {
+                let told = check(&format!("slots = {bad}\n{switch}")).expect_err(bad);
+                assert!(told.starts_with("server.slots: "), "{bad}: {told}");
+                assert_eq!(told.lines().count(), 1, "one clear answer: {told}");
+            }
+        }
+        let told = check("slots = 301\nallow_above_300 = \"yes\"").expect_err("no switch");
+        assert!(told.contains("server.allow_above_300: "), "{told}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     link::dial::{CONNECT_S, Route},
     random::{Random, SeededRandom},
     uplink::{
-        path::{PROBE_MS, Path, Way},
+        path::{PROBE_MS, Path, RESTART_DIALS, Way},
         rhythm::Rhythm,
     },
 };
@@ -41,8 +41,10 @@ struct Device {
     /// The parent that served it last, when, and the session of a link that it holds there.
     served: Option<(usize, u64)>,
     held: Option<u64>,
-    /// Dials in which no parent served it.
+    /// Dials that tried every way, and no parent served it.
     vain: u64,
+    /// Dials that were for the parent alone whose link broke.
+    waited: u64,
 }
 
 struct Parent {
@@ -94,7 +96,7 @@ impl Site {
             let mut rhythm = Rhythm::new(at(0));
             rhythm.spread(10 * MINUTE);
             rhythm.lost(at(0), chance.next_u64());
-            Device { path, rhythm, attachment: 0, served: None, held: None, vain: 0 }
+            Device { path, rhythm, attachment: 0, served: None, held: None, vain: 0, waited: 0 }
         });
         let devices = devices.collect();
         let parents = (0..=relays + gateways.len()).map(|_| Parent::fresh(0)).collect();
@@ -134,7 +136,12 @@ impl Site {
         for way in ways {
             let parent = &mut self.parents[Site::parent(&way)];
             if !parent.alive {
-                now += if self.silent { CONNECT_S * 1_000 } else { 0 };
+                if self.silent {
+                    now += CONNECT_S * 1_000;
+                } else if self.devices[n].path.waits_for(&way) {
+                    self.devices[n].waited += 1;
+                    return self.devices[n].rhythm.failed(at(now), None, chance);
+                }
                 continue;
             }
             if let Err(ms) = parent.rate.knock(Mono(now), Caller::Device) {
@@ -235,7 +242,7 @@ impl Site {
                 // Its newest word, with a heartbeat's answer.
                 device.rhythm.spread(reconnect_spread_ms(Role::Agent, children));
                 device.rhythm.lost(at(self.now), self.chance.next_u64());
-                device.path.down();
+                device.path.broke();
                 lost.push(n);
             }
         }
@@ -274,8 +281,13 @@ fn outage(seed: u64, relays: usize, devices: usize, silent: bool) {
     // Two polls are at most a tenth over the interval apart.
     site.run(killed + HOUR + HOUR / 10 + MINUTE);
     for n in lost {
-        let (which, _) = site.devices[n].served.unwrap();
-        assert!((1..relays).contains(&which), "{what}: device {n} is at {which}");
+        let Device { served, waited, .. } = site.devices[n];
+        assert!((1..relays).contains(&served.unwrap().0), "{what}: device {n} is at {served:?}");
+        assert_eq!(
+            waited,
+            if silent { 0 } else { RESTART_DIALS.into() },
+            "{what}: where a machine refuses, it may restart"
+        );
     }
     // Those that polled there find another at their poll, and everybody is served all the time.
     let load = site.load();

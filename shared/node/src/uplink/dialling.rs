@@ -29,7 +29,7 @@ use crate::{
 };
 use branchline_protocol::{
     refusal::Refusal,
-    time::{Mono, Now},
+    time::Mono,
     wire::{Frame, Goodbye, HANDSHAKE_S, Lease, Preface, Resume, Welcome},
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -104,7 +104,7 @@ pub(super) async fn for_ever(
             ended = attempt(&parts, current, &mut config, &mut rhythm, &mut path, open.take(), stop.clone()) => ended,
             _ = stop_while_dialling(stop.clone()) => return,
         };
-        path.down();
+        let mut broke = false;
         let (now, chance) = (parts.time.now(), parts.ambient.random.next_u64());
         let (state, why, refusal) = match ended {
             Ended::Link { end, lease, displaced, more } => {
@@ -119,7 +119,7 @@ pub(super) async fn for_ever(
                         State::BetweenPolls
                     }
                     (LinkEnd::Refused(refusal), _) => {
-                        refused(&mut rhythm, now, refusal, chance);
+                        rhythm.refused(now, refusal, chance);
                         State::Refused
                     }
                     (LinkEnd::Goodbye(Goodbye::Replaced), _) => {
@@ -127,6 +127,7 @@ pub(super) async fn for_ever(
                         State::Refused
                     }
                     _ => {
+                        broke = true;
                         rhythm.lost(now, chance);
                         State::Lost
                     }
@@ -143,7 +144,7 @@ pub(super) async fn for_ever(
             Ended::Failed(why, refusal) => {
                 let state = match &refusal {
                     Some(refusal) => {
-                        refused(&mut rhythm, now, refusal, chance);
+                        rhythm.refused(now, refusal, chance);
                         State::Refused
                     }
                     None => {
@@ -154,6 +155,11 @@ pub(super) async fn for_ever(
                 (state, why, refusal)
             }
         };
+        if broke {
+            path.broke()
+        } else {
+            path.down()
+        }
         parts.board.down(state, &why);
         // What was said before the loss is no reason to hurry after it: the owner pokes anew when it hears of it.
         while pokes.next().now_or_never().is_some() {}
@@ -162,14 +168,6 @@ pub(super) async fn for_ever(
         if parts.owner.send(down).await.is_err() || *stop.borrow() {
             return;
         }
-    }
-}
-
-/// A busy parent has given an instant; any other "no" is a failure, though it may ask for a longer wait.
-fn refused(rhythm: &mut Rhythm, now: Now, refusal: &Refusal, chance: u64) {
-    match (refusal.status, refusal.retry_after_ms) {
-        (429, Some(ms)) => rhythm.told(now, ms, chance),
-        (_, ms) => rhythm.failed(now, ms, chance),
     }
 }
 
@@ -212,7 +210,12 @@ async fn attempt(
         };
         match greeted {
             Ok(welcomed) => return hold(parts, config, rhythm, path, way, welcomed, stop).await,
-            Err(Greeted::Fault(fault)) => faults.push(fault),
+            Err(Greeted::Fault { why, nobody }) => {
+                faults.push(why);
+                if nobody && path.waits_for(&way) {
+                    break;
+                }
+            }
             Err(Greeted::Refused(no)) => {
                 let its_own = ITS_OWN_REASONS.contains(&no.code.as_str());
                 if its_own {
@@ -300,7 +303,7 @@ async fn find_better(parts: &Parts, config: &mut watch::Receiver<UplinkConfig>, 
                 for way in path.better(parts.time.now()) {
                     match secure(parts, &current, &way).await {
                         Ok(stream) => return (way, stream),
-                        Err(Greeted::Fault(why)) => tracing::debug!(why, "not yet a better way"),
+                        Err(Greeted::Fault { why, .. }) => tracing::debug!(why, "not yet a better way"),
                         Err(Greeted::Refused(no)) => tracing::debug!(%no, "not yet a better way"),
                     }
                 }
@@ -322,7 +325,11 @@ async fn until(parts: &Parts, at: Option<Mono>) {
 }
 
 enum Greeted {
-    Fault(String),
+    Fault {
+        why: String,
+        /// Its machine answered that nobody listens.
+        nobody: bool,
+    },
     Refused(Refusal),
 }
 
@@ -335,6 +342,7 @@ type Welcomed = (Link, Welcome, Vec<Resume>, Option<SocketAddr>);
 /// A connection to the parent with its identity verified and nothing said.
 async fn secure(parts: &Parts, config: &UplinkConfig, way: &Way) -> Result<Secured, Greeted> {
     parts.board.dials(way);
+    tracing::debug!(node = %config.node, route = ?way.route, "dials");
     let name = parent_name(way.parent, &config.tenant);
     match config.dialler.secure_at(&way.route, config.preface, &config.tls, name).await {
         Ok(secured) => Ok(secured),
@@ -352,13 +360,14 @@ async fn secure(parts: &Parts, config: &UplinkConfig, way: &Way) -> Result<Secur
                 parts.board.impostor();
                 tracing::warn!(parent = %way.parent, route = ?way.route, error = %e, "another identity answers there");
             }
-            Err(Greeted::Fault(format!("{:?}: {e}", way.route)))
+            let nobody = matches!(&e, DialFault::Connect(_, e) if e.kind() == std::io::ErrorKind::ConnectionRefused);
+            Err(Greeted::Fault { why: format!("{:?}: {e}", way.route), nobody })
         }
     }
 }
 
 async fn greet(parts: &Parts, way: &Way, (stream, peer): Secured) -> Result<Welcomed, Greeted> {
-    let fault = |e: String| Greeted::Fault(format!("{:?}: {e}", way.route));
+    let fault = |e: String| Greeted::Fault { why: format!("{:?}: {e}", way.route), nobody: false };
     let (reply, greeting) = oneshot::channel();
     let through_gateway = matches!(way.route, Route::Gateway(_));
     let keys = peer.and_then(|_| link_keys(stream.get_ref().1));

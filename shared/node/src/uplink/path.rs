@@ -9,6 +9,9 @@
 //! way than the best probes the better ones: between half and the whole of its interval, each node at its own moment.
 //! A probe is a connection with the pinned identity verified and nothing said; only then is the link given up for it.
 //!
+//! A parent that is restarted refuses connections for a few seconds. So whoever lost a held link stays with that parent for
+//! its first dials, as long as its machine answers that nobody listens; one that is silent is passed over at once.
+//!
 //! Relays that stand at the node's own site are equals. Each node puts them in an order of its own, by a hash of its id
 //! and theirs: so they share its kind evenly, and when one dies its nodes are shared by the others.
 
@@ -25,6 +28,10 @@ use std::{cmp::Reverse, collections::BTreeMap};
 pub const REFUSED_MS: u64 = 3_600_000;
 /// Between two probes at most so long, unless configured otherwise, in milliseconds: three of them fit into an hour.
 pub const PROBE_MS: u64 = 900_000;
+
+/// So many dials after the loss of a held link go to no other parent where its own refuses them: by the back-off the next
+/// one comes 5 to 9 s after the first.
+pub const RESTART_DIALS: u8 = 3;
 
 /// One address of one parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +89,8 @@ pub struct Path {
     ways: Vec<Way>,
     /// By which way a held link goes; polls are not held.
     held: Option<Way>,
+    /// Where a held link was lost, and how many dials are for that parent alone.
+    lost: Option<(Place, u8)>,
     probe_ms: u64,
     due: Option<Mono>,
     refused: BTreeMap<Place, Mono>,
@@ -90,7 +99,7 @@ pub struct Path {
 impl Path {
     /// A node without ways.
     pub fn new(me: NodeId) -> Path {
-        Path { me, ways: Vec::new(), held: None, probe_ms: PROBE_MS, due: None, refused: BTreeMap::new() }
+        Path { me, ways: Vec::new(), held: None, lost: None, probe_ms: PROBE_MS, due: None, refused: BTreeMap::new() }
     }
 
     /// Another list, switch or interval. A held link that another list no longer has, or for which it has a better way,
@@ -123,6 +132,7 @@ impl Path {
     /// A link stands by this way; `held`: it is no poll.
     pub fn up(&mut self, now: Now, way: &Way, held: bool, chance: u64) {
         self.refused.remove(&way.place());
+        self.lost = None;
         self.held = held.then(|| way.clone());
         self.schedule(now, chance);
     }
@@ -130,6 +140,26 @@ impl Path {
     /// It is no more.
     pub fn down(&mut self) {
         (self.held, self.due) = (None, None);
+    }
+
+    /// The same, and neither end had said no: its parent may be there again in a moment.
+    pub fn broke(&mut self) {
+        self.lost = self.held.as_ref().map(|way| (way.place(), RESTART_DIALS));
+        self.down();
+    }
+
+    /// A dial was refused by the machine of this way: nobody listens there. Whether the dial ends with that, because it is
+    /// the last address of the parent whose link broke, and it is early.
+    pub fn waits_for(&mut self, way: &Way) -> bool {
+        let place = way.place();
+        let last = self.ways.iter().rfind(|other| other.place() == place) == Some(way);
+        match &mut self.lost {
+            Some((lost, dials)) if *lost == place && last && *dials > 0 => {
+                *dials -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// A parent that was reached said no, for a reason of its own.

@@ -87,6 +87,31 @@ fn top_4_the_best_way_and_a_poll_need_no_probe() {
 }
 
 #[test]
+fn rly_11_whose_link_broke_waits_for_three_dials_where_its_parents_machine_refuses() {
+    let mut path = path(&[relay(1, true), relay(2, false), server()], Reach::Any);
+    let ways = path.ways().to_vec();
+    let (home, other, server, last) = (&ways[0], &ways[1], &ways[2], &ways[3]);
+    assert!(!path.waits_for(home), "it had no link anywhere");
+    path.up(at(0), home, true, 0);
+    path.down();
+    assert!(!path.waits_for(home), "it gave its link up");
+    path.up(at(0), home, false, 0);
+    path.broke();
+    assert!(!path.waits_for(home), "it was a poll");
+    path.up(at(0), home, true, 0);
+    path.broke();
+    assert!(!path.waits_for(other), "it has no business there");
+    let waits = [0; 4].map(|_| path.waits_for(home));
+    assert_eq!(waits, [true, true, true, false]);
+    // Two addresses of one parent are one place, and the dial goes on to the second.
+    path.up(at(0), server, true, 0);
+    path.broke();
+    assert_eq!([path.waits_for(server), path.waits_for(last)], [false, true]);
+    path.up(at(0), home, false, 0);
+    assert!(!path.waits_for(last), "it was served elsewhere meanwhile");
+}
+
+#[test]
 fn a_parent_that_said_no_is_not_probed_for_an_hour() {
     let mut path = path(&[relay(1, true), server()], Reach::Any);
     let (home, fallback) = (path.ways()[0].clone(), path.ways()[1].clone());

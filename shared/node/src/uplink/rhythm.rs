@@ -9,6 +9,7 @@
 
 use branchline_protocol::{
     document::POLL_S,
+    refusal::Refusal,
     time::{Millis, Mono, Now},
     wire::Lease,
 };
@@ -109,6 +110,15 @@ impl Rhythm {
         let ms = retry_after_ms.clamp(TOLD_MS_MIN, TOLD_MS_MAX);
         self.wait = Wait::Told;
         self.due = now.mono.plus(ms + chance % (ms / 4 + 1));
+    }
+
+    /// A parent, or the gateway before it, said no: who is busy has given an instant; any other "no" is a failure, though
+    /// it may ask for a longer wait.
+    pub fn refused(&mut self, now: Now, refusal: &Refusal, chance: u64) {
+        match (refusal.status, refusal.retry_after_ms) {
+            (429, Some(ms)) => self.told(now, ms, chance),
+            (_, ms) => self.failed(now, ms, chance),
+        }
     }
 
     /// A poll ended in good order: next about the lease's own instant of the interval, the one after that which this poll

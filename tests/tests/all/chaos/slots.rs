@@ -1,15 +1,20 @@
 //! S-4: 400 devices for the 300 slots of a relay. Server, gateway and relay are processes of their own, the agents share
-//! four.
+//! four, which wait for one another before any of them dials.
 
 use super::{alone, exe};
-use branchline_tests::office::{AgentHost, Office, until};
+use branchline_tests::office::{AgentHost, Barrier, Office, until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 const SLOTS: u64 = 300;
 /// Milliseconds within which a job reaches a device that holds a slot.
 const PERSISTENT_MS: u64 = 5_000;
 /// A poll interval of 60 s, a tenth of it, and what a busy machine adds.
 const POLLED_S: u64 = 90;
+/// Each has a hundred agents.
+const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
+/// Milliseconds within which all of them dial.
+const DIALS_MS: i64 = 1_000;
 
 const TOPOLOGY: &str = "[topology]\nname = 's4'\n[[tenant]]\nname = 'main'\nsites = ['hq', 'branch']\n\
     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n\
@@ -34,9 +39,23 @@ fn slots_become(office: &Office, what: &str, secs: u64, used: u64, waiting: u64)
     });
 }
 
-fn host(office: &Office, name: &str, count: usize) -> AgentHost {
-    let names: Vec<String> = (1..=count).map(|n| format!("{name}-{n:03}")).collect();
-    office.agent_host(name, "branch.bundle", &names)
+fn host(office: &Office, name: &str, barrier: &Barrier) -> AgentHost {
+    let names: Vec<String> = (1..=100).map(|n| format!("{name}-{n:03}")).collect();
+    office.agent_host(name, "branch.bundle", &names, barrier)
+}
+
+/// All four hundred dialled first within a second, by their own records.
+fn all_dialled_within_a_second(office: &Office) {
+    let first = until("each has dialled", 60, || {
+        let first: Vec<(String, i64)> = HOSTS.iter().flat_map(|host| office.first_dials(host)).collect();
+        if first.len() == 400 { Ok(first) } else { Err(format!("{} have", first.len())) }
+    });
+    let nodes: BTreeSet<&String> = first.iter().map(|(node, _)| node).collect();
+    let (begin, end) = (first.iter().map(|(_, at)| *at).min(), first.iter().map(|(_, at)| *at).max());
+    let took = end.zip(begin).map(|(end, begin)| end - begin).expect("four hundred instants");
+    println!("400 agents in four processes dialled within {took} ms");
+    assert_eq!(nodes.len(), 400);
+    assert!(took <= DIALS_MS, "all dial within a second, not within {took} ms");
 }
 
 /// The branch's devices, by how they are reached.
@@ -56,10 +75,10 @@ fn s_4_four_hundred_devices_share_three_hundred_slots() {
     office.json(&["settings", "set", "--poll-normal", "60"]);
     let bundle = ["bundle", "--role", "agent", "--site", "branch", "--parent", "branch", "--uses", "400"];
     office.json(&[&bundle[..], &["--out", "branch.bundle"]].concat());
-    // Those that will leave hold slots, so they are there first; the rest come together.
-    let leaving = host(&office, "leaving", 20);
-    slots_become(&office, "the first twenty hold a slot each", 60, 20, 0);
-    let _staying = [("a", 127), ("b", 127), ("c", 126)].map(|(name, count)| host(&office, name, count));
+    let barrier = Barrier::closed();
+    let _hosts = HOSTS.map(|name| host(&office, name, &barrier));
+    let mut led = barrier.open(HOSTS.len(), 300);
+    all_dialled_within_a_second(&office);
     until("four hundred devices are managed", 300, || {
         slots(&office)?;
         let there = devices(&office, "persistent").len() + devices(&office, "polling").len();
@@ -82,7 +101,10 @@ fn s_4_four_hundred_devices_share_three_hundred_slots() {
     assert!(at_once >= 300, "{at_once} within 5 s");
     assert!(all.iter().all(|device| delay(device) <= POLLED_S * 1_000));
 
-    leaving.stop();
+    for device in devices(&office, "persistent").iter().take(20) {
+        let name = device["name"].as_str().expect("it has a name");
+        led.stop(&name[..1], name);
+    }
     slots_become(&office, "the twenty that waited longest have their slots", POLLED_S, SLOTS, 80);
     let second = office.order("site:branch", &["true"]);
     let counts = until("it reached all that are there", POLLED_S, || {

@@ -2,6 +2,7 @@
 
 mod drain;
 mod fanout;
+mod floods;
 mod inventory;
 mod jobs;
 mod keeping;

@@ -54,6 +54,10 @@ fn s_13_adm_18_a_device_that_stops_is_off_at_once_and_its_slot_goes_to_a_waiter_
         altered[70] ^= 1;
         send(&altered, to);
         counted(&tree, RELAY, "bad_seal", 1.0).await;
+        let mut unsigned = notice.clone();
+        unsigned[46..].fill(0);
+        send(&unsigned, to);
+        counted(&tree, RELAY, "bad_seal", 2.0).await;
         send(&[7; 513], to);
         counted(&tree, RELAY, "too_large", 1.0).await;
         assert_eq!(device(&tree, "pc-1").await["link"], "persistent");

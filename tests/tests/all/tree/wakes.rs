@@ -4,17 +4,13 @@ use super::{MAIN, SHIM};
 use branchline_agent::decide::WakeKey;
 use branchline_node::{supervise::ChildLife, time::SystemClock};
 use branchline_protocol::{
-    datagram::{Datagram, DatagramKey, Kind},
+    datagram::{DATAGRAM_BYTES, Datagram, DatagramKey, Kind},
     wire::Contact,
 };
 use branchline_tests::tree::{RelayWish, Tree, eventually, holds, logs, platform, scenario};
 use serde_json::{Value, json};
 use std::{
     net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
     time::Duration,
 };
 
@@ -33,7 +29,7 @@ async fn sleeper(tree: &mut Tree, parent: &str, wake: bool) {
     tree.online(MAIN, [PC]).await;
 }
 
-async fn below_a_relay(wake: bool) -> Tree {
+pub(super) async fn below_a_relay(wake: bool) -> Tree {
     let mut tree = Tree::start(SHIM, &[MAIN]).await;
     let wish = RelayWish { poll_interval_s: FAR, ..RelayWish::default() };
     tree.relay(MAIN, RELAY, "server", wish).await;
@@ -46,7 +42,7 @@ async fn device(tree: &Tree) -> Value {
 }
 
 /// Waits until the device has said everything and waits for its far poll; how many links it had.
-async fn asleep(tree: &Tree) -> u64 {
+pub(super) async fn asleep(tree: &Tree) -> u64 {
     eventually("its inventory is at the server", async || {
         let device = device(tree).await;
         holds(device["inventory"]["digest"].is_string(), device)
@@ -64,12 +60,12 @@ async fn asleep(tree: &Tree) -> u64 {
     links(tree)
 }
 
-fn links(tree: &Tree) -> u64 {
+pub(super) fn links(tree: &Tree) -> u64 {
     tree.running(PC).figures().borrow().attachment
 }
 
 /// A count of the device's by its result.
-fn count(tree: &Tree, result: &str) -> u64 {
+pub(super) fn count(tree: &Tree, result: &str) -> u64 {
     let page = tree.running(PC).metrics().render();
     let line = page.lines().find(|l| l.starts_with("branchline_wakes_total") && l.contains(&format!("\"{result}\"")));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
@@ -79,22 +75,22 @@ async fn counts(tree: &Tree, result: &str, wanted: u64) {
     eventually("it is counted", async || holds(count(tree, result) == wanted, count(tree, result))).await;
 }
 
-fn newest(tree: &Tree) -> WakeKey {
+pub(super) fn newest(tree: &Tree) -> WakeKey {
     tree.running(PC).wake_keys().newest.expect("a key of the last link")
 }
 
-fn port(tree: &Tree) -> SocketAddr {
+pub(super) fn port(tree: &Tree) -> SocketAddr {
     use branchline_node::process::RunningNode;
     tree.running(PC).started().addresses["wake"]
 }
 
 /// A wake as the parent would send it.
-fn wake(tree: &Tree, key: &WakeKey, counter: u64) -> Datagram {
+pub(super) fn wake(tree: &Tree, key: &WakeKey, counter: u64) -> Datagram {
     let at = SystemClock::shared().wall();
     Datagram { kind: Kind::Wake, device: tree.id(PC), key: key.link, counter, at }
 }
 
-async fn refresh(tree: &Tree) -> Value {
+pub(super) async fn refresh(tree: &Tree) -> Value {
     tree.api(MAIN).post(format!("/api/v1/devices/{PC}/refresh"), Value::Null).await.good()
 }
 
@@ -219,6 +215,10 @@ fn s_14_adm_16_what_does_not_hold_is_ignored_and_counted_and_answered_by_nothing
         flipped[50] ^= 1;
         send(&flipped);
         counts(&tree, "bad_seal", 2).await;
+        let mut unsigned = good.seal(&key.key);
+        unsigned[DATAGRAM_BYTES - 32..].fill(0);
+        send(&unsigned);
+        counts(&tree, "bad_seal", 3).await;
         send(&Datagram { at: branchline_protocol::time::Millis(0), ..good }.seal(&key.key));
         counts(&tree, "too_old", 1).await;
         send(&[0; 513]);
@@ -269,63 +269,6 @@ fn s_14_adm_16_a_thousand_good_wakes_are_at_most_a_poll_in_five_seconds() {
             count(&tree, "held_back") + count(&tree, "poll")
         );
         assert!(count(&tree, "held_back") > 300, "{} were heard", count(&tree, "held_back"));
-        tree.stop().await;
-    });
-}
-
-/// CPU time of this thread, in milliseconds.
-fn thread_cpu_ms() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    #[allow(unsafe_code)]
-    // SAFETY: it writes the struct it is given, which lives through the call.
-    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(done, 0);
-    time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
-}
-
-#[test]
-fn s_14_adm_16_a_flood_of_bad_wakes_costs_little_and_good_ones_count_meanwhile() {
-    const PER_MS: u64 = 50;
-    const FLOOD_MS: u64 = 3_000;
-    scenario(async {
-        let tree = below_a_relay(true).await;
-        let before = asleep(&tree).await;
-        let (to, key, clock) = (port(&tree), newest(&tree), SystemClock::shared());
-        // The worst a stranger can send: everything is right but the seal.
-        let bad = wake(&tree, &key, u64::MAX).seal(&DatagramKey([1; 32]));
-        let (ends, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (until, counted) = (ends.clone(), sent.clone());
-        let flood = std::thread::spawn(move || {
-            let (socket, clock) = (UdpSocket::bind("127.0.0.1:0").unwrap(), SystemClock::shared());
-            let begun = clock.mono();
-            while !until.load(Ordering::Relaxed) {
-                let due = clock.mono().since(begun) * PER_MS;
-                while counted.load(Ordering::Relaxed) < due {
-                    let _ = socket.send_to(&bad, to);
-                    counted.fetch_add(1, Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_micros(500));
-            }
-            socket.set_nonblocking(true).unwrap();
-            socket.recv(&mut [0; 1]).map_err(|e| e.kind())
-        });
-        let (begun, cpu) = (clock.mono(), thread_cpu_ms());
-        tokio::time::sleep(Duration::from_millis(FLOOD_MS / 2)).await;
-        let job = refresh(&tree).await;
-        tokio::time::sleep(Duration::from_millis(FLOOD_MS / 2)).await;
-        let (ms, cpu) = (clock.mono().since(begun), thread_cpu_ms() - cpu);
-        ends.store(true, Ordering::Relaxed);
-        assert_eq!(flood.join().unwrap(), Err(std::io::ErrorKind::WouldBlock), "something was answered");
-        let (sent, refused) = (sent.load(Ordering::Relaxed), count(&tree, "bad_seal"));
-        println!(
-            "{sent} bad wakes in {ms} ms, {refused} of them heard: the arbiter of server, relay and device took {cpu} ms of \
-             CPU, {} % of a core",
-            cpu * 100 / ms
-        );
-        assert!(refused >= sent / 10, "{refused} of {sent} were heard: was there a flood?");
-        let job = tree.completed(MAIN, &job).await;
-        assert_eq!(job["counts"]["succeeded"], 1, "{job}");
-        assert!(links(&tree) > before, "{}", json!({ "links": links(&tree) }));
         tree.stop().await;
     });
 }
