@@ -59,13 +59,17 @@ fn top_5_a_resolver_that_lies_leads_to_nobody_whatever_it_says_and_the_truth_is_
         let (impostor, _) = Impostor::start(lie, &stolen).await;
         resolver.set(OUTSIDE);
         block(&direct);
-        direct.refuse(false);
-        let impostors = eventually("the lie is seen through, again and again", async || {
-            let status = tree.status("laptop").await;
-            let impostors = status["uplink"]["impostors"].as_u64().unwrap_or(0);
-            holds(impostors >= 2, &status).map(|()| impostors)
-        })
-        .await;
+        let mut impostors = 0;
+        // The first dial after the loss still knows the truth; from then on it could be reached, and nobody says so.
+        for times in [1, 2] {
+            impostors = eventually("the lie is seen through, again and again", async || {
+                let status = tree.status("laptop").await;
+                let impostors = status["uplink"]["impostors"].as_u64().unwrap_or(0);
+                holds(impostors >= times, &status).map(|()| impostors)
+            })
+            .await;
+            direct.refuse(false);
+        }
         let (knocks, links) = impostor.seen();
         assert!(knocks >= impostors, "{knocks} knocks, {impostors} seen through");
         assert_eq!(links, 0, "nothing was said to it");
