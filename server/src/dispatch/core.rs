@@ -1,8 +1,11 @@
 //! Events, effects and the state of each tenant.
 
 mod cancel;
+mod commits;
 mod epochs;
 mod event;
+mod links;
+mod messages;
 mod orders;
 mod recall;
 mod sleepers;
@@ -13,12 +16,11 @@ pub(super) use epochs::rolled_back;
 pub use event::{CancelJob, CancelPlan, Effect, Event, Issue, OpenJob, Recovered, Token};
 pub use orders::disk_key;
 pub(super) use orders::{Over, advance, end};
-use orders::{attached_op, end_poll, enter, holders_op, note, offer, remember, reopen, send_documents};
+use orders::{end_poll, enter, remember, reopen};
 pub(super) use recall::{take_order, trust};
 pub use sleepers::WAKE_KEYS;
 
 use super::{
-    intake::{self, Preloaded},
     left,
     receipts::Receipts,
     recovery::Recovery,
@@ -30,27 +32,23 @@ use branchline_node::{
     defects::{Defect, Defects, NoDefects},
     downstream::{
         Child,
-        directory::{Attach, Directory},
+        directory::Directory,
         ledger::{Ask, Kept, Ledger},
     },
-    link::engine::LinkEnd,
 };
 use branchline_protocol::{
     chain::Position,
     document::{Kind, Revocations},
-    id::{AttachmentKey, NodeId, OrderNumber, Role, TenantId},
+    id::{AttachmentKey, NodeId, OrderNumber, TenantId},
     inventory::Snapshot,
     job::State,
     order::{Envelope, OrderMessage, Payload},
     record::Lane,
     refusal::Refusal,
     time::{Millis, Now},
-    wire::{Ack, Goodbye, Message, Reach},
+    wire::Message,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A child with a live link.
 #[derive(Default)]
@@ -330,247 +328,6 @@ impl<D: Defects> Core<D> {
         }
     }
 
-    fn up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {
-        let Some(state) = self.tenants.get_mut(&child.tenant) else {
-            out.push(Effect::Refuse(
-                child.node,
-                child.session,
-                Refusal::new(401, "unknown_tenant", "no such tenant here"),
-            ));
-            return;
-        };
-        if epochs::is_past(state, &child) {
-            return epochs::hand_list(state, &child, out);
-        }
-        if !state.nodes.get(&child.node).is_some_and(|n| n.revoked_at.is_none() && n.epoch <= child.key.epoch) {
-            let refusal = Refusal::new(401, "unknown_node", "this identity is not enrolled here; enrol anew");
-            out.push(Effect::Refuse(child.node, child.session, refusal));
-            return;
-        }
-        let attach = Attach {
-            node: child.node,
-            role: child.role,
-            key: match D::SEEDED && self.defects.has(Defect::NO_EPOCH_IN_ATTACHMENT) {
-                true => AttachmentKey { epoch: 1, ..child.key },
-                false => child.key,
-            },
-            session: child.session,
-            lease: child.lease,
-            wakeable: child.is_wakeable(),
-            at: now.node,
-            capabilities: child.greeting.capabilities.clone(),
-        };
-        let behind = state.receipts.is_stale(child.node, child.key)
-            || (child.role == Role::Relay && state.directory.is_behind(child.node, child.key, child.greeting.age));
-        if behind || !state.directory.attach(attach) {
-            out.push(Effect::Refuse(
-                child.node,
-                child.session,
-                Refusal::new(409, "stale_attachment", "a newer attachment is here"),
-            ));
-            return self.refused_as_stale(now, &child.tenant, child.node, child.key, out);
-        }
-        state.directory.holds(child.node, &child.greeting.documents);
-        let (poll, wakeable) = (child.lease.is_some(), child.is_wakeable());
-        state.links.insert(child.node, Link { session: child.session, poll, wakeable, ..Link::default() });
-        if let Some(recall) = recall::recall_for(&self.recovery, self.term, state, &child) {
-            // Before any document: what it holds may be what is asked for.
-            out.push(Effect::Send(child.node, child.session, Lane::Control, Message::Recall(recall)));
-        }
-        if self.recovery.is_none() {
-            send_documents(state, &child, out);
-        }
-        withdrawals::tell(state, &child.tenant, child.node, out);
-        out.extend(epochs::remind(state, child.node, child.node));
-        state.gateways.insert(child.node, child.gateway);
-        let below = state.directory.below(child.node);
-        let mut work = Work::default();
-        sleepers::met(state, &child, &mut work, out);
-        intake::greeted(state, now, &child, &mut work);
-        state.ledger.child_gone(child.node, &below);
-        if child.role == Role::Relay {
-            orders::child_disk(&self.defects, state, now, &child, child.greeting.disk, &mut work);
-            let opening = child.greeting.incarnation;
-            if state.openings.insert(child.node, opening) != Some(opening) {
-                let changes = state.ledger.child_reopened(child.node);
-                note(state, now, changes, &mut work);
-            }
-        }
-        if !(D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES)) {
-            let changes = state.ledger.moved(child.node, Some(child.node));
-            note(state, now, changes, &mut work);
-        }
-        work.ops.push(attached_op(
-            &child.tenant,
-            child.node,
-            child.key,
-            Vec::new(),
-            now.node,
-            &child.greeting.capabilities,
-        ));
-        if let Some(row) = state.nodes.get_mut(&child.node) {
-            if row.epoch < child.key.epoch {
-                // Its certificate is this server's word, given after the backup that it was restored from.
-                row.epoch = child.key.epoch;
-                work.ops.insert(0, Op::Node(row.clone()));
-            }
-            row.capabilities = child.greeting.capabilities.clone();
-            row.attachment = child.key.attachment;
-            row.route.clear();
-        }
-        // Whoever is below is looked at too: a relay may bring devices that have waited.
-        work.look.extend(below);
-        work.look.insert(child.node);
-        if state.need_full.contains(&child.node) {
-            let ask = Message::Sections(child.node, Vec::new());
-            work.after.push(Effect::Send(child.node, child.session, Lane::Control, ask));
-        }
-        self.commit(now, &child.tenant, work, After::default(), out);
-    }
-
-    fn gone(&mut self, now: Now, child: &Child, end: &LinkEnd, out: &mut Vec<Effect>) {
-        let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
-        let any = D::SEEDED && self.defects.has(Defect::LATE_CLEANUP_IN_CORE);
-        if state.links.get(&child.node).is_none_or(|l| l.session != child.session && !any) {
-            return;
-        }
-        let poll = state.links.remove(&child.node).is_some_and(|l| l.poll);
-        let reach = match end {
-            LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
-            LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
-                state.directory.rests(child.node)
-            }
-            // The server ended it, because it stops or rebuilds a part of itself: that says nothing of the child.
-            LinkEnd::Closed(Goodbye::Stopping) => Reach::Awaited,
-            // It is on its way to another parent, or here by another way.
-            LinkEnd::Goodbye(Goodbye::Moving) => Reach::Awaited,
-            _ => Reach::GoneTimeout,
-        };
-        if !(D::SEEDED && self.defects.has(Defect::KEEPS_PRESENCE)) {
-            state.directory.detach(child.node, child.session, reach, now.node);
-        }
-        let below = state.directory.below(child.node);
-        // What was on the link only was never durable there: it waits again.
-        state.ledger.child_gone(child.node, &below);
-        if reach == Reach::Wakeable {
-            // What came while its poll was ending.
-            self.look(now, &child.tenant, &[child.node], out);
-        }
-    }
-
-    fn said(
-        &mut self,
-        now: Now,
-        child: &Arc<Child>,
-        message: Message,
-        credit: (Lane, u32),
-        preloaded: Preloaded,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(state) = self.tenants.get_mut(&child.tenant) else { return };
-        if state.links.get(&child.node).is_none_or(|l| l.session != child.session) {
-            return;
-        }
-        state.directory.heard(child.node, now.node);
-        let mut work = Work::default();
-        let mut after = After::default();
-        let token = self.next_token + 1;
-        match message {
-            Message::Records(runs) => {
-                let mut streams = Vec::new();
-                for run in runs {
-                    let stream = run.stream;
-                    let taken = intake::run(state, now, child, run, &preloaded, token, &mut work);
-                    after.inventories.extend(taken.inventories.iter().map(|d| (child.tenant.clone(), *d)));
-                    streams.push((stream, taken.refused, taken.foreign));
-                }
-                let mut acks = Vec::new();
-                for (stream, refused, foreign) in streams {
-                    if foreign {
-                        // One that is where it was brought from had its disk put back: it hears so.
-                        let newest = state.receipts.newest(stream.node).map(|(key, _)| key);
-                        let newer = newest.map(|key| Message::Newer(stream.node, key));
-                        let tell = |newer| Effect::Send(child.node, child.session, Lane::Control, newer);
-                        work.after.extend(newer.map(tell));
-                        // Nothing of it is kept, and it must not block the child's queue.
-                        let upto = refused.iter().map(|(n, _)| *n).max().unwrap_or(0);
-                        acks.push(Ack { stream, stored: upto, settled: upto, refused });
-                        continue;
-                    }
-                    let upto = state.streams.get(&stream).map_or(0, |at| at.upto);
-                    acks.push(Ack { stream, stored: upto, settled: upto, refused });
-                }
-                let early = D::SEEDED && self.defects.has(Defect::SETTLES_BEFORE_COMMIT);
-                let told = if early { &mut *out } else { &mut work.after };
-                told.push(Effect::Send(child.node, child.session, Lane::Control, Message::Acks(acks)));
-            }
-            Message::Taken(orders) => {
-                for (number, devices) in orders {
-                    let changes = state.ledger.taken(child.node, number, &devices);
-                    note(state, now, changes, &mut work);
-                }
-            }
-            Message::Presence { snapshot, entries } => {
-                let known: Vec<_> = entries.into_iter().filter(|e| state.nodes.contains_key(&e.node)).collect();
-                work.after.extend(epochs::overtake(state, child.node, &known));
-                let mut met = Vec::new();
-                let touched = state.directory.presence(child.node, snapshot, known);
-                for node in touched {
-                    let overlooked = D::SEEDED && self.defects.has(Defect::OVERLOOKS_MOVES);
-                    let hop = state.directory.next_hop(node).filter(|_| !overlooked);
-                    let changes = state.ledger.moved(node, hop);
-                    note(state, now, changes, &mut work);
-                    work.look.insert(node);
-                    let Some(entry) = state.directory.get(node).cloned() else { continue };
-                    if let Some(row) = state.nodes.get_mut(&node)
-                        && (row.epoch, row.attachment, &row.route)
-                            != (entry.key.epoch, entry.key.attachment, &entry.via)
-                    {
-                        if row.attachment != entry.key.attachment {
-                            met.push(node);
-                        }
-                        row.attachment = entry.key.attachment;
-                        row.route = entry.via.clone();
-                        row.capabilities = entry.capabilities.clone();
-                        work.ops.push(attached_op(
-                            &child.tenant,
-                            node,
-                            entry.key,
-                            entry.via,
-                            entry.last_contact,
-                            &entry.capabilities,
-                        ));
-                        if state.need_full.contains(&node) {
-                            let ask = Message::Sections(node, Vec::new());
-                            work.after.push(Effect::Send(child.node, child.session, Lane::Control, ask));
-                        }
-                    }
-                }
-                work.after.extend(met.into_iter().filter_map(|node| epochs::remind(state, child.node, node)));
-            }
-            Message::Versions(documents) => state.directory.holds(child.node, &documents),
-            Message::Disk(disk, age) if child.role == Role::Relay => {
-                state.directory.aged(child.node, child.key.epoch, age);
-                orders::child_disk(&self.defects, state, now, child, disk, &mut work);
-            }
-            Message::Withdrawn(list) => state.withdrawals.known(child.node, &list),
-            Message::Left(left) => left::left(state, now, child, left, &mut work),
-            Message::Recalled(recalled) => {
-                recall::recalled(&mut self.recovery, self.term, state, now, child, recalled, &mut work);
-            }
-            other => {
-                tracing::debug!(child = %child.node, kind = ?std::mem::discriminant(&other), "a message that only flows down");
-            }
-        }
-        let (lane, bytes) = credit;
-        work.after.push(Effect::Release(child.node, child.session, lane, bytes));
-        self.commit(now, &child.tenant.clone(), work, after, out);
-        if let Some(state) = self.tenants.get_mut(&child.tenant) {
-            end_poll(state, child.node, self.waiting.len(), out);
-        }
-        self.look_at_recovery(now, out);
-    }
-
     fn issue(&mut self, now: Now, issue: Issue, out: &mut Vec<Effect>) {
         let (id, tenant) = (issue.job.id, issue.job.tenant.clone());
         let state = self.tenants.entry(tenant.clone()).or_default();
@@ -655,91 +412,5 @@ impl<D: Defects> Core<D> {
             }
         }
         self.look_at_recovery(now, out);
-    }
-
-    fn commit(&mut self, now: Now, tenant: &TenantId, work: Work, mut after: After, out: &mut Vec<Effect>) {
-        after.effects = work.after;
-        after.over.extend(work.over.into_iter().map(|over| (tenant.clone(), over)));
-        let look: Vec<NodeId> = work.look.into_iter().collect();
-        if work.ops.is_empty() {
-            // What is acknowledged as known may be in a batch that is on its way to the disk: that one's end is awaited.
-            let promises = |effect: &Effect| matches!(effect, Effect::Send(_, _, _, Message::Acks(_)));
-            let promise = after.effects.iter().any(promises);
-            match self.waiting.values_mut().next_back().filter(|_| promise) {
-                Some(last) => last.effects.append(&mut after.effects),
-                None => self.release(now, after, out),
-            }
-        } else {
-            self.next_token += 1;
-            let token = self.next_token;
-            self.waiting.insert(token, after);
-            out.push(Effect::Commit(work.ops, token));
-        }
-        // What is in the ledger is durable already: offering it need not wait for this event's own writes.
-        self.look(now, tenant, &look, out);
-    }
-
-    /// Offers what waits for these devices; to a child that is no holder yet once it durably is.
-    fn look(&mut self, now: Now, tenant: &TenantId, devices: &[NodeId], out: &mut Vec<Effect>) {
-        if devices.is_empty() || self.recovery.is_some() {
-            return;
-        }
-        let Some(state) = self.tenants.get_mut(tenant) else { return };
-        let asks = offer(state, now, devices, out);
-        if asks.is_empty() {
-            return;
-        }
-        let ops = asks.iter().filter_map(|ask| holders_op(state, tenant, &ask.change)).collect();
-        let asks = asks.into_iter().map(|ask| (tenant.clone(), ask)).collect();
-        self.commit(now, tenant, Work { ops, ..Work::default() }, After { asks, ..After::default() }, out);
-    }
-
-    fn committed(&mut self, now: Now, token: Token, out: &mut Vec<Effect>) {
-        let Some(after) = self.waiting.remove(&token) else { return };
-        for (tenant, device) in &after.inventories {
-            if let Some(state) = self.tenants.get_mut(tenant)
-                && state.pending_inventory.get(device).is_some_and(|(t, _, _)| *t == token)
-            {
-                state.pending_inventory.remove(device);
-            }
-        }
-        self.release(now, after, out);
-        for state in self.tenants.values_mut() {
-            let polls: Vec<NodeId> = state.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, _)| *n).collect();
-            for child in polls {
-                end_poll(state, child, self.waiting.len(), out);
-            }
-        }
-    }
-
-    fn release(&mut self, now: Now, after: After, out: &mut Vec<Effect>) {
-        out.extend(after.effects);
-        let mut over: BTreeMap<TenantId, Vec<withdrawals::Over>> = BTreeMap::new();
-        for (tenant, one) in after.over {
-            over.entry(tenant).or_default().push(one);
-        }
-        for (tenant, over) in over {
-            if let Some(state) = self.tenants.get_mut(&tenant) {
-                for child in state.withdrawals.add(now.node, over) {
-                    withdrawals::tell(state, &tenant, child, out);
-                }
-            }
-        }
-        let mut look: BTreeMap<TenantId, Vec<NodeId>> = BTreeMap::new();
-        for (tenant, ask) in after.asks {
-            if let Some(state) = self.tenants.get_mut(&tenant) {
-                state.ledger.granted(&ask);
-                look.entry(tenant).or_default().push(ask.change.device);
-            }
-        }
-        if let Some((tenant, entered)) = after.order
-            && let Some(state) = self.tenants.get_mut(&tenant)
-        {
-            let devices = orders::enlist(state, &tenant, *entered);
-            look.entry(tenant).or_default().extend(devices);
-        }
-        for (tenant, devices) in look {
-            self.look(now, &tenant, &devices, out);
-        }
     }
 }
