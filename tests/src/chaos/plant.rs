@@ -167,6 +167,20 @@ impl Plant {
         (&self.proxies[parent], Whom::From(node.ip))
     }
 
+    /// What stands before a node that has children.
+    pub fn proxy(&self, name: &str) -> &Proxy {
+        self.proxies.get(name).unwrap_or_else(|| panic!("no proxy before {name}"))
+    }
+
+    /// A node ends, and starts again with these lines in front of its configuration.
+    pub fn reconfigure(&self, name: &str, lines: &str) {
+        let kept = self.process(name);
+        kept.hold_down();
+        let text = std::fs::read_to_string(self.config(name)).expect("a configuration");
+        std::fs::write(self.config(name), format!("{lines}\n{text}")).expect("the configuration");
+        kept.let_start(vec![]);
+    }
+
     /// A new device beside another one, with a bundle of its own: it enrols as soon as it runs.
     pub fn add_agent(&mut self, name: &str, beside: &str) {
         let parent = self.node(beside).parent.clone().expect("an agent has a parent");

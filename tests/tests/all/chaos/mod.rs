@@ -2,6 +2,7 @@
 
 mod crash_points;
 mod disk;
+mod laptop;
 mod measured;
 mod mix;
 mod slots;
