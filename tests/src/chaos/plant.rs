@@ -172,12 +172,14 @@ impl Plant {
         self.proxies.get(name).unwrap_or_else(|| panic!("no proxy before {name}"))
     }
 
-    /// A node ends, and starts again with these lines in front of its configuration.
-    pub fn reconfigure(&self, name: &str, lines: &str) {
-        let kept = self.process(name);
+    /// A device may go by the gateway too, and looks for a better way every second. It starts anew with that.
+    pub fn let_roam(&self, agent: &str) {
+        let kept = self.process(agent);
         kept.hold_down();
-        let text = std::fs::read_to_string(self.config(name)).expect("a configuration");
-        std::fs::write(self.config(name), format!("{lines}\n{text}")).expect("the configuration");
+        let text = std::fs::read_to_string(self.config(agent)).expect("a configuration");
+        let text = text.replace("reach = \"direct\"", "reach = \"any\"\nprobe_interval_s = 1");
+        assert!(text.contains("probe_interval_s"), "it was held to one way: {text}");
+        std::fs::write(self.config(agent), text).expect("the configuration");
         kept.let_start(vec![]);
     }
 

@@ -8,8 +8,6 @@ use branchline_tests::{
 };
 use serde_json::Value;
 
-const LAPTOP: &str = "laptop";
-
 struct Journey {
     plant: Plant,
     effects: PathBuf,
@@ -19,12 +17,11 @@ struct Journey {
 }
 
 impl Journey {
-    /// Below the branch's relay, beside a machine that stays. It looks for a better way every second.
+    /// Below the branch's relay, beside a machine that stays.
     fn begins() -> Journey {
-        let agents = [(LAPTOP, 1, "branch"), ("pc", 1, "branch")];
-        let plant = Plant::start(exe(), &topology(&[("branch", "dmz")], &agents));
-        let laptop = plant.of("agent").find(|node| node.name.starts_with(LAPTOP)).expect("it was started").name.clone();
-        plant.reconfigure(&laptop, "probe_interval_s = 1");
+        let plant = Plant::start(exe(), &topology(&[("branch", "dmz")], &[("pc", 2, "branch")]));
+        let laptop = plant.of("agent").next().expect("two were started").name.clone();
+        plant.let_roam(&laptop);
         let (effects, gates) = (effects(&plant), plant.folder().join("gates"));
         std::fs::create_dir(&gates).expect("a folder for gates");
         let journey = Journey { plant, effects, gates, laptop, ordered: Vec::new() };
