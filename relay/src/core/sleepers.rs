@@ -86,10 +86,9 @@ impl<D: Defects> RelayCore<D> {
         if !self.waiting.is_empty() {
             return;
         }
-        self.done.retain(|child| self.links.get(child).is_some_and(|link| link.done));
-        let links = self.done.iter().filter_map(|child| Some((*child, self.links.get(child)?)));
-        let polls: Vec<(NodeId, u64)> = links.filter(|(_, l)| l.poll).map(|(n, l)| (n, l.session)).collect();
-        for (child, session) in polls {
+        let done: Vec<(NodeId, u64)> =
+            self.links.iter().filter(|(_, l)| l.poll && l.done).map(|(n, l)| (*n, l.session)).collect();
+        for (child, session) in done {
             if !self.ledger.is_offered(&self.directory.below(child)) {
                 out.push(Effect::GoodbyeChild(child, session, Goodbye::Done));
             }

@@ -85,8 +85,6 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) directory: Directory,
     pub(super) shelf: Shelf,
     pub(super) links: BTreeMap<NodeId, Link>,
-    /// Those of them that said that they have nothing more: few, and looked at after each event.
-    pub(super) done: BTreeSet<NodeId>,
     /// Numbers of child relays' disks: another one means that what the child held is gone.
     pub(super) disks: BTreeMap<NodeId, u64>,
     /// Openings of child relays' stores that were met since the start: of another one it is not known what it still holds.
@@ -134,7 +132,6 @@ impl<D: Defects> RelayCore<D> {
             directory: Directory::default(),
             shelf,
             links: BTreeMap::new(),
-            done: BTreeSet::new(),
             disks: BTreeMap::new(),
             openings: BTreeMap::new(),
             reminders: BTreeMap::new(),
@@ -279,7 +276,6 @@ impl<D: Defects> RelayCore<D> {
             Event::ChildDone(child) => {
                 if let Some(link) = self.links.get_mut(&child.node).filter(|l| l.session == child.session) {
                     link.done = true;
-                    self.done.insert(child.node);
                 }
                 self.end_polls(out);
             }
@@ -478,9 +474,7 @@ impl<D: Defects> RelayCore<D> {
                     self.facts.insert((change.order, Fact::HandedOver as u8, change.device));
                 }
                 None => {
-                    for fact in FACTS {
-                        self.facts.remove(&(change.order, fact as u8, change.device));
-                    }
+                    self.facts.retain(|(order, _, device)| (*order, *device) != (change.order, change.device));
                     if !self.ledger.contains(change.order) {
                         persist::order_gone(change.order, batch);
                     }
@@ -491,8 +485,9 @@ impl<D: Defects> RelayCore<D> {
     }
 }
 
-const FACTS: [Fact; 4] = [Fact::Held, Fact::HandedOver, Fact::GivenBack, Fact::RefusedBadSignature];
-
 fn fact_of(number: u8) -> Fact {
-    FACTS.into_iter().find(|f| *f as u8 == number).unwrap_or(Fact::Held)
+    [Fact::Held, Fact::HandedOver, Fact::GivenBack, Fact::RefusedBadSignature]
+        .into_iter()
+        .find(|f| *f as u8 == number)
+        .unwrap_or(Fact::Held)
 }
