@@ -178,15 +178,6 @@ pub async fn run_on<S: super::Stream>(
                     return Poll::Ready(Step::Fault(e));
                 }
             };
-            if is_poll && carried > POLL_BYTES_MAX && !asked_to_end && ending.is_none() {
-                return Poll::Ready(Step::Full);
-            }
-            // Before the flush: what is asked for together goes out as one write, one TLS record.
-            if ending.is_none()
-                && let Poll::Ready(command) = commands.poll_recv(cx)
-            {
-                return Poll::Ready(command.map_or(Step::Orphaned, Step::Command));
-            }
             if written && unflushed {
                 match Pin::new(&mut framed).poll_flush(cx) {
                     Poll::Ready(Ok(())) => unflushed = false,
@@ -194,8 +185,15 @@ pub async fn run_on<S: super::Stream>(
                     Poll::Pending => {}
                 }
             }
-            if ending.is_some() && written && !unflushed {
-                return Poll::Ready(Step::Flushed);
+            if is_poll && carried > POLL_BYTES_MAX && !asked_to_end && ending.is_none() {
+                return Poll::Ready(Step::Full);
+            }
+            if ending.is_some() {
+                if written && !unflushed {
+                    return Poll::Ready(Step::Flushed);
+                }
+            } else if let Poll::Ready(command) = commands.poll_recv(cx) {
+                return Poll::Ready(command.map_or(Step::Orphaned, Step::Command));
             }
             match Pin::new(&mut framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Step::Frame(frame)),

@@ -89,8 +89,6 @@ struct In {
     owed: u32,
     /// What the peer may still send.
     granted: u32,
-    /// Durable, and not granted anew yet.
-    freed: u32,
     /// The beginning of a message, from an earlier link.
     held: Option<Partial>,
 }
@@ -112,9 +110,6 @@ impl Default for Lanes {
 
 /// A message beyond this is granted on while it arrives.
 const GRANT_ON_ABOVE: usize = CREDIT_START as usize / 2;
-/// Durable bytes are granted anew in portions of at least this. With half a window owed by a message under way, a
-/// quarter of it is still the peer's: it never waits for a portion that does not come.
-const GRANT_AT: u32 = CREDIT_START / 4;
 
 impl Lanes {
     /// Queues a whole message. The caller bounds how much it queues; [`Lanes::queued`] tells.
@@ -253,17 +248,12 @@ impl Lanes {
         Ok((None, grant))
     }
 
-    /// The receiver's store has committed: the frame that says so, once it is worth one. A frame for each small message
-    /// would cost as much as the message.
+    /// The receiver's store has committed: the frame that says so, if there is anything to say.
     pub fn release(&mut self, lane: Lane, bytes: u32) -> Option<Frame> {
         let inn = &mut self.inn[lane as usize];
-        inn.freed = inn.freed.saturating_add(bytes).min(CREDIT_START - inn.granted);
-        if inn.freed < GRANT_AT {
-            return None;
-        }
-        let bytes = std::mem::take(&mut inn.freed);
+        let bytes = bytes.min(CREDIT_START - inn.granted);
         inn.granted += bytes;
-        Some(Frame::Credit { lane, bytes })
+        (bytes > 0).then_some(Frame::Credit { lane, bytes })
     }
 }
 
@@ -314,30 +304,6 @@ mod tests {
         let Some(Frame::Credit { lane, bytes }) = b.release(Lane::Work, got[0].credit) else { panic!("credit") };
         a.credited(lane, bytes).unwrap();
         assert_eq!(pump(&mut a, &mut b).len(), 1);
-    }
-
-    #[test]
-    fn small_messages_are_granted_anew_a_quarter_of_the_window_at_a_time() {
-        let (mut a, mut b) = (Lanes::default(), Lanes::default());
-        let mut granted = Vec::new();
-        for _ in 0..GRANT_AT / 1024 {
-            a.queue(Lane::Work, Bytes::from(vec![1; 1024])).unwrap();
-            let got = pump(&mut a, &mut b);
-            granted.push(b.release(Lane::Work, got[0].credit));
-        }
-        let last = granted.pop();
-        assert!(granted.iter().all(Option::is_none), "one byte short of a portion nothing is said");
-        assert_eq!(last, Some(Some(Frame::Credit { lane: Lane::Work, bytes: GRANT_AT })));
-    }
-
-    #[test]
-    fn what_is_freed_and_not_said_yet_holds_no_large_message_back() {
-        let (mut a, mut b) = (Lanes::default(), Lanes::default());
-        a.queue(Lane::Work, Bytes::from(vec![1; GRANT_AT as usize - 1])).unwrap();
-        let got = pump(&mut a, &mut b);
-        assert_eq!(b.release(Lane::Work, got[0].credit), None);
-        a.queue(Lane::Work, Bytes::from(vec![2; 4 << 20])).unwrap();
-        assert_eq!(pump(&mut a, &mut b)[0].bytes.len(), 4 << 20);
     }
 
     #[test]
