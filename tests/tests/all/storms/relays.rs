@@ -104,8 +104,8 @@ fn storm(seed: u64, takes_ms: u64, results: bool) {
     let strangers = strangers.count();
     assert!(takes_ms > 2 * SECOND || strangers == 0, "{what}: {strangers} went to the server");
 
-    // At most one peak in all of it: of those with a result in hand, whose first wait is 5 s, and, where the relays take long,
-    // when they are there for all that have waited.
+    // At most one peak in all of it, when the relays are there again: of those with a result in hand, whose first wait is
+    // 5 s, and of those that waited for a relay that took long.
     let counts = per(2 * SECOND, 0, most, returns.iter().copied());
     let (peak, mean) = (counts.iter().max().unwrap(), counts.iter().sum::<u64>() / counts.len() as u64);
     println!(
@@ -116,13 +116,10 @@ fn storm(seed: u64, takes_ms: u64, results: bool) {
         most / SECOND,
         all / SECOND
     );
-    let peaks = peaks(&counts);
-    let (late, there) = (takes_ms > 2 * SECOND, (takes_ms / (2 * SECOND)) as usize);
-    let due = |peak: &std::ops::Range<usize>| match late {
-        true => peak.start >= there && peak.end <= there + 4,
-        false => peak.end <= 4,
-    };
-    let expected = peaks.len() <= usize::from(results || late) && peaks.iter().all(due);
+    let (peaks, first) = (peaks(&counts), (takes_ms / (2 * SECOND)) as usize);
+    let one = results || takes_ms > 2 * SECOND;
+    let expected =
+        peaks.len() <= usize::from(one) && peaks.iter().all(|peak| peak.start >= first && peak.end <= first + 4);
     assert!(expected, "{what}: above twice the mean within 2 s: {counts:?}");
 
     // And all are at their relay again: those that hold a slot elsewhere at a probe, the others at their next poll.
