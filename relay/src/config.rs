@@ -12,6 +12,8 @@ use std::{
 /// A finished configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file it was read from: a running relay follows its `slots`.
+    pub file: Option<PathBuf>,
     /// Its name, for people.
     pub name: String,
     /// Identity, store, `node.json`.
@@ -48,11 +50,12 @@ pub struct Config {
 impl Config {
     /// Reads a file; every mistake is told at once.
     pub fn read(path: &Path) -> Result<Config, Mistakes> {
-        load(path, Config::from_reader)
+        load(path, Config::from_reader).map(|config| Config { file: Some(path.into()), ..config })
     }
 
     fn from_reader(r: &mut Reader<'_>) -> Config {
         Config {
+            file: None,
             name: r.required("name"),
             state_dir: r.required("state_dir"),
             link: r.or("link", SocketAddr::from(([0, 0, 0, 0], 13_000))),

@@ -5,15 +5,17 @@ use crate::{
     config::Config,
     core::{Me, Recovered, RelayCore},
     host::{RelayHost, Ways},
-    upstream::{Stamp, UpstreamSettings},
+    upstream::UpstreamSettings,
 };
 use branchline_node::{
+    config::Stamp,
     downstream::{
         admission::{Admission, AdmissionConfig, Cap},
         beacon::{BeaconSetup, Beacons},
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
+        live_cap::{Following, LiveCap},
         reception::{Facts, HANDSHAKES_AT_ONCE, Reception, STRANGERS_AT_ONCE},
     },
     enrol::{EnrolFault, Enrolled, SPLICES_AT_ONCE, enrol_or_load},
@@ -61,6 +63,7 @@ pub struct RunningRelay {
     store: StoreHandle,
     door: Door,
     follower: tokio::task::JoinHandle<()>,
+    _slots: Following,
 }
 
 /// Starts relays.
@@ -156,6 +159,7 @@ impl Relay {
         let (statement_tx, statement) = watch::channel(None);
         let wrong = |r: Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
         let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
+        let live_cap = LiveCap::new(cap);
         let mut admission =
             AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)?;
         if let Some(seconds) = config.reservation_s {
@@ -233,12 +237,14 @@ impl Relay {
 
         let (at, owner, meters, shared) = (gatekeeper.clone(), exchange.clone(), Meters::new(&metrics), gauge.clone());
         let (clock, chance, first, seen) = (time.clone(), ambient.clone(), AtomicBool::new(true), facts.clone());
+        let in_force = live_cap.clone();
         let spec = ChildSpec::new("gatekeeper", move |guard| {
             let owner = owner.get().ok_or("no exchange")?.recipient();
+            let admission = in_force.of(&admission);
             let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-                Admission::new(admission.clone())
+                Admission::new(admission)
             } else {
-                Admission::recovering(admission.clone(), clock.now())
+                Admission::recovering(admission, clock.now())
             };
             let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
             let facts = seen.clone();
@@ -283,6 +289,8 @@ impl Relay {
         let (node, watched, tls_failures) =
             (subject.node, supervision.clone(), metrics.counter("branchline_link_tls_failures_total", &[]));
         let follower = actix_rt::spawn(follow(config.state_dir.clone(), stamp, set, exchange.clone()));
+        let read = |file: &Path| Config::read(file).map(|c| (c.slots, c.allow_above_300));
+        let slots = live_cap.follow(config.file.clone(), read, gatekeeper.clone());
         let (owner, keeper, clock, numbers) = (exchange, gatekeeper, time.clone(), Arc::default());
         let (knocked, notice_port) = (door.clone(), notice.map_or(0, |address| address.port()));
         let spec = ChildSpec::new("listener", move |guard| {
@@ -332,7 +340,7 @@ impl Relay {
             };
             tx.send_replace(Some(ended));
         });
-        Ok(RunningRelay { started, end, supervision, status: handle, store, door, follower })
+        Ok(RunningRelay { started, end, supervision, status: handle, store, door, follower, _slots: slots })
     }
 }
 

@@ -19,7 +19,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 /// What is set.
@@ -148,18 +147,6 @@ impl UpstreamSettings {
 /// A TOML basic string. JSON's escapes are TOML's too; DEL alone is raw in JSON and forbidden in TOML.
 pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
-}
-
-/// Tells whether the kept file is another one than it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<(SystemTime, u64)>);
-
-impl Stamp {
-    /// The file's stamp now.
-    pub fn of(file: &Path) -> Stamp {
-        let found = std::fs::metadata(file).ok();
-        Stamp(found.and_then(|m| Some((m.modified().ok()?, m.len()))))
-    }
 }
 
 #[cfg(test)]

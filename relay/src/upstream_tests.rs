@@ -1,5 +1,5 @@
 use super::*;
-use branchline_node::config::parse;
+use branchline_node::config::{Stamp, parse};
 
 fn node(n: u128) -> NodeId {
     NodeId(uuid::Uuid::from_u128(n))

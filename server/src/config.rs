@@ -10,6 +10,8 @@ use std::{
 /// A finished configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file it was read from: a running server follows its `slots`.
+    pub file: Option<PathBuf>,
     /// The server's name, for people.
     pub name: String,
     /// Keys, database, tokens.
@@ -46,12 +48,13 @@ pub struct Config {
 impl Config {
     /// Reads a file; every mistake is told at once.
     pub fn read(path: &Path) -> Result<Config, Mistakes> {
-        load(path, Config::from_reader)
+        load(path, Config::from_reader).map(|config| Config { file: Some(path.into()), ..config })
     }
 
     fn from_reader(r: &mut Reader<'_>) -> Config {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         Config {
+            file: None,
             name: r.required("name"),
             state_dir: r.required("state_dir"),
             link: r.or("link", any(13_000)),

@@ -20,6 +20,7 @@ use branchline_node::{
         door::Door,
         gatekeeper::{Gatekeeper, Meters, SharedGauge},
         listener::Listener,
+        live_cap::{Following, LiveCap},
         reception::{Facts, HANDSHAKES_AT_ONCE, Reception, STRANGERS_AT_ONCE},
     },
     enrol::SPLICES_AT_ONCE,
@@ -57,6 +58,7 @@ pub struct RunningServer {
     api: actix_web::dev::ServerHandle,
     store: Arc<dyn Store>,
     door: Door,
+    _slots: Following,
 }
 
 /// Starts servers.
@@ -139,7 +141,9 @@ impl Server {
         let statements: Statements = Arc::default();
         let beacons = Beacons::default();
         let (facts, facts_seen) = watch::channel(Facts::default());
-        let admission = admission_config(&config)?;
+        let (admission, live_cap) = admission_config(&config)?;
+        let read = |file: &Path| Config::read(file).map(|c| (c.slots, c.allow_above_300));
+        let slots = live_cap.follow(config.file.clone(), read, gatekeeper.clone());
         let gauge: SharedGauge = Arc::new(Mutex::new(Admission::new(admission.clone()).gauge()));
         let parts = Parts {
             store: store.clone(),
@@ -169,13 +173,14 @@ impl Server {
 
         let (at, owner, meters) = (gatekeeper.clone(), dispatcher.clone(), Meters::new(&metrics));
         let (clock, chance, shared, first) = (time.clone(), ambient.clone(), gauge.clone(), AtomicBool::new(true));
-        let seen = facts_seen.clone();
+        let (seen, in_force) = (facts_seen.clone(), live_cap.clone());
         let spec = ChildSpec::new("gatekeeper", move |guard| {
             let owner = owner.get().ok_or("no dispatcher")?.recipient();
+            let admission = in_force.of(&admission);
             let core = if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-                Admission::new(admission.clone())
+                Admission::new(admission)
             } else {
-                Admission::recovering(admission.clone(), clock.now())
+                Admission::recovering(admission, clock.now())
             };
             let (time, ambient, gauge, meters) = (clock.clone(), chance.clone(), shared.clone(), meters.clone());
             let facts = seen.clone();
@@ -305,7 +310,7 @@ impl Server {
             };
             tx.send_replace(Some(end));
         });
-        Ok(RunningServer { started, end, supervision, api: handle, store, door })
+        Ok(RunningServer { started, end, supervision, api: handle, store, door, _slots: slots })
     }
 }
 
@@ -318,11 +323,12 @@ async fn next_start(store: &dyn Store) -> Result<u32, StoreError> {
     Ok(starts)
 }
 
-fn admission_config(config: &Config) -> Result<AdmissionConfig, StartFault> {
+fn admission_config(config: &Config) -> Result<(AdmissionConfig, LiveCap), StartFault> {
     let wrong =
         |r: branchline_protocol::refusal::Refusal| StartFault::new(exit_code::CONFIGURATION, &r.code, r.message);
     let cap = Cap::new(i64::from(config.slots), config.allow_above_300).map_err(wrong)?;
-    AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)
+    let admission = AdmissionConfig::new(cap).poll_interval_ms(config.poll_interval_s * 1_000).map_err(wrong)?;
+    Ok((admission, LiveCap::new(cap)))
 }
 
 struct ReceptionMaker {

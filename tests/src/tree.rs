@@ -126,6 +126,7 @@ impl Tree {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = folder.path().join("server");
         let config = branchline_server::Config {
+            file: Some(folder.path().join("server.toml")),
             name: "server".into(),
             state_dir: state.clone(),
             link: local(),
@@ -170,6 +171,11 @@ impl Tree {
         self.apis[tenant].clone()
     }
 
+    /// Where a server's or relay's configuration is looked for while it runs; nothing is there unless a scenario writes it.
+    pub fn file_of(&self, node: &str) -> PathBuf {
+        self.folder.path().join(format!("{node}.toml"))
+    }
+
     /// The folder of a node.
     pub fn folder(&self, node: &str) -> PathBuf {
         self.folder.path().join(node)
@@ -186,6 +192,7 @@ impl Tree {
     pub async fn relay_at(&mut self, tenant: &str, name: &str, site: &str, parent: &str, wish: RelayWish) {
         let body = json!({ "role": "relay", "site": site, "parent": parent, "uses": 1, "life_s": 3_600 });
         let config = branchline_relay::Config {
+            file: Some(self.file_of(name)),
             name: name.into(),
             state_dir: self.folder(name),
             link: local(),

@@ -27,6 +27,7 @@ mod private;
 mod reach;
 mod reader;
 mod slots;
+mod stamp;
 mod udp_port;
 mod value;
 
@@ -38,5 +39,6 @@ pub use private::private_or_off;
 pub use reach::Reach;
 pub use reader::{Reader, nearest};
 pub use slots::{SLOTS_DEFAULT, slots};
+pub use stamp::Stamp;
 pub use udp_port::udp_port;
 pub use value::{FromValue, HostPort};

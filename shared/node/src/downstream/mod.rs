@@ -15,6 +15,7 @@ pub mod door;
 pub mod gatekeeper;
 pub mod ledger;
 pub mod listener;
+pub mod live_cap;
 pub mod partials;
 pub mod rate;
 pub mod reception;

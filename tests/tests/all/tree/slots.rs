@@ -1,7 +1,9 @@
 //! The cap on persistent links, at a relay and at the server.
 
 use super::{MAIN, SHIM};
-use branchline_tests::tree::{RelayWish, Tree, count, eventually, holds, platform, row, scenario, targets};
+use branchline_tests::tree::{
+    RelayWish, Tree, count, eventually, holds, logs, platform, row, scenario, script, targets,
+};
 use serde_json::{Value, json};
 
 const RELAY: &str = "osaka";
@@ -131,6 +133,90 @@ fn adm_7_relays_take_no_device_slot_and_come_in_when_all_are_taken() {
         let figures = ["used", "cap", "peak", "waiting"].map(|k| server["slots"][k].as_u64());
         assert_eq!(figures, [Some(2), Some(2), Some(2), Some(0)], "{server}");
         assert_eq!(server["links"], 4, "two devices and two relays");
+        tree.stop().await;
+    });
+}
+
+/// A configuration as far as a running node looks at it, with these lines.
+fn write_slots(tree: &Tree, node: &str, lines: &str) {
+    let bundle = if node == "server" { "" } else { "bundle = '/nowhere'\n" };
+    let text = format!("name = '{node}'\nstate_dir = '/nowhere'\n{bundle}{lines}\n");
+    std::fs::write(tree.file_of(node), text).unwrap();
+}
+
+#[test]
+fn adm_6_the_number_of_slots_follows_the_configuration_while_a_relay_runs_and_no_job_is_lost() {
+    scenario(async {
+        let mut tree = Tree::start(SHIM, &[MAIN]).await;
+        let wish = RelayWish { slots: 3, poll_interval_s: 2, reservation_s: Some(10) };
+        tree.relay(MAIN, "osaka", "server", wish).await;
+        let names = ["pc-1", "pc-2", "pc-3"];
+        for (n, name) in (1..).zip(names) {
+            tree.agent(MAIN, name, "osaka", platform::scripted(n)).await;
+        }
+        tree.online(MAIN, names).await;
+        let shown = async || {
+            let slots = tree.status("osaka").await["figures"]["slots"].clone();
+            (slots["cap"].as_u64(), slots["used"].as_u64(), slots["waiting"].as_u64())
+        };
+        let becomes = async |what: &str, expected: (u64, u64, u64)| {
+            let expected = (Some(expected.0), Some(expected.1), Some(expected.2));
+            eventually(what, async || {
+                let seen = shown().await;
+                holds(seen == expected, seen)
+            })
+            .await;
+        };
+        becomes("all three hold a slot", (3, 3, 0)).await;
+        let job = tree.order(MAIN, "all", script("sleep 3; echo done"), 60).await;
+        eventually("the job runs on all devices", async || {
+            let open: Vec<_> = names.iter().map(|d| tree.running(d).figures().borrow().open_orders).collect();
+            holds(open == [1, 1, 1], open)
+        })
+        .await;
+
+        write_slots(&tree, "osaka", "slots = 1");
+        becomes("two are turned to polling", (1, 1, 2)).await;
+        let job = tree.completed(MAIN, &job).await;
+        assert_eq!(count(&job, "succeeded"), 3, "{job}");
+
+        // Whatever is wrong in it, the number stays, and it is said once.
+        let file = tree.file_of("osaka").display().to_string();
+        let said = || logs::lines_with(&["the number of slots stays as it is", &file]).len();
+        for bad in ["slots = 0", "slots = -1", "slots = 301", "slots = 'abc'", "slots = 2\nslotz = 2", "slots = "] {
+            let before = said();
+            write_slots(&tree, "osaka", bad);
+            eventually(&format!("{bad:?} is refused"), async || holds(said() == before + 1, said())).await;
+            assert_eq!(shown().await.0, Some(1), "{bad}");
+        }
+        write_slots(&tree, "osaka", "slots = 2");
+        becomes("the one that waited longest has the new slot", (2, 2, 1)).await;
+
+        // A gatekeeper that is built again begins with it.
+        tree.supervision("osaka").inject_fault("gatekeeper").await.expect("the supervisor answers");
+        becomes("as before", (2, 2, 1)).await;
+        assert_eq!(logs::lines_with(&["another number of slots", &file]).len(), 2, "set twice, kept since");
+        tree.stop().await;
+    });
+}
+
+#[test]
+fn adm_6_the_number_of_slots_follows_the_configuration_while_the_server_runs() {
+    scenario(async {
+        let mut tree = Tree::with_slots(SHIM, &[MAIN], 2).await;
+        for (n, name) in [(1, "pc-1"), (2, "pc-2")] {
+            tree.agent(MAIN, name, "server", platform::simulated(n, name)).await;
+            tree.online(MAIN, [name]).await;
+        }
+        assert_eq!(links(&tree).await, expected(&["pc-1", "pc-2"], &[]));
+        write_slots(&tree, "server", "slots = 1");
+        eventually("the one that came last polls", async || {
+            let seen = links(&tree).await;
+            holds(seen == expected(&["pc-1"], &["pc-2"]), seen)
+        })
+        .await;
+        let job = tree.run(MAIN, "device:pc-1", &["true"]).await;
+        assert_eq!(count(&job, "succeeded"), 1, "{job}");
         tree.stop().await;
     });
 }

@@ -82,6 +82,11 @@ impl AdmissionConfig {
         Ok(self)
     }
 
+    /// The same with another number of slots.
+    pub fn with_cap(self, cap: Cap) -> Self {
+        AdmissionConfig { cap, ..self }
+    }
+
     /// The same with other times, in milliseconds, for which a freed slot stays reserved for its waiter. Each is at
     /// least 1: a reservation that lapses as it is made would pass down the line without end.
     pub fn reservation_ms(mut self, wakeable: u64, polling: u64) -> Self {
