@@ -2,6 +2,7 @@
 
 mod devices;
 pub(crate) mod jobs;
+mod protection;
 mod software;
 mod system;
 
@@ -70,6 +71,7 @@ impl LinuxPlatform {
             "hardware" => self.hardware(),
             "disks" => devices::disks(),
             "network" => devices::network(),
+            "protection" => self.protection(),
             "software" => self.software(),
             _ => self.users(),
         }
@@ -189,6 +191,7 @@ mod tests {
             assert_eq!(snapshot.sections["hardware"][key], NOT_AVAILABLE, "{key}");
         }
         assert_eq!(snapshot.sections["software"][NOT_AVAILABLE]["version"], NOT_AVAILABLE);
+        assert_eq!(snapshot.sections["protection"][NOT_AVAILABLE]["version"], NOT_AVAILABLE);
         assert_eq!(snapshot.sections["users"][NOT_AVAILABLE]["uid"], NOT_AVAILABLE);
     }
 

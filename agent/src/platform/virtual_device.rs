@@ -64,6 +64,7 @@ impl VirtualPlatform {
                 let mac = format!("02:00:00:{a:02x}:{b:02x}:{c:02x}");
                 vec![("eth0".into(), json!({"mac": mac, "addresses": [format!("10.{a}.{b}.{c}/8")]}))]
             }
+            "protection" => Vec::new(),
             "software" => (0..self.packages)
                 .map(|n| {
                     let version = random.next_u64();

@@ -19,7 +19,7 @@ pub const INVENTORY_BYTES_MAX: usize = 16 * 1_048_576;
 
 /// The sections this build knows; settings that name another are refused (INV-8). What a device sends beside them is
 /// kept as it is (INV-13).
-pub const SECTIONS: [&str; 6] = ["disks", "hardware", "network", "os", "software", "users"];
+pub const SECTIONS: [&str; 7] = ["disks", "hardware", "network", "os", "protection", "software", "users"];
 
 /// Items of one section by key, e.g. a package's name and architecture.
 pub type Items = BTreeMap<String, Value>;
@@ -28,7 +28,7 @@ pub type Items = BTreeMap<String, Value>;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Snapshot {
-    /// `hardware`, `os`, `disks`, `network`, `software`, `users` …
+    /// `hardware`, `os`, `disks`, `network`, `protection`, `software`, `users` …
     pub sections: BTreeMap<String, Items>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::world::{World, local};
 
-const ALL: [&str; 6] = ["disks", "hardware", "network", "os", "software", "users"];
+const ALL: [&str; 7] = ["disks", "hardware", "network", "os", "protection", "software", "users"];
 
 /// Both devices collect on the 3rd at 10:00, and have for a while.
 async fn may() -> (World, u64) {
