@@ -301,11 +301,17 @@ impl Tree {
 
     /// Starts an agent that was stopped, with the same folder.
     pub async fn start_agent(&mut self, name: &str) {
+        self.may_start_agent(name).await.expect("the agent starts");
+    }
+
+    /// The same for one whose disk may be too full for it.
+    pub async fn may_start_agent(&mut self, name: &str) -> Result<(), StartFault> {
         let process = AgentProcess { pid: std::process::id(), shim: vec![self.shim.clone()] };
         let device = self.devices.get_mut(name).expect("a device of this tree");
         let started =
             Agent::start(device.config.clone(), device.ambient.clone(), device.platform.clone(), process).await;
-        device.running = Some(started.expect("the agent starts"));
+        device.running = Some(started?);
+        Ok(())
     }
 
     /// The same for one that may not start; it is not kept.

@@ -75,6 +75,8 @@ pub struct Directory {
     live: BTreeMap<NodeId, u64>,
     /// Attachments of children that were here, as the disk has them: who went elsewhere or away is not known by them.
     kept: BTreeMap<NodeId, AttachmentKey>,
+    /// How many links of a child were refused in a row because it gives numbers that are known; since the start of this node.
+    refusals: BTreeMap<NodeId, u8>,
     /// How much children have said to be on their disks, and in which epoch; since the start of this node.
     ages: BTreeMap<NodeId, (Epoch, u64)>,
     /// Since when a relay that hung here has no link.
@@ -106,6 +108,7 @@ impl Directory {
             slot: slot::standing(known.and_then(|e| e.slot), child.role, child.lease, child.at),
         };
         self.put(child.node, entry);
+        self.refusals.remove(&child.node);
         self.live.insert(child.node, child.session);
         self.cut.remove(&child.node);
         self.changed.insert(child.node);

@@ -7,6 +7,9 @@ use branchline_protocol::{
     wire::{PresenceEntry, Reach},
 };
 
+/// Links in a row that may be refused because of numbers given twice.
+pub const REFUSALS_MAX: u8 = 4;
+
 impl Directory {
     /// Links below this node that are overtaken by what these entries of a child relay say, or the other way round: whom to
     /// tell (the child by which the overtaken link is reached, or its node itself), of whom, and what is known of it. A
@@ -59,14 +62,17 @@ impl Directory {
     /// A link of a child was refused as no newer one. If its number is the newest that is known, it was given twice, which
     /// only an old disk does: the child hears so by that refusal, or, if it was lost, by the next one, for its next number
     /// counts as known from here on, above this node too if the child was here. Whoever heard it leaves out a number. An
-    /// older number is a link that was overtaken on its way. Answers what is known from here on, if that is news.
+    /// older number is a link that was overtaken on its way. After [`REFUSALS_MAX`] in a row nothing more is added: whoever
+    /// never hears it must not knock for ever. Answers what is known from here on, if that is news.
     pub fn refused(&mut self, node: NodeId, key: AttachmentKey) -> Option<AttachmentKey> {
         let entry = self.nodes.get_mut(&node);
         let newest = self.kept.get(&node).copied().max(entry.as_ref().map(|known| known.key));
         let next = AttachmentKey { attachment: key.attachment.checked_add(1)?, ..key };
-        if newest.is_some_and(|newest| newest > key) {
+        let refusals = self.refusals.entry(node).or_default();
+        if newest.is_some_and(|newest| newest > key) || *refusals == REFUSALS_MAX {
             return None;
         }
+        *refusals += 1;
         if let Some(entry) = entry.filter(|known| known.via.is_empty() && known.key == key) {
             entry.key = next;
             self.changed.insert(node);
@@ -139,6 +145,14 @@ mod tests {
             d.is_stale(node(7), key(10)) && d.get(node(7)).is_some_and(|known| known.key == key(9)),
             "the relay's word"
         );
+        let mut known = 10;
+        while let Some(next) = d.refused(node(7), key(known)) {
+            known = next.attachment;
+        }
+        assert_eq!(known, 9 + u64::from(REFUSALS_MAX), "one that never hears it is let in at last");
+        assert!(d.is_stale(node(7), key(known)) && !d.is_stale(node(7), key(known + 1)));
+        d.attach(attach(7, Role::Agent, known + 1, 30));
+        assert!(d.refused(node(7), key(known + 1)).is_some(), "and counted anew");
         let last = AttachmentKey { epoch: 1, attachment: u64::MAX };
         assert!(d.refused(node(8), last).is_none(), "there is no next");
     }
