@@ -4,7 +4,7 @@
 
 use branchline_node::{
     downstream::{
-        admission::{Admission, AdmissionConfig, Ask, Cap, Event, Need, Want},
+        admission::{Admission, AdmissionConfig, Ask, Cap, Effect, Event, Need, Want},
         ledger::{Kept, Ledger},
     },
     store::Batch,
@@ -70,16 +70,14 @@ mod admission {
         admission
     }
 
-    #[divan::bench(args = [0, 1_000, 10_000])]
-    fn a_slot_goes_to_the_next_in_line(bencher: Bencher, waiting: u64) {
+    #[divan::bench(args = [1, 1_000, 10_000])]
+    fn a_slot_goes_to_the_first_in_line(bencher: Bencher, waiting: u64) {
         // A slot falls free, the first in line is woken and comes.
-        let mut session = 1_000_000;
         bencher.with_inputs(|| full(waiting)).bench_local_refs(|admission| {
-            let (mut out, leaves) = (Vec::new(), 1 + session % DEVICES);
-            session += 1;
-            admission.handle(at(2_000_000), Event::Gone { node: node(leaves), session: leaves }, &mut out);
-            admission.handle(at(2_000_001), ask(DEVICES + 1, session), &mut out);
-            black_box(out)
+            let (mut out, session) = (Vec::new(), 1_000_000);
+            admission.handle(at(20_000), Event::Gone { node: node(1), session: 1 }, &mut out);
+            admission.handle(at(20_001), ask(DEVICES + 1, session), &mut out);
+            assert!(matches!(out[..], [Effect::Wake { .. }, Effect::Replaced { .. }, Effect::Admitted { session: s }] if s == session), "{out:?}");
         });
     }
 }

@@ -12,7 +12,7 @@ use branchline_protocol::{
     wire::{DEAD_AFTER_S, Frame, Goodbye, HEARTBEAT_S, Lease},
 };
 use bytes::Bytes;
-use futures_util::{Sink, Stream as _};
+use futures_util::{Sink, Stream as _, StreamExt};
 use metrics::Counter;
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{sync::mpsc, sync::watch, time::Sleep};
@@ -109,6 +109,8 @@ pub struct LinkCounters {
 const POLL_S: u64 = 60;
 /// It is asked to end when it has carried more payload than this, both directions together (DESIGN 3).
 pub const POLL_BYTES_MAX: u64 = 8 << 20;
+/// How long a stream that takes nothing more is still read: what its peer said last is here already, or nearly.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Seconds that it then has for what is under way, at most one message of 16 MiB at 256 kbit/s: what is cut in the
 /// middle is sent whole again.
 const POLL_GRACE_S: u64 = 540;
@@ -153,6 +155,7 @@ pub async fn run_on<S: super::Stream>(
     enum Step {
         Frame(Option<Frame>),
         Fault(CodecFault),
+        Unwritable(CodecFault),
         Eof,
         Command(LinkCommand),
         Orphaned,
@@ -168,20 +171,20 @@ pub async fn run_on<S: super::Stream>(
             let written = loop {
                 match Pin::new(&mut framed).poll_ready(cx) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(e)) => return Poll::Ready(Step::Fault(e)),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Step::Unwritable(e)),
                     Poll::Pending => break false,
                 }
                 let Some(frame) = frames.pop_front().or_else(|| lanes.next_frame()) else { break true };
                 unflushed = true;
                 carried += payload(&frame);
                 if let Err(e) = Pin::new(&mut framed).start_send(frame) {
-                    return Poll::Ready(Step::Fault(e));
+                    return Poll::Ready(Step::Unwritable(e));
                 }
             };
             if written && unflushed {
                 match Pin::new(&mut framed).poll_flush(cx) {
                     Poll::Ready(Ok(())) => unflushed = false,
-                    Poll::Ready(Err(e)) => return Poll::Ready(Step::Fault(e)),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Step::Unwritable(e)),
                     Poll::Pending => {}
                 }
             }
@@ -213,9 +216,15 @@ pub async fn run_on<S: super::Stream>(
 
         match step {
             Step::Flushed => return ending.unwrap_or(LinkEnd::Orphaned),
-            Step::Fault(CodecFault::Io(e)) => return ending.unwrap_or(LinkEnd::Lost(e.to_string())),
+            Step::Unwritable(CodecFault::Io(e)) if ending.is_none() => {
+                let last = tokio::time::timeout(LAST_WORD, last_word(&mut framed, is_child)).await;
+                return last.ok().flatten().unwrap_or(LinkEnd::Lost(e.to_string()));
+            }
+            Step::Fault(CodecFault::Io(e)) | Step::Unwritable(CodecFault::Io(e)) => {
+                return ending.unwrap_or(LinkEnd::Lost(e.to_string()));
+            }
             Step::Eof => return ending.unwrap_or(LinkEnd::Lost("the peer closed the stream".into())),
-            Step::Fault(CodecFault::Frame(e)) => {
+            Step::Fault(CodecFault::Frame(e)) | Step::Unwritable(CodecFault::Frame(e)) => {
                 counters.protocol_errors.increment(1);
                 return LinkEnd::Protocol(e.to_string());
             }
@@ -320,6 +329,20 @@ pub async fn run_on<S: super::Stream>(
             }
         }
     }
+}
+
+/// What the peer said before it closed the stream: whoever writes first meets a broken pipe and would never read why.
+/// What it sent besides was never answered, and comes again.
+async fn last_word<S: super::Stream>(framed: &mut Framed<S, FrameCodec>, is_child: bool) -> Option<LinkEnd> {
+    while let Some(Ok(frame)) = framed.next().await {
+        match frame {
+            Some(Frame::Refused(refusal)) if is_child => return Some(LinkEnd::Refused(refusal)),
+            Some(Frame::Goodbye(Goodbye::Done | Goodbye::Continue)) => {}
+            Some(Frame::Goodbye(goodbye)) => return Some(LinkEnd::Goodbye(goodbye)),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Tells a polling child once to finish what is under way, and gives it time for that.

@@ -1,5 +1,5 @@
 use super::*;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 
 struct Into(mpsc::UnboundedSender<LinkEvent>);
 impl LinkSink for Into {
@@ -193,4 +193,34 @@ async fn a_frame_out_of_credit_or_over_the_bound_closes_the_link() {
     let link = actix_rt::spawn(async move { run(framed(a), rx, parent(), counters(), &mut Into(events)).await });
     b.write_all(&70_000u32.to_be_bytes()).await.unwrap();
     assert!(matches!(link.await.unwrap(), LinkEnd::Protocol(_)));
+}
+
+/// How a link ends whose peer says this and closes the stream while there is something to be written.
+async fn written_into_a_closed_stream(side: Side, said: Option<Frame>) -> LinkEnd {
+    let (a, b) = tokio::io::duplex(1 << 20);
+    let mut peer = framed(b);
+    if let Some(frame) = said {
+        peer.send(frame).await.unwrap();
+    }
+    drop(peer);
+    let (commands, rx) = mpsc::channel(8);
+    commands.send(LinkCommand::Send(Lane::Work, Bytes::from_static(b"news"))).await.unwrap();
+    let (events, _got) = mpsc::unbounded_channel();
+    // Both are ready at once, and writing comes first.
+    let mut sink = Into(events);
+    let link = run(framed(a), rx, side, counters(), &mut sink);
+    tokio::time::timeout(Duration::from_secs(20), link).await.expect("it ends")
+}
+
+#[actix_rt::test]
+async fn rly_12_what_the_peer_said_before_it_closed_is_the_end_and_not_that_it_takes_nothing_more() {
+    let refusal = Refusal::new(409, "stale_attachment", "a newer attachment of this node is here");
+    let refused = || Some(Frame::Refused(refusal.clone()));
+    assert_eq!(written_into_a_closed_stream(Side::Child, refused()).await, LinkEnd::Refused(refusal.clone()));
+    for side in [Side::Child, parent()] {
+        let goodbye = Some(Frame::Goodbye(Goodbye::Stopping));
+        assert_eq!(written_into_a_closed_stream(side, goodbye).await, LinkEnd::Goodbye(Goodbye::Stopping));
+    }
+    assert!(matches!(written_into_a_closed_stream(parent(), refused()).await, LinkEnd::Lost(_)), "it refuses nobody");
+    assert!(matches!(written_into_a_closed_stream(Side::Child, None).await, LinkEnd::Lost(_)));
 }

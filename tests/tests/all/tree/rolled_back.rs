@@ -2,7 +2,7 @@
 
 use super::{MAIN, SHIM};
 use branchline_agent::platform::host;
-use branchline_tests::tree::{RelayWish, Tree, count, eventually, holds, row, scenario, script};
+use branchline_tests::tree::{RelayWish, Tree, count, eventually, holds, logs, row, scenario, script};
 use std::path::Path;
 
 fn copy(from: &Path, to: &Path) {
@@ -54,6 +54,9 @@ fn job_13_a_rolled_back_device_answers_unknown_for_what_it_forgot_and_goes_on_in
                 (&"outcome_unknown".into(), &"rolled_back".into()),
                 "{name}: {job}"
             );
+            // It is told so by its first link, and reads it although it has something to say itself.
+            let told = logs::lines_with(&["an older link came up late", &id.to_string()]).len();
+            assert_eq!(told, 1, "{name}: as often as one link is refused");
             let rows = tree.server().store().nodes().await.expect("the store answers");
             assert_eq!(rows.iter().find(|row| row.id == id).map(|row| row.epoch), Some(2), "{name}");
             tree.online(MAIN, [name]).await;
