@@ -64,6 +64,8 @@ struct Config {
     spared: Spared,
     /// Who says when its agents dial; without one they do at once.
     leader: Option<SocketAddr>,
+    /// Each agent hears wakes, on a port of its own.
+    wake: bool,
     agents: Vec<(String, IpAddr)>,
 }
 
@@ -79,6 +81,7 @@ impl Config {
             figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             spared: Spared { verification: r.or("unverified", false), journal: r.or("volatile", false) },
             leader: r.optional("leader"),
+            wake: r.or("wake", false),
             agents: r.tables("agents", |t| (t.required("name"), t.or("address", Ipv4Addr::LOCALHOST.into()))),
         };
         if config.agents.is_empty() {
@@ -301,7 +304,7 @@ async fn one(
         // Hundreds of them share this process.
         private: None,
         contact: Contact::Persistent,
-        wake_port: None,
+        wake_port: config.wake.then_some(0),
         quotas: branchline_node::uplink::spool::Quotas::AGENT,
         restart: false,
     };
@@ -361,7 +364,7 @@ mod tests {
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
         let (state_dir, bundle) = ("/s \"x\"".into(), "/b".into());
-        assert_eq!(read, Config { state_dir, bundle, figures, spared, leader: None, agents });
+        assert_eq!(read, Config { state_dir, bundle, figures, spared, leader: None, wake: false, agents });
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

@@ -251,7 +251,7 @@ impl Exchange {
             && *live == session
             && !link.ask(command)
         {
-            tracing::info!(%node, "link dropped: it does not keep up");
+            tracing::info!(%node, "link dropped: it has just ended, or does not keep up");
             self.links.remove(&node);
         }
     }

@@ -204,7 +204,7 @@ impl Dispatcher {
             && !link.ask(command)
         {
             // Gone or not keeping up: without our handle the link ends, and the child greets anew.
-            tracing::info!(%node, "link dropped: it does not keep up");
+            tracing::info!(%node, "link dropped: it has just ended, or does not keep up");
             self.links.remove(&node);
         }
     }

@@ -18,14 +18,14 @@ pub struct Barrier(TcpListener);
 pub struct Led(Vec<(String, TcpStream)>);
 
 impl Office {
-    /// Starts agents of these names with a bundle that is good for all of them. They enrol, open their stores, and wait
-    /// behind the barrier with their first dial.
+    /// Starts agents of these names with a bundle that is good for all of them, each with a wake port. They enrol, open
+    /// their stores, and wait behind the barrier with their first dial.
     pub fn agent_host(&self, name: &str, bundle: &str, agents: &[String], barrier: &Barrier) -> AgentHost {
         let folder = self.folder().join("hosts").join(name);
         std::fs::create_dir_all(&folder).expect("a folder for the agents");
         let file: PathBuf = self.folder().join("hosts").join(format!("{name}.toml"));
         let mut text = format!(
-            "state_dir = {:?}\nbundle = {:?}\nleader = '{}'\n",
+            "state_dir = {:?}\nbundle = {:?}\nleader = '{}'\nwake = true\n",
             folder.display(),
             self.folder().join(bundle).display(),
             barrier.address()

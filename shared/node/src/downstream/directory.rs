@@ -205,7 +205,8 @@ impl Directory {
     }
 
     /// A child relay tells who is below it. Answers the nodes whose route or reach changed. Whom a snapshot does not list
-    /// the relay has not heard of since it started, which says nothing of the node: it is awaited.
+    /// the relay has not heard of since it started, which says nothing of the node: it is awaited, or due at its next poll
+    /// as before.
     pub fn presence(&mut self, relay: NodeId, snapshot: bool, entries: Vec<PresenceEntry>) -> Vec<NodeId> {
         let mut touched = Vec::new();
         let listed: BTreeSet<NodeId> = entries.iter().map(|e| e.node).collect();
@@ -252,7 +253,7 @@ impl Directory {
         if snapshot {
             for (node, entry) in &mut self.nodes {
                 let here = entry.via.first() == Some(&relay) && !listed.contains(node);
-                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited) {
+                if here && entry.reach == Reach::Persistent {
                     entry.reach = Reach::Awaited;
                     self.awaited.insert(*node, None);
                     self.changed.insert(*node);
@@ -474,6 +475,21 @@ mod tests {
         assert_eq!(d.get(node(7)).unwrap().reach, Reach::GoneTimeout);
         assert_eq!(d.changes().len(), 1);
         assert!(d.expire(Millis(i64::MAX - AWAITED_MS)).is_empty(), "once");
+    }
+
+    #[test]
+    fn adm_8_a_device_that_polls_is_due_as_before_when_its_relay_has_started_again() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        let due = |reach, n| PresenceEntry { reach, next_contact: Some(Millis(3_600_000)), ..told(n, 1, vec![]) };
+        d.presence(node(1), true, vec![due(Reach::Polling, 7), due(Reach::Wakeable, 8)]);
+        d.changes();
+        assert!(d.presence(node(1), true, vec![]).is_empty() && d.changes().is_empty(), "nothing new of them");
+        d.expire(Millis(0));
+        assert!(d.expire(Millis(AWAITED_MS)).is_empty());
+        let known = |n| d.get(node(n)).map(|e| (e.reach, e.next_contact));
+        assert_eq!(known(7), Some((Reach::Polling, Some(Millis(3_600_000)))));
+        assert_eq!(known(8), Some((Reach::Wakeable, Some(Millis(3_600_000)))));
     }
 
     #[test]

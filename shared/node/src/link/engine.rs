@@ -89,7 +89,8 @@ pub enum Side {
     Parent {
         /// Newest statement.
         statement: watch::Receiver<Option<Arc<Envelope>>>,
-        /// The spread of reconnects as it is now, in milliseconds: a change is told with a heartbeat's answer.
+        /// The spread of reconnects as it is now, in milliseconds: a change is told 5 s after the welcome, and with
+        /// a heartbeat's answer.
         spread: Box<dyn Fn() -> u64 + Send>,
         /// Whether the link is a poll: the child's goodbye is an event then, and 60 s or 8 MiB are the end.
         poll: bool,
@@ -109,6 +110,8 @@ pub struct LinkCounters {
 const POLL_S: u64 = 60;
 /// It is asked to end when it has carried more payload than this, both directions together (DESIGN 3).
 pub const POLL_BYTES_MAX: u64 = 8 << 20;
+/// Whoever comes in a crowd is welcomed before the crowd is counted: so long after it its spread is looked at again.
+const CROWD_IN: Duration = Duration::from_secs(5);
 /// How long a stream that takes nothing more is still read: what its peer said last is here already, or nearly.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// Seconds that it then has for what is under way, at most one message of 16 MiB at 256 kbit/s: what is cut in the
@@ -143,7 +146,11 @@ pub async fn run_on<S: super::Stream>(
     let mut dead = Box::pin(tokio::time::sleep(dead_after));
     let is_child = matches!(side, Side::Child);
     let is_poll = matches!(side, Side::Parent { poll: true, .. });
-    let first_timer = if is_poll { Duration::from_secs(POLL_S) } else { beat_every };
+    let first_timer = match is_poll {
+        true => Duration::from_secs(POLL_S),
+        false if is_child => beat_every,
+        false => CROWD_IN,
+    };
     let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(first_timer));
     // Resetting a timer for every frame costs more than the frame: life is noted here and looked at when it fires.
     let mut heard_at = dead.deadline() - dead_after;
@@ -238,6 +245,7 @@ pub async fn run_on<S: super::Stream>(
                 if is_child {
                     frames.push_back(Frame::Heartbeat);
                 }
+                tell_spread(&side, &mut spread_told, &mut frames);
                 let fired = timer.deadline();
                 timer.as_mut().reset(fired + beat_every);
             }
@@ -299,14 +307,10 @@ pub async fn run_on<S: super::Stream>(
                         }
                     }
                     Some(Frame::Heartbeat) => {
-                        if let Side::Parent { statement, spread, .. } = &side {
+                        if let Side::Parent { statement, .. } = &side {
                             let newest = statement.borrow().as_deref().cloned().map(Box::new);
                             frames.push_back(Frame::Alive(newest));
-                            let spread_ms = spread();
-                            if spread_ms != spread_told {
-                                frames.push_back(Frame::Spread(spread_ms));
-                                spread_told = spread_ms;
-                            }
+                            tell_spread(&side, &mut spread_told, &mut frames);
                             sink.deliver(LinkEvent::Heard).await;
                         }
                     }
@@ -327,6 +331,17 @@ pub async fn run_on<S: super::Stream>(
                     None => counters.unknown.increment(1),
                 }
             }
+        }
+    }
+}
+
+/// A child is told the spread of reconnects when it has changed since it was told last.
+fn tell_spread(side: &Side, told: &mut u64, frames: &mut std::collections::VecDeque<Frame>) {
+    if let Side::Parent { spread, .. } = side {
+        let spread_ms = spread();
+        if spread_ms != *told {
+            frames.push_back(Frame::Spread(spread_ms));
+            *told = spread_ms;
         }
     }
 }

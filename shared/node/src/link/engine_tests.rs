@@ -185,6 +185,25 @@ async fn rly_11_a_changed_spread_is_told_with_the_next_heartbeat_and_once() {
 }
 
 #[actix_rt::test]
+async fn rly_11_who_came_in_a_crowd_is_told_its_spread_when_the_crowd_is_in() {
+    tokio::time::pause();
+    let (a, b) = tokio::io::duplex(1024);
+    let (_commands, rx) = mpsc::channel(8);
+    let (sink, _events) = mpsc::unbounded_channel();
+    let (children, seen) = watch::channel(0u64);
+    let spread = Box::new(move || *seen.borrow() * 150);
+    let side = Side::Parent { statement: watch::channel(None).1, spread, poll: false };
+    actix_rt::spawn(async move { run(framed(a), rx, side, counters(), &mut Into(sink)).await });
+    let mut child = framed(b);
+    let from = timer_now();
+    tokio::task::yield_now().await;
+    children.send(300).unwrap();
+    assert!(matches!(child.next().await, Some(Ok(Some(Frame::Spread(45_000))))));
+    let told = timer_now() - from;
+    assert!((Duration::from_secs(5)..Duration::from_millis(5_010)).contains(&told), "{told:?}");
+}
+
+#[actix_rt::test]
 async fn a_frame_out_of_credit_or_over_the_bound_closes_the_link() {
     use tokio::io::AsyncWriteExt;
     let (a, mut b) = tokio::io::duplex(1 << 20);

@@ -8,9 +8,8 @@
 //! once (ADM-12).
 
 use branchline_protocol::{
-    document::POLL_S,
     refusal::Refusal,
-    time::{Millis, Mono, Now},
+    time::{Mono, Now},
     wire::Lease,
 };
 
@@ -29,11 +28,6 @@ pub const URGENT_SPREAD_MS: u64 = 5_000;
 const TOLD_MS_MIN: u64 = 1_000;
 /// The longest: a parent's word is not to keep a child away for ever.
 const TOLD_MS_MAX: u64 = 3_600_000;
-/// The longest interval between polls that a parent may lease: 7 days (ADM-14).
-const LEASE_MS_MAX: u64 = *POLL_S.end() * 1_000;
-/// A poll is before or after its instant by at most this part of the interval, so that two polls are a tenth further apart
-/// than the interval at most.
-const JITTER_PART: u64 = 20;
 
 /// What a child has to say while it has no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,14 +123,7 @@ impl Rhythm {
             self.due = now.mono.plus(chance % POKE_SPREAD_MS);
             return;
         }
-        let interval = lease.interval_ms.clamp(1, LEASE_MS_MAX);
-        let own = Millis(now.node.0.saturating_sub_unsigned(lease.phase_ms));
-        let since = own.0.rem_euclid(interval as i64) as u64;
-        let jitter = interval / JITTER_PART;
-        let next = match interval - since {
-            early if early <= jitter => early + interval,
-            wait => wait,
-        };
+        let (next, jitter) = (lease.next_ms(now.node), lease.jitter_ms());
         self.due = now.mono.plus(next - jitter + chance % (2 * jitter + 1));
     }
 
@@ -176,6 +163,7 @@ impl Rhythm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use branchline_protocol::time::Millis;
 
     fn at(ms: u64) -> Now {
         Now { mono: Mono(ms), wall: Millis(ms as i64), node: Millis(ms as i64) }
@@ -276,7 +264,7 @@ mod tests {
         assert_eq!(due(1_250, 100), 2_350, "a tenth over the interval, and no more");
         let mut rhythm = Rhythm::new(at(0));
         rhythm.polled(at(0), Lease { interval_ms: u64::MAX, phase_ms: u64::MAX, waiter: 0 }, false, u64::MAX);
-        assert!(rhythm.due().0 <= LEASE_MS_MAX + LEASE_MS_MAX / 10, "a parent keeps nobody away for ever");
+        assert!(rhythm.due().0 <= Lease::INTERVAL_MS_MAX / 10 * 11, "a parent keeps nobody away for ever");
         rhythm.polled(at(7), Lease { interval_ms: 0, phase_ms: 0, waiter: 0 }, false, 3);
         assert_eq!(rhythm.due(), Mono(8));
     }

@@ -17,11 +17,13 @@
 //! Other kinds are counted and passed over.
 
 use crate::{
+    document::POLL_S,
     hash::Hash,
     id::{Attachment, Epoch, NodeId, Role, TenantId},
     order::Envelope,
     record::Lane,
     refusal::Refusal,
+    time::Millis,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -123,6 +125,35 @@ pub struct Lease {
     pub phase_ms: u64,
     /// Its place among those who wait for a slot; 0 when it does not wait.
     pub waiter: u32,
+}
+
+impl Lease {
+    /// The longest interval that counts, in milliseconds: 7 days (ADM-14). A parent keeps nobody away for ever.
+    pub const INTERVAL_MS_MAX: u64 = *POLL_S.end() * 1_000;
+    /// A poll is before or after its instant by at most this part of the interval, so that two polls are a tenth further
+    /// apart than the interval at most.
+    const JITTER_PART: u64 = 20;
+
+    /// The interval as it counts, at least a millisecond.
+    pub fn interval_ms(&self) -> u64 {
+        self.interval_ms.clamp(1, Self::INTERVAL_MS_MAX)
+    }
+
+    /// How many milliseconds a poll may come before or after its instant.
+    pub fn jitter_ms(&self) -> u64 {
+        self.interval_ms() / Self::JITTER_PART
+    }
+
+    /// Milliseconds from a contact at this node time to the next poll's instant: of the interval's own instants the first
+    /// that this contact may not have been for.
+    pub fn next_ms(&self, contact: Millis) -> u64 {
+        let interval = self.interval_ms();
+        let own = contact.0.saturating_sub_unsigned(self.phase_ms);
+        match interval - own.rem_euclid(interval as i64) as u64 {
+            early if early <= self.jitter_ms() => early + interval,
+            wait => wait,
+        }
+    }
 }
 
 /// The beginning of a message that a lost link cut off: whoever has a message of this length with this beginning sends

@@ -1,6 +1,7 @@
 //! Real processes under faults. `./test.sh --long` sets `BRANCHLINE_LONG`, which makes the runs ten times as long.
 
 mod crash_points;
+mod datagrams;
 mod disk;
 mod laptop;
 mod measured;

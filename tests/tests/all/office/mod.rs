@@ -1,6 +1,5 @@
 //! Scenarios with real processes: what `branchline up` starts, used as an operator uses it.
 
-mod datagrams;
 mod durability;
 mod examples;
 mod outages;

@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
 
 /// Marks its start, then waits for a file.
-fn waiting(folder: &Path) -> Value {
+pub(super) fn waiting(folder: &Path) -> Value {
     let path = folder.display();
     script(&format!("echo started >>{path}/starts\nwhile [ ! -e {path}/go ]; do sleep 0.05; done\necho done\n"))
 }
 
-fn starts(folder: &Path) -> usize {
+/// How often it began.
+pub(super) fn starts(folder: &Path) -> usize {
     std::fs::read_to_string(folder.join("starts")).unwrap_or_default().lines().count()
 }
 

@@ -1,6 +1,10 @@
 //! Direct first, the gateway as the way out, and back.
 
-use super::{MAIN, block, shown, tried, world};
+use super::{
+    MAIN, block,
+    laptop::{starts, waiting},
+    shown, tried, world,
+};
 use branchline_node::{config::Reach, identity::Identity, time::SystemClock};
 use branchline_protocol::wire::Contact;
 use branchline_tests::tree::{
@@ -40,23 +44,29 @@ fn top_4_a_polling_device_is_back_on_the_direct_way_at_its_next_poll() {
     scenario(async {
         let (mut tree, direct, outer) = world().await;
         let wish = Roaming { contact: Contact::Poll, ..Roaming::default() };
-        tree.roaming(MAIN, "laptop", platform::simulated(1, "ran"), wish).await;
+        tree.roaming(MAIN, "laptop", platform::scripted(1), wish).await;
         tree.stands("laptop", "between_polls", Some("direct")).await;
-        let poll = async |tree: &mut branchline_tests::tree::Tree| {
-            // By itself the next poll is an hour away; a start polls at once (ADM-12).
-            tree.stop_agent("laptop").await;
-            tree.start_agent("laptop").await;
-        };
+        assert_eq!(tried(&outer), 0, "both ways are open: the gateway sees nothing of it");
+
+        // It takes an order at the gateway: a start polls at once (ADM-12), by itself the next poll is an hour away.
+        let folder = tempfile::tempdir().unwrap();
+        let job = tree.order(MAIN, "device:laptop", waiting(folder.path()), 120).await;
+        tree.stop_agent("laptop").await;
         block(&direct);
-        poll(&mut tree).await;
+        tree.start_agent("laptop").await;
+        eventually("the job runs", async || holds(starts(folder.path()) == 1, starts(folder.path()))).await;
         let standing = tree.stands("laptop", "between_polls", Some("gateway")).await;
         assert_eq!(standing["uplink"]["link"], "polling");
         let seen = tried(&outer);
         assert!(seen > 0);
+
+        // Its next poll is the one that its result asks for.
         direct.refuse(false);
-        poll(&mut tree).await;
+        std::fs::write(folder.path().join("go"), "").unwrap();
+        let job = tree.completed(MAIN, &job).await;
+        assert_eq!(row(&job, tree.id("laptop"))["state"], "succeeded", "{job}");
         tree.stands("laptop", "between_polls", Some("direct")).await;
-        assert_eq!(tried(&outer), seen, "the gateway saw nothing of that poll");
+        assert_eq!((tried(&outer), starts(folder.path())), (seen, 1), "the gateway saw nothing of that poll");
         tree.stop().await;
     });
 }

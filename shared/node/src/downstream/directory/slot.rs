@@ -15,9 +15,9 @@ pub(super) fn reach(lease: Option<Lease>, wakeable: bool) -> Reach {
     }
 }
 
-/// When a child that was in contact at `at` is due again.
+/// When a child that was in contact at `at` is due again, as it counts itself.
 pub(super) fn due(lease: Lease, at: Millis) -> Millis {
-    at.plus(i64::try_from(lease.interval_ms).unwrap_or(i64::MAX))
+    at.plus(i64::try_from(lease.next_ms(at)).unwrap_or(i64::MAX))
 }
 
 /// The slot that a child holds or waits for from `at` on. Whoever held or waited before goes on since then: a newer link
@@ -68,7 +68,7 @@ mod tests {
         let told = d.changes().pop().unwrap();
         assert_eq!(
             (told.slot, told.next_contact),
-            (Some(SlotStanding { since: Millis(60), waiter: 9 }), Some(Millis(1_060)))
+            (Some(SlotStanding { since: Millis(60), waiter: 9 }), Some(Millis(1_000)))
         );
     }
 
@@ -77,6 +77,14 @@ mod tests {
         assert_eq!(standing(None, Role::Relay, None, Millis(1)), None);
         assert_eq!(reach(lease(0), true), Reach::Wakeable);
         assert_eq!(reach(None, true), Reach::Persistent);
-        assert_eq!(due(Lease { interval_ms: u64::MAX, ..lease(0).unwrap() }, Millis(1)).0, i64::MAX);
+    }
+
+    #[test]
+    fn adm_15_a_contact_between_two_polls_leaves_the_next_one_where_it_is() {
+        let lease = Lease { interval_ms: 3_600_000, phase_ms: 300_000, waiter: 0 };
+        assert_eq!([500_000, 601_000, 3_600_000].map(|at| due(lease, Millis(at)).0), [3_900_000; 3]);
+        assert_eq!(due(lease, Millis(3_721_000)).0, 7_500_000, "that one was the poll");
+        let endless = Lease { interval_ms: u64::MAX, phase_ms: u64::MAX, waiter: 0 };
+        assert!(due(endless, Millis(i64::MAX)).0 > 0 && due(endless, Millis(0)).0 <= Lease::INTERVAL_MS_MAX as i64 * 2);
     }
 }
