@@ -68,7 +68,7 @@ mod tests {
         let told = d.changes().pop().unwrap();
         assert_eq!(
             (told.slot, told.next_contact),
-            (Some(SlotStanding { since: Millis(60), waiter: 9 }), Some(Millis(1_000)))
+            (Some(SlotStanding { since: Millis(60), waiter: 9 }), Some(Millis(1_003)))
         );
     }
 
