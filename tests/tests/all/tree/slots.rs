@@ -193,7 +193,13 @@ fn adm_6_the_number_of_slots_follows_the_configuration_while_a_relay_runs_and_no
         becomes("the one that waited longest has the new slot", (2, 2, 1)).await;
 
         // A gatekeeper that is built again begins with it.
-        tree.supervision("osaka").inject_fault("gatekeeper").await.expect("the supervisor answers");
+        let before = tree.metric("osaka", "branchline_restarts_total", "").await;
+        assert!(tree.supervision("osaka").inject_fault("gatekeeper").await.expect("the supervisor answers"));
+        eventually("it is built again", async || {
+            let now = tree.metric("osaka", "branchline_restarts_total", "").await;
+            holds(now > before, now)
+        })
+        .await;
         becomes("as before", (2, 2, 1)).await;
         assert_eq!(logs::lines_with(&["another number of slots", &file]).len(), 2, "set twice, kept since");
         tree.stop().await;
