@@ -11,6 +11,7 @@ use crate::capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT
 use branchline_protocol::inventory::{Items, NOT_AVAILABLE, Snapshot};
 use serde_json::Value;
 use std::{
+    cell::OnceCell,
     fs::File,
     io::Read,
     os::unix::fs::MetadataExt,
@@ -65,14 +66,14 @@ impl LinuxPlatform {
         (!text.is_empty()).then_some(text)
     }
 
-    fn section(&self, name: &str) -> Items {
+    fn section<'s>(&self, name: &str, software: impl Fn() -> &'s Items) -> Items {
         match name {
             "os" => self.os(),
             "hardware" => self.hardware(),
             "disks" => devices::disks(),
             "network" => devices::network(),
-            "protection" => self.protection(),
-            "software" => self.software(),
+            "protection" => self.protection(software()),
+            "software" => software().clone(),
             _ => self.users(),
         }
     }
@@ -114,7 +115,10 @@ impl Platform for LinuxPlatform {
     }
 
     fn collect(&self, sections: &[String]) -> Snapshot {
-        Snapshot { sections: wanted(sections).map(|name| (name.to_string(), self.section(name))).collect() }
+        // Two sections read the package databases, which take the longest by far.
+        let software = OnceCell::new();
+        let section = |name: &str| self.section(name, || software.get_or_init(|| self.software()));
+        Snapshot { sections: wanted(sections).map(|name| (name.to_string(), section(name))).collect() }
     }
 
     fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault> {

@@ -34,8 +34,9 @@ struct Patterns {
 }
 
 impl LinuxPlatform {
-    pub(super) fn protection(&self) -> Items {
-        products(&self.software(), self.clamav_patterns().as_ref())
+    /// `software`: the section of that name.
+    pub(super) fn protection(&self, software: &Items) -> Items {
+        products(software, self.clamav_patterns().as_ref())
     }
 
     /// The newest of them.
@@ -91,6 +92,10 @@ fn patterns_of(head: &str) -> Option<Patterns> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn protection(platform: &LinuxPlatform) -> Items {
+        platform.protection(&platform.software())
+    }
     use std::fs;
 
     fn head(text: &str) -> String {
@@ -112,34 +117,34 @@ mod tests {
         let platform = LinuxPlatform::at_root(root.path().to_owned());
         let status = "Status: install ok installed\nArchitecture: amd64\nVersion";
         write("var/lib/dpkg/status", &format!("Package: bash\n{status}: 5\n"));
-        assert!(platform.protection().is_empty(), "the packages are known, and none of them protects");
+        assert!(protection(&platform).is_empty(), "the packages are known, and none of them protects");
 
         write(
             "var/lib/dpkg/status",
             &format!("Package: clamav\n{status}: 1.4.3+dfsg-1\n\nPackage: mdatp\n{status}: 101.25\n"),
         );
         let unknown = json!({"version": "101.25", "patterns_at": NOT_AVAILABLE, "patterns_version": NOT_AVAILABLE});
-        let items = platform.protection();
+        let items = protection(&platform);
         assert_eq!(items.keys().collect::<Vec<_>>(), ["ClamAV", "Microsoft Defender"]);
         assert_eq!(items["Microsoft Defender"], unknown);
         assert_eq!(items["ClamAV"]["patterns_at"], NOT_AVAILABLE, "it has fetched none");
 
         write("var/lib/clamav/main.cvd", &head(MAIN));
-        assert_eq!(platform.protection()["ClamAV"]["patterns_version"], "62");
+        assert_eq!(protection(&platform)["ClamAV"]["patterns_version"], "62");
         write("var/lib/clamav/daily.cld", &head(DAILY));
         let clamav =
             json!({"version": "1.4.3+dfsg-1", "patterns_at": "2026-11-24T08:41:00Z", "patterns_version": "27830"});
-        assert_eq!(platform.protection()["ClamAV"], clamav, "the newest of both");
-        assert_eq!(platform.protection(), platform.protection(), "an idle machine gives the same answer each time");
+        assert_eq!(protection(&platform)["ClamAV"], clamav, "the newest of both");
+        assert_eq!(protection(&platform), protection(&platform), "an idle machine gives the same answer each time");
 
         write("var/lib/clamav/daily.cld", "cut short");
-        assert_eq!(platform.protection()["ClamAV"]["patterns_version"], "62", "what is whole counts");
+        assert_eq!(protection(&platform)["ClamAV"]["patterns_version"], "62", "what is whole counts");
     }
 
     #[test]
     fn adm_11_what_cannot_be_read_is_not_available_and_not_said_to_be_absent() {
         let empty = tempfile::tempdir().unwrap();
-        let items = LinuxPlatform::at_root(empty.path().to_owned()).protection();
+        let items = protection(&LinuxPlatform::at_root(empty.path().to_owned()));
         assert_eq!(items.keys().collect::<Vec<_>>(), [NOT_AVAILABLE]);
         let unread = Items::from([("not_available:rpm".to_owned(), json!({"version": NOT_AVAILABLE}))]);
         assert_eq!(products(&unread, None)[NOT_AVAILABLE]["version"], NOT_AVAILABLE);
