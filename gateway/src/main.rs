@@ -2,6 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+/// Orders and results are many small values that come and go together: the system's allocator took a fifth of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let config = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
