@@ -1,6 +1,6 @@
 //! What was measured, as a table and as JSON.
 
-use super::snapshot::{PARTS, Snapshot};
+use super::snapshot::{PARTS, RELAYS_WITH_AGENTS, Snapshot};
 use crate::table::table;
 use branchline_agent::Spared;
 use serde_json::{Map, Value, json};
@@ -150,8 +150,11 @@ impl Figures {
             (true, true) => " that check no order and whose journals are in memory",
         };
         let head = format!(
-            "{} relay, {} agents{spared}; set up in {:.1} s; {} results missing\n\n",
-            self.relays, self.agents, self.set_up_s, self.missing
+            "{} with {} agents{spared}; set up in {:.1} s; {} results missing\n\n",
+            if self.relays == 1 { "1 relay".to_string() } else { format!("{} relays, each", self.relays) },
+            self.agents,
+            self.set_up_s,
+            self.missing
         );
         match &self.outcome {
             Outcome::Fanout(fanout) => head + &self.fanout_text(fanout),
@@ -173,10 +176,13 @@ impl Figures {
                 format!("{:.0}", fanout.results_per_s()),
             ]],
         );
-        let parts = PARTS.map(|part| {
-            let memory = self.memory.get(part).copied().unwrap_or_default();
+        let shared = self.memory.keys().filter(|part| **part == RELAYS_WITH_AGENTS);
+        let parts = PARTS.iter().chain(shared).map(|part| {
+            let memory = self.memory.get(part);
+            let memory = |of: fn(&Memory) -> i64| memory.map_or("-".into(), |m| mib(of(m)));
             let fsyncs = fanout.fsyncs.get(part).map_or("-".into(), u64::to_string);
-            [part.to_string(), format!("{:.3}", fanout.cpu_s_per_1000(part)), mib(memory.rss), mib(memory.pss), fsyncs]
+            let cpu = fanout.cpu_s.get(part).map_or("-".into(), |_| format!("{:.3}", fanout.cpu_s_per_1000(part)));
+            [part.replace('_', " "), cpu, memory(|m| m.rss), memory(|m| m.pss), fsyncs]
         });
         let parts = table(["PROCESS", "CPU S/1000", "RSS MIB", "PSS MIB", "FSYNCS"], parts);
         let wire = fanout.wire.iter().map(|(line, bytes)| [line.replace('_', " "), bytes.to_string()]);
@@ -242,6 +248,38 @@ mod tests {
         assert_eq!(Memory::grown(&at(4_000), &at(1_000), "relay", 3), Memory { rss: 1_000, pss: 500 });
         assert_eq!(Memory::grown(&at(1_000), &at(4_000), "relay", 3).rss, -1_000);
         assert_eq!(Memory::grown(&at(1_000), &at(4_000), "server", 3), Memory::default());
+    }
+
+    #[test]
+    fn where_relay_and_agents_share_processes_only_their_memory_is_one() {
+        let memory = ["server", "gateway", RELAYS_WITH_AGENTS].map(|p| (p, Memory { rss: 5_242_880, pss: 1_048_576 }));
+        let fanout = Fanout {
+            rounds_ms: vec![1.0],
+            results: 6,
+            cpu_s: PARTS.into_iter().map(|p| (p, 0.006)).collect(),
+            ..Fanout::default()
+        };
+        let figures = Figures {
+            relays: 2,
+            agents: 3,
+            spared: Spared::default(),
+            missing: 0,
+            set_up_s: 1.0,
+            memory: BTreeMap::from(memory),
+            outcome: Outcome::Fanout(fanout),
+        };
+        let json = figures.json();
+        assert_eq!(
+            json["rss_bytes"],
+            json!({ "server": 5_242_880, "gateway": 5_242_880, RELAYS_WITH_AGENTS: 5_242_880 })
+        );
+        assert_eq!(json["cpu_s_per_1000"]["relay"], json!(1.0));
+        let text = figures.text();
+        let row =
+            |part: &str| text.lines().find(|l| l.starts_with(part)).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert!(text.starts_with("2 relays, each with 3 agents; "), "{text}");
+        assert_eq!(row("relay "), ["relay", "1.000", "-", "-", "-"]);
+        assert_eq!(row("relays with"), ["relays", "with", "agents", "-", "5.0", "1.0", "-"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! topology ──► up's Sequence: server, gateway, relay ──► host: one process, many whole agents ──► fanout | links
+//!              or, with several relays: branches ──► branch: one process, a relay and its agents ─────┤
 //!                                                                                                   │
 //!              processes (/proc) and nodes' own figures (/metrics) before and after ──► Snapshot ───┴──► Figures
 //! ```
@@ -9,12 +10,15 @@
 //! Agents differ from real ones only in their platform: keys, TLS, verification and journal are theirs.
 
 mod bench;
+mod branch;
+mod branches;
 mod control;
 mod fanout;
 mod figures;
 pub mod host;
 mod links;
 mod process;
+mod reuse;
 mod snapshot;
 
 use crate::{
@@ -26,20 +30,30 @@ use crate::{
     verbs::load::{Args, Mode},
 };
 use bench::Bench;
-use branchline_node::{config::SLOTS_DEFAULT, time::SystemClock};
+use branches::EACH_MAX;
+use branchline_node::time::SystemClock;
+use branchline_protocol::id::Role;
 use figures::Figures;
+use reuse::Made;
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
 };
 
+/// Threads of a process in which a relay lives with agents, as many as may wait for its disk included.
+const THREADS_PER_RELAY: u64 = 32;
+/// Threads of everything else.
+const THREADS: u64 = 2_000;
+
 /// Carries the measurement out in processes that end with it.
 pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
-    check(args)?;
+    check(args, threads_max())?;
     let (folder, kept) = folder(args)?;
-    let plan: Rc<Plan> = Rc::new(topology::read(&text(args).parse().expect("a literal topology"))?);
+    let plan = Rc::new(plan(args)?);
     // Its own folder stands for the folder of states, so that a living `up` stays the current one.
     let state = Rc::new(State::open(&folder, &folder)?);
+    let (name, made) = Made::of(args).mark();
+    state.write(&folder.join(name), &made)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::ended("no_runtime", format!("cannot start: {e}")))?;
     let local = tokio::task::LocalSet::new();
@@ -53,38 +67,54 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
     Ok(Answer { json: figures.json(), text: figures.text(), exit })
 }
 
-/// What this build cannot measure is told before anything is started.
-fn check(args: &Args) -> Result<(), Failure> {
-    if args.relays != 1 {
-        let message = format!("--relays {}: this build measures a tree with one relay; say --relays 1", args.relays);
+/// What cannot be measured is told before anything is started.
+fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
+    for (field, number) in [("relays", args.relays), ("agents", args.agents)] {
+        if !(1..=EACH_MAX).contains(&number) {
+            let message =
+                format!("--{field} {number}: a tree has 1 to {EACH_MAX} relays with 1 to {EACH_MAX} agents each");
+            return Err(Failure::wrong("out_of_range", message).field(field));
+        }
+    }
+    if args.relays != 1 && args.mode != Mode::Fanout {
+        let message = format!("--relays {}: only fanout measures a tree with several relays", args.relays);
         return Err(Failure::wrong("not_possible", message).field("relays"));
     }
-    if !(1..=u32::from(SLOTS_DEFAULT)).contains(&args.agents) {
-        let message = format!("--agents {}: a relay holds 1 to {SLOTS_DEFAULT} persistent links", args.agents);
-        return Err(Failure::wrong("out_of_range", message).field("agents"));
+    let threads = THREADS + THREADS_PER_RELAY * u64::from(args.relays);
+    let threads = threads + if args.volatile_agents { 0 } else { u64::from(args.devices()) };
+    if threads > threads_max {
+        let message = format!(
+            "--relays {} --agents {}: each agent's journal takes a thread, {threads} threads in all, and this system allows \
+             {threads_max} (kernel.pid_max); raise that, or say --volatile-agents",
+            args.relays, args.agents
+        );
+        return Err(Failure::wrong("not_possible", message).field("agents"));
     }
     Ok(())
 }
 
-/// The state folder, and whether it stays. A used one would hold devices that are not there now.
+/// Threads of all processes; a system that tells nothing is not asked for less.
+fn threads_max() -> u64 {
+    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok());
+    told.unwrap_or(u64::MAX)
+}
+
+/// The state folder, and whether it stays.
 fn folder(args: &Args) -> Result<(PathBuf, bool), Failure> {
     let (folder, kept) = match &args.state {
         Some(folder) => (folder.clone(), true),
         None => (Path::new(STATES_FOLDER).join(format!("load-{}", std::process::id())), false),
     };
-    match std::fs::read_dir(&folder).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => {
-            let message = format!("{} is not empty: each measurement starts from nothing", folder.display());
-            Err(Failure::wrong("state_not_empty", message).field("state"))
-        }
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            let message = format!("cannot use the state folder {}: {e}", folder.display());
-            Err(Failure::wrong("bad_state", message).field("state"))
-        }
-        _ => std::path::absolute(&folder).map(|folder| (folder, kept)).map_err(|e| {
-            Failure::wrong("bad_state", format!("cannot use the state folder {}: {e}", folder.display())).field("state")
-        }),
+    Made::of(args).fits(&folder).map(|folder| (folder, kept))
+}
+
+/// The plan of the measured tree. The agents of several relays are not in it: they are no processes.
+fn plan(args: &Args) -> Result<Plan, Failure> {
+    let mut plan = topology::read(&text(args).parse().expect("a literal topology"))?;
+    if args.relays > 1 {
+        plan.nodes.retain(|node| node.role != Role::Agent);
     }
+    Ok(plan)
 }
 
 /// The measured tree. A relay's agents show what a link costs the relay; agents that dial the gateway, what one costs
@@ -98,11 +128,16 @@ fn text(args: &Args) -> String {
         Mode::Fanout => String::new(),
         Mode::Links => agents("roam", "roaming", "dmz"),
     };
+    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = 'dmz'\n");
+    let names: Vec<String> = match args.relays {
+        1 => vec!["branch".into()],
+        relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
+    };
     "[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n\
-     [[relay]]\nname = 'branch'\nsite = 'branch'\nparent = 'dmz'\n"
+     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n"
         .to_string()
-        + &agents("pc", "branch", "branch")
+        + &names.iter().map(|name| relay(name)).collect::<String>()
+        + &agents("pc", "branch", &names[0])
         + &roaming
         + "[job]\nargv = ['true']\n"
 }
@@ -111,7 +146,7 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
     let fleet = Fleet::new(plan.clone());
     let mut end = Interrupt::listen()?;
     let clock = SystemClock::shared();
-    let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.timeout);
+    let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.limit());
     let measured = async {
         let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe, args.spared()).await?;
         let figures = match args.mode {
@@ -154,21 +189,45 @@ mod tests {
     }
 
     #[test]
-    fn agents_at_the_bounds_pass_and_one_past_them_do_not() {
-        for (agents, good) in [("0", false), ("1", true), ("300", true), ("301", false)] {
-            let checked = check(&args(&["links", "--agents", agents]));
-            assert_eq!(checked.is_ok(), good, "{agents}");
+    fn several_relays_are_planned_without_their_agents() {
+        for relays in [2, 300] {
+            let plan = plan(&args(&["fanout", "--relays", &relays.to_string()])).unwrap();
+            assert_eq!((plan.of(Role::Relay).count(), plan.of(Role::Agent).count()), (relays, 0));
+            assert_eq!(plan.node(&format!("branch-{relays}")).unwrap().path, ["dmz"]);
         }
-        let failure = check(&args(&["fanout", "--relays", "2"])).unwrap_err();
+        assert_eq!(plan(&args(&["fanout"])).unwrap().of(Role::Agent).count(), 300);
+    }
+
+    #[test]
+    fn relays_and_agents_at_the_bounds_pass_and_one_past_them_do_not() {
+        for field in ["relays", "agents"] {
+            for (number, good) in [("0", false), ("1", true), ("300", true), ("301", false)] {
+                let checked = check(&args(&["fanout", "--volatile-agents", &format!("--{field}"), number]), 32_768);
+                assert_eq!(
+                    checked.as_ref().map_err(|f| f.field.as_deref()),
+                    if good { Ok(&()) } else { Err(Some(field)) }
+                );
+            }
+        }
+        let failure = check(&args(&["links", "--relays", "2"]), 32_768).unwrap_err();
         assert_eq!((failure.exit, failure.field.as_deref()), (2, Some("relays")));
     }
 
     #[test]
-    fn a_used_state_folder_is_refused() {
-        let used = tempfile::tempdir().unwrap();
-        let state = used.path().to_str().unwrap();
-        assert!(folder(&args(&["links", "--state", state])).is_ok());
-        std::fs::write(used.path().join("x"), "").unwrap();
-        assert_eq!(folder(&args(&["links", "--state", state])).unwrap_err().code, "state_not_empty");
+    fn journals_on_disk_take_no_more_threads_than_there_are() {
+        let tree = ["fanout", "--relays", "10", "--agents", "100"];
+        let needed = THREADS + 10 * THREADS_PER_RELAY + 1_000;
+        assert!(check(&args(&tree), needed).is_ok());
+        let failure = check(&args(&tree), needed - 1).unwrap_err();
+        assert_eq!((failure.exit, failure.field.as_deref()), (2, Some("agents")));
+        assert!(failure.message.contains("--volatile-agents"), "{failure}");
+        assert!(check(&args(&[&tree[..], &["--volatile-agents"]].concat()), needed - 1_000).is_ok());
+    }
+
+    #[test]
+    fn the_time_for_the_set_up_grows_with_the_tree_unless_it_is_told() {
+        assert_eq!(args(&["fanout", "--agents", "10"]).limit().as_secs(), 301);
+        assert_eq!(args(&["fanout", "--relays", "300"]).limit().as_secs(), 300 + 9_000);
+        assert_eq!(args(&["fanout", "--timeout", "7s"]).limit().as_secs(), 7);
     }
 }
