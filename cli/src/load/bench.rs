@@ -159,9 +159,7 @@ impl Bench {
             if ready == names.len() {
                 return Ok(());
             }
-            if let Some(fault) = self.fleet.first_given_up() {
-                return Err(told(fault));
-            }
+            self.none_ended()?;
             if self.sequence.left().is_zero() {
                 let what = format!("{} of {} agents are online with their inventory", ready, names.len());
                 return Err(told(self.sequence.late(&what, host)));
@@ -262,13 +260,21 @@ impl Bench {
         Ok(Snapshot { fsyncs, wire, cpu_s_unasked: unasked, ..self.processes()? })
     }
 
-    /// A process that was started again has no figures of its whole life.
+    /// A process that was started again has no figures of its whole life, and one that is gone none.
     pub fn still_the_same(&self) -> Result<(), Failure> {
-        let again = self.fleet.nodes().into_iter().find(|(_, n)| n.restarts > 0 || n.pid.is_none());
-        match again {
+        self.none_ended()?;
+        self.fleet.nodes().keys().try_for_each(|name| self.pid(name).map(drop))
+    }
+
+    /// No node was given up or had to be started again.
+    pub(super) fn none_ended(&self) -> Result<(), Failure> {
+        if let Some(fault) = self.fleet.first_given_up() {
+            return Err(told(fault));
+        }
+        match self.fleet.nodes().into_iter().find(|(_, node)| node.restarts > 0) {
             Some((name, _)) => {
-                let message =
-                    format!("{name} ended during the measurement; its log is {}", self.state.log(&name).display());
+                let log = self.state.log(&name);
+                let message = format!("{name} ended and was started again; its log is {}", log.display());
                 Err(Failure::ended("node_restarted", message))
             }
             None => Ok(()),

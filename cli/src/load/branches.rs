@@ -38,12 +38,12 @@ pub struct Branch {
     store_thread: String,
 }
 
-/// An agent's name, unique in the tree.
-fn agent_name(relay: &str, agent: u32) -> String {
-    format!("{relay}-pc-{agent}")
+/// An agent's name, unique in the tree and no longer than a device's name may be. Both count from 0.
+fn agent_name(relay: u32, agent: u32) -> String {
+    format!("pc-{}-{}", relay + 1, agent + 1)
 }
 
-/// Its source address: one of its own for each of 300 × 300. Both count from 0.
+/// Its source address: one of its own for each of 300 × 300.
 fn agent_ip(relay: u32, agent: u32) -> Ipv4Addr {
     let n = relay * EACH_MAX + agent;
     let byte = |n: u32| u8::try_from(n).expect("below 256 by its making");
@@ -72,8 +72,8 @@ impl Bench {
         while !starting.is_empty() {
             self.some_started(&mut starting).await?;
         }
-        let names: BTreeSet<String> =
-            relays.iter().flat_map(|relay| (1..=agents).map(|agent| agent_name(&relay.name, agent))).collect();
+        let relays = 0..relays.len() as u32;
+        let names: BTreeSet<String> = relays.flat_map(|r| (0..agents).map(move |a| agent_name(r, a))).collect();
         self.all_ready(None, &names).await?;
         self.quiet().await
     }
@@ -83,7 +83,7 @@ impl Bench {
         let name = agents_of(&relay.name);
         self.state.make_folders(&name)?;
         let (folder, bundle) = (self.state.node(&name), self.state.bundle(&name));
-        let agents: Vec<_> = (0..agents).map(|n| (agent_name(&relay.name, n + 1), agent_ip(number, n))).collect();
+        let agents: Vec<_> = (0..agents).map(|n| (agent_name(number, n), agent_ip(number, n))).collect();
         let strangers = agents.iter().filter(|(agent, _)| !folder.join(agent).join("identity").exists()).count();
         // What an earlier start told is not this one's, and a bundle that was used up lets nobody in.
         gone(&folder.join("node.json"))?;
@@ -120,9 +120,7 @@ impl Bench {
         }
         let first = waiting.first().cloned();
         *starting = waiting;
-        if let Some(fault) = self.fleet.first_given_up() {
-            return Err(told(fault));
-        }
+        self.none_ended()?;
         if let Some(relay) = first {
             if self.sequence.left().is_zero() {
                 return Err(told(self.sequence.late("its agents do not run", Some(&relay))));
@@ -179,8 +177,9 @@ mod tests {
         assert_eq!(addresses.len(), 90_000);
         // A state's book gives addresses from 127.64.0.0 to 127.191.255.255, and the ends of a network are nobody's.
         assert!(addresses.iter().all(|ip| ip.octets()[1] >= 192 && ip.octets()[3] > 0 && ip.octets()[3] < 255));
-        let names: BTreeSet<String> = all().map(|(r, a)| agent_name(&format!("branch-{}", r + 1), a + 1)).collect();
+        let names: BTreeSet<String> = all().map(|(relay, agent)| agent_name(relay, agent)).collect();
         assert_eq!(names.len(), 90_000);
+        assert!(names.iter().all(|name| name.len() <= 15), "a device's name has at most 15 characters");
     }
 
     #[test]
