@@ -3,7 +3,9 @@
 use super::{
     branches::Branch,
     figures::Memory,
-    host, process,
+    host,
+    leader::Leader,
+    process,
     snapshot::{PARTS, RELAYS_WITH_AGENTS, Snapshot, counter},
 };
 use crate::{
@@ -42,6 +44,22 @@ const BUNDLE_LIFE_S: u64 = 3_600;
 pub const AGENTS: &str = "agents";
 /// The agents that dial the gateway.
 pub const ROAMING: &str = "roaming";
+
+/// How agents are added.
+pub(super) struct Manner<'a> {
+    /// Who leads them.
+    pub leader: Option<&'a mut Leader>,
+    /// Packages of each.
+    pub packages: usize,
+    /// Whether their first inventories wait for the leader's word.
+    pub held: bool,
+}
+
+impl Default for Manner<'_> {
+    fn default() -> Self {
+        Manner { leader: None, packages: host::PACKAGES, held: false }
+    }
+}
 
 /// The tree: server, gateway and a single relay run; agents, or branches, are added.
 pub struct Bench {
@@ -88,6 +106,16 @@ impl Bench {
     /// Starts a process with every planned agent whose parent has this role, and waits until each is online, its
     /// inventory is at the server, and the tree is quiet. `name` is the process's, `AGENTS` or `ROAMING`.
     pub async fn add_agents(&mut self, name: &'static str, parent: Role) -> Result<(), Failure> {
+        self.add(name, parent, &mut Manner::default()).await
+    }
+
+    /// The same in another manner; without their inventories if these are held back.
+    pub(super) async fn add(
+        &mut self,
+        name: &'static str,
+        parent: Role,
+        manner: &mut Manner<'_>,
+    ) -> Result<(), Failure> {
         let plan = self.plan.clone();
         let below = |n: &&PlannedNode| n.parent.as_deref().and_then(|p| plan.node(p)).is_some_and(|p| p.role == parent);
         let agents: Vec<&PlannedNode> = plan.of(Role::Agent).filter(below).collect();
@@ -106,7 +134,9 @@ impl Bench {
             state_dir: &folder,
             bundle: &self.state.bundle(name),
             relay: None,
-            packages: host::PACKAGES,
+            packages: manner.packages,
+            held: manner.held,
+            leader: manner.leader.as_ref().map(|leader| leader.address()).transpose()?,
             figures: address,
             spared: self.spared,
             agents: &named,
@@ -117,7 +147,11 @@ impl Bench {
         self.fleet.start(name, program, self.state.node(name));
         self.parts.insert(name, name.to_string());
         let names: BTreeSet<String> = named.into_iter().map(|(name, _)| name).collect();
-        self.all_ready(Some(name), &names).await?;
+        if let Some(leader) = &mut manner.leader {
+            self.all_enrolled(name, &names, leader).await?;
+            leader.go().await?;
+        }
+        self.all_ready(Some(name), &names, !manner.held).await?;
         let started = tokio::time::timeout(self.sequence.left(), self.fleet.started(name)).await;
         started.map_err(|_| told(self.sequence.late("the agents do not run", Some(name))))?.map_err(told)?;
         self.quiet().await
@@ -143,15 +177,40 @@ impl Bench {
             .map_err(|e| Failure::ended("unwritable", format!("cannot write {}: {e}", path.display())))
     }
 
-    /// Every one of these devices is online and told its inventory.
-    pub(super) async fn all_ready(&self, host: Option<&str>, names: &BTreeSet<String>) -> Result<(), Failure> {
+    /// Every one of these agents waits for its leader's word.
+    async fn all_enrolled(&self, host: &str, names: &BTreeSet<String>, leader: &mut Leader) -> Result<(), Failure> {
+        let mut steps = Steps::new("agents enrolled", names.len() as u64);
+        loop {
+            if let Ok(met) = tokio::time::timeout(ASK_EVERY, leader.met()).await {
+                return met;
+            }
+            let enrolled = names.iter().filter(|name| self.state.node(host).join(name).join("identity").exists());
+            let enrolled = enrolled.count();
+            steps.at(enrolled as u64);
+            self.none_ended()?;
+            if self.sequence.left().is_zero() {
+                let what = format!("{enrolled} of {} agents are enrolled", names.len());
+                return Err(told(self.sequence.late(&what, Some(host))));
+            }
+        }
+    }
+
+    /// Every one of these devices is online and, where it is wanted, told its inventory.
+    pub(super) async fn all_ready(
+        &self,
+        host: Option<&str>,
+        names: &BTreeSet<String>,
+        inventory: bool,
+    ) -> Result<(), Failure> {
         // The list of all devices is work for the server, which it may need for letting them in.
         let pause = ASK_EVERY.max(Duration::from_millis(names.len() as u64 / 20));
-        let mut steps = Steps::new("agents online with inventory", names.len() as u64);
+        let what = if inventory { "agents online with inventory" } else { "agents online" };
+        let mut steps = Steps::new(what, names.len() as u64);
         loop {
             let client = self.client.clone();
             let answer = self.sequence.call(move || client.get("/devices", &[("on", "all")])).await?;
-            let ready = |d: &&Value| d["state"] == "online" && !d["inventory"]["collected_at"].is_null();
+            let told_all = |d: &Value| !inventory || !d["inventory"]["collected_at"].is_null();
+            let ready = |d: &&Value| d["state"] == "online" && told_all(d);
             let devices = answer["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
             let ready = devices.iter().filter(ready).filter_map(|d| d["name"].as_str());
             let ready = ready.filter(|name| names.contains(*name)).count();
@@ -234,19 +293,23 @@ impl Bench {
         let hosts: Vec<_> = alone.into_iter().chain(self.branches.iter().map(|b| (AGENTS, b.figures))).collect();
         let asked = self.sequence.call(move || {
             let fsyncs = |text: &str| counter(text, "branchline_fsyncs_total", None);
-            let mut synced = BTreeMap::from([("server", fsyncs(&metrics(&ca, &server)?)), ("relay", 0)]);
+            let text = metrics(&ca, &server)?;
+            let mut synced = BTreeMap::from([("server", fsyncs(&text)), ("relay", 0)]);
+            let mut refused = refused_in(&text);
             let mut wire =
                 BTreeMap::from(["relay_up", "relay_down", "gateway_up", "gateway_down"].map(|line| (line, 0)));
             let add = |to: &mut BTreeMap<_, u64>, key, more| *to.entry(key).or_default() += more;
             for relay in relays {
                 let text = metrics(&tenant_ca, &relay)?;
                 add(&mut synced, "relay", fsyncs(&text));
+                refused += refused_in(&text);
                 for (line, dir) in [("relay_up", "up"), ("relay_down", "down")] {
                     add(&mut wire, line, counter(&text, "branchline_uplink_bytes_total", Some(("dir", dir))));
                 }
             }
             if let Some(gateway) = gateway {
                 let text = metrics(&ca, &gateway)?;
+                refused += refused_in(&text);
                 for (line, dir) in [("gateway_up", "up"), ("gateway_down", "down")] {
                     add(&mut wire, line, counter(&text, "branchline_gateway_bytes_total", Some(("direction", dir))));
                 }
@@ -254,10 +317,10 @@ impl Bench {
             for (part, address) in hosts {
                 add(&mut synced, part, host::fsyncs(address)?);
             }
-            Ok((synced, wire))
+            Ok((synced, wire, refused))
         });
-        let (fsyncs, wire) = asked.await?;
-        Ok(Snapshot { fsyncs, wire, cpu_s_unasked: unasked, ..self.processes()? })
+        let (fsyncs, wire, refused) = asked.await?;
+        Ok(Snapshot { fsyncs, wire, refused, cpu_s_unasked: unasked, ..self.processes()? })
     }
 
     /// A process that was started again has no figures of its whole life, and one that is gone none.
@@ -293,6 +356,16 @@ impl Bench {
     ) -> Result<T, Failure> {
         self.sequence.call(call).await
     }
+}
+
+/// Links that a node turned away or that failed in its handshake, by its own figures.
+fn refused_in(text: &str) -> u64 {
+    let names = [
+        "branchline_links_turned_away_total",
+        "branchline_link_tls_failures_total",
+        "branchline_gateway_refused_total",
+    ];
+    names.iter().map(|name| counter(text, name, None)).sum()
 }
 
 /// A fault as the failure of the whole, with its node's name.

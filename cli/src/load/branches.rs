@@ -74,7 +74,7 @@ impl Bench {
         }
         let relays = 0..relays.len() as u32;
         let names: BTreeSet<String> = relays.flat_map(|r| (0..agents).map(move |a| agent_name(r, a))).collect();
-        self.all_ready(None, &names).await?;
+        self.all_ready(None, &names, true).await?;
         self.quiet().await
     }
 
@@ -96,6 +96,8 @@ impl Bench {
             bundle: &bundle,
             relay: Some(&self.state.config(&relay.name)),
             packages: PACKAGES,
+            held: false,
+            leader: None,
             figures: SocketAddr::from((self.book.ip(&relay.name), 0)),
             spared: self.spared,
             agents: &agents,

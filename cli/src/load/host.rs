@@ -1,10 +1,18 @@
 //! Many whole agents in one process: each with its own keys, link, journal and source address. Only their platform is
 //! virtual: a job is answered at once.
 
-use super::{branch::Branch, control::Control, process::AGENTS_THREAD};
+use super::{
+    branch::Branch,
+    control::Control,
+    drill::{self, Part},
+    process::AGENTS_THREAD,
+};
 use crate::{failure::Failure, up::generate::quoted};
 use actix_rt::{Arbiter, ArbiterHandle};
-use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, Spared, platform::VirtualPlatform};
+use branchline_agent::{
+    Agent, AgentConfig, AgentProcess, RunningAgent, Spared,
+    platform::{VirtualPlatform, Wand},
+};
 use branchline_node::{
     config::{Mistakes, Reach, Reader, load},
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
@@ -66,6 +74,8 @@ pub(super) struct Config {
     pub(super) relay: Option<PathBuf>,
     /// How many packages each agent's inventory has.
     packages: usize,
+    /// Whether they wait with their first inventory for the leader's word.
+    held: bool,
     /// Where figures are told to whoever connects; on loopback, without TLS: they name nobody.
     figures: SocketAddr,
     spared: Spared,
@@ -85,6 +95,7 @@ impl Config {
             bundle: r.required("bundle"),
             relay: r.optional("relay"),
             packages: r.number_or("packages", PACKAGES, 0..=10_000),
+            held: r.or("held", false),
             figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             spared: Spared { verification: r.or("unverified", false), journal: r.or("volatile", false) },
             leader: r.optional("leader"),
@@ -107,6 +118,10 @@ pub struct Wanted<'a> {
     pub relay: Option<&'a Path>,
     /// Packages in each inventory.
     pub packages: usize,
+    /// Whether the first inventories wait for the leader's word.
+    pub held: bool,
+    /// Who leads them.
+    pub leader: Option<SocketAddr>,
     /// Where figures are told.
     pub figures: SocketAddr,
     /// What the agents are spared.
@@ -117,13 +132,16 @@ pub struct Wanted<'a> {
 
 /// The text of a configuration file.
 pub fn config_text(wanted: &Wanted<'_>) -> Result<String, Failure> {
-    let Wanted { state_dir, bundle, relay, packages, figures, spared, agents } = *wanted;
+    let Wanted { state_dir, bundle, relay, packages, held, leader, figures, spared, agents } = *wanted;
     let path = |path: &Path| {
         let not_utf_8 = || Failure::wrong("bad_state", format!("{} is not UTF-8; use another --state", path.display()));
         path.to_str().map(quoted).ok_or_else(not_utf_8)
     };
     let mut text = format!("state_dir = {}\nbundle = {}\nfigures = \"{figures}\"\n", path(state_dir)?, path(bundle)?);
-    text += &format!("packages = {packages}\n");
+    text += &format!("packages = {packages}\nheld = {held}\n");
+    if let Some(leader) = leader {
+        text += &format!("leader = \"{leader}\"\n");
+    }
     if let Some(relay) = relay {
         text += &format!("relay = {}\n", path(relay)?);
     }
@@ -203,7 +221,12 @@ pub(super) async fn start(config: Config, shim: Vec<String>) -> Result<Host, Sta
     let (tell, mut told) = mpsc::channel::<Told>(arbiters);
     let mut hands = Vec::new();
     let name = config.state_dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let control = Control::start(config.leader, name, config.agents.len());
+    let wand = Wand::closed();
+    if !config.held {
+        wand.open();
+    }
+    let hands_at_work = arbiters.min(config.agents.len());
+    let control = Control::start(config.leader, name, (config.agents.len(), hands_at_work), wand.clone());
     for hand in 0..arbiters {
         let mine = |(i, a): (usize, &(String, IpAddr))| (i % arbiters == hand).then(|| (i as u64, a.clone()));
         let agents: Vec<_> = config.agents.iter().enumerate().filter_map(mine).collect();
@@ -213,11 +236,12 @@ pub(super) async fn start(config: Config, shim: Vec<String>) -> Result<Host, Sta
         let (stop, asked) = oneshot::channel();
         let (done, stopped) = oneshot::channel();
         let (config, shim, tell, ended) = (config.clone(), shim.clone(), tell.clone(), ended.clone());
-        let control = control.clone();
+        let (control, wand) = (control.clone(), wand.clone());
+        let part = Part { hand, hands: hands_at_work };
         let arbiter = arbiter().handle();
         arbiter.spawn_fn(move || {
             actix_rt::spawn(async move {
-                tend(&config, agents, shim, tell, ended, (asked, control)).await;
+                tend(&config, agents, shim, tell, ended, (asked, control, wand, part)).await;
                 // Nobody waits for it any more if the process ends by itself.
                 let _ = done.send(());
             });
@@ -284,18 +308,19 @@ async fn tend(
     shim: Vec<String>,
     tell: mpsc::Sender<Told>,
     ended: Arc<watch::Sender<Option<NodeEnd>>>,
-    (mut asked, mut control): (oneshot::Receiver<()>, Control),
+    (mut asked, mut control, wand, part): (oneshot::Receiver<()>, Control, Arc<Wand>, Part),
 ) {
     let (count, starts) = (agents.len(), Arc::new(Semaphore::new(STARTS_AT_ONCE)));
     let starting = agents.into_iter().map(|(number, agent)| {
         let (starts, control, shim) = (starts.clone(), control.clone(), shim.clone());
+        let wand = wand.clone();
         async move {
             let turn = starts.acquire_owned().await;
             let begin = async {
                 drop(turn);
                 control.may_go().await;
             };
-            one(config, number, agent, shim, begin).await
+            one(config, number, agent, (shim, wand), begin).await
         }
     });
     let running: Result<Vec<RunningAgent>, StartFault> =
@@ -324,13 +349,21 @@ async fn tend(
     drop(tell);
     let mut running: BTreeMap<String, RunningAgent> =
         running.into_iter().map(|agent| (agent.started().name.clone(), agent)).collect();
+    let mut drilled = 0;
     loop {
-        tokio::select! {
+        let said = tokio::select! {
             // A host that is gone asks as well.
             _ = &mut asked => break,
-            names = control.stops() => {
-                let leaving = names.iter().filter_map(|name| running.remove(name)).collect::<Vec<_>>();
-                stream::iter(leaving).for_each_concurrent(None, RunningNode::stop).await;
+            said = control.said() => said,
+        };
+        let leaving = said.stop.iter().filter_map(|name| running.remove(name)).collect::<Vec<_>>();
+        stream::iter(leaving).for_each_concurrent(None, RunningNode::stop).await;
+        if let Some((number, task, begun)) = said.drill.filter(|(number, ..)| *number != drilled) {
+            drilled = number;
+            let agents: Vec<&RunningAgent> = running.values().collect();
+            tokio::select! {
+                _ = &mut asked => break,
+                report = drill::carry_out(task, begun, part, &agents) => control.report(report).await,
             }
         }
     }
@@ -341,10 +374,10 @@ async fn one(
     config: &Config,
     number: u64,
     (name, address): (String, IpAddr),
-    shim: Vec<String>,
+    (shim, wand): (Vec<String>, Arc<Wand>),
     begin: impl Future<Output = ()>,
 ) -> Result<RunningAgent, StartFault> {
-    let platform = VirtualPlatform::new(number, config.packages).with_output(OUTPUT.into());
+    let platform = VirtualPlatform::new(number, config.packages).with_output(OUTPUT.into()).with_wand(wand);
     let agent = AgentConfig {
         state_dir: config.state_dir.join(&name),
         name: name.clone(),
@@ -411,13 +444,15 @@ mod tests {
         let figures = "127.70.1.1:0".parse().unwrap();
         let spared = Spared { verification: true, journal: false };
         let (state_dir, bundle, relay) = (Path::new("/s \"x\""), Path::new("/b"), Some(Path::new("/r")));
-        let wanted = Wanted { state_dir, bundle, relay, packages: 7, figures, spared, agents: &agents };
+        let leader = Some("127.70.1.9:7".parse().unwrap());
+        let wanted =
+            Wanted { state_dir, bundle, relay, packages: 7, held: true, leader, figures, spared, agents: &agents };
         let text = config_text(&wanted).unwrap();
         std::fs::write(&file, text).unwrap();
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
         let (state_dir, bundle, relay) = (state_dir.into(), bundle.into(), relay.map(PathBuf::from));
-        assert_eq!(read, Config { state_dir, bundle, relay, packages: 7, figures, spared, leader: None, agents });
+        assert_eq!(read, Config { state_dir, bundle, relay, packages: 7, held: true, figures, spared, leader, agents });
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

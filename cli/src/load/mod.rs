@@ -1,7 +1,7 @@
 //! `load`: what a tree does under load, measured on real processes.
 //!
 //! ```text
-//! topology ──► up's Sequence: server, gateway, relay ──► host: one process, many whole agents ──► fanout | links
+//! topology ──► up's Sequence: server, gateway, relay ──► host: one process, many whole agents ──► fanout | links | storm | inventory
 //!              or, with several relays: branches ──► branch: one process, a relay and its agents ─────┤
 //!                                                                                                   │
 //!              processes (/proc) and nodes' own figures (/metrics) before and after ──► Snapshot ───┴──► Figures
@@ -13,13 +13,19 @@ mod bench;
 mod branch;
 mod branches;
 mod control;
+mod drill;
 mod fanout;
 mod figures;
 pub mod host;
+mod inventory;
+mod leader;
 mod links;
 mod process;
 mod reuse;
 mod snapshot;
+mod storm;
+
+pub use drill::RATE_MAX;
 
 use crate::{
     answer::Answer,
@@ -27,7 +33,7 @@ use crate::{
     failure::{Failure, exit_code},
     topology::{self, Plan},
     up::{Interrupt, fleet::Fleet, say, sequence::Sequence, state::State},
-    verbs::load::{Args, Mode},
+    verbs::load::{Args, Below, Mode},
 };
 use bench::Bench;
 use branches::EACH_MAX;
@@ -42,6 +48,8 @@ use std::{
 
 /// Threads of a process in which a relay lives with agents, as many as may wait for its disk included.
 const THREADS_PER_RELAY: u64 = 32;
+/// Agents that one entry of a topology may stand for.
+const ENTRY_MAX: u32 = 1_000;
 /// Threads of everything else.
 const THREADS: u64 = 2_000;
 
@@ -63,17 +71,23 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
     if !kept && let Err(e) = std::fs::remove_dir_all(&folder) {
         say::line(&format!("{} stays: {e}", folder.display()));
     }
-    let exit = if figures.missing == 0 { exit_code::DONE } else { exit_code::ENDED_BADLY };
+    let exit = if figures.is_whole() { exit_code::DONE } else { exit_code::ENDED_BADLY };
     Ok(Answer { json: figures.json(), text: figures.text(), exit })
 }
 
 /// What cannot be measured is told before anything is started.
 fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
-    for (field, number) in [("relays", args.relays), ("agents", args.agents)] {
-        if !(1..=EACH_MAX).contains(&number) {
+    let agents_max = agents_max(args.mode);
+    for (field, number, max) in [("relays", args.relays, EACH_MAX), ("agents", args.agents, agents_max)] {
+        if !(1..=max).contains(&number) {
             let message =
-                format!("--{field} {number}: a tree has 1 to {EACH_MAX} relays with 1 to {EACH_MAX} agents each");
+                format!("--{field} {number}: a tree has 1 to {EACH_MAX} relays with 1 to {agents_max} agents each");
             return Err(Failure::wrong("out_of_range", message).field(field));
+        }
+    }
+    for (field, told) in [("rate", args.rate.is_some()), ("below", args.below.is_some())] {
+        if told && args.mode != Mode::Storm {
+            return Err(Failure::wrong("not_possible", format!("--{field} is for storm only")).field(field));
         }
     }
     if args.relays != 1 && args.mode != Mode::Fanout {
@@ -91,6 +105,15 @@ fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
         return Err(Failure::wrong("not_possible", message).field("agents"));
     }
     Ok(())
+}
+
+/// Agents below one parent: as many as it holds by itself, and more where a measurement asks for its slots to be raised.
+fn agents_max(mode: Mode) -> u32 {
+    match mode {
+        Mode::Fanout | Mode::Links => EACH_MAX,
+        Mode::Storm => storm::AGENTS_MAX,
+        Mode::Inventory => inventory::AGENTS_MAX,
+    }
 }
 
 /// Threads of all processes; a system that tells nothing is not asked for less.
@@ -120,26 +143,52 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
 /// The measured tree. A relay's agents show what a link costs the relay; agents that dial the gateway, what one costs
 /// gateway and server.
 fn text(args: &Args) -> String {
-    let agents = |prefix: &str, site: &str, parent: &str| {
-        let count = args.agents;
+    let some = |prefix: &str, count: u32, site: &str, parent: &str| {
         format!("[[agents]]\nprefix = '{prefix}'\ncount = {count}\nsite = '{site}'\nparent = '{parent}'\n")
     };
-    let roaming = match args.mode {
-        Mode::Fanout => String::new(),
-        Mode::Links => agents("roam", "roaming", "dmz"),
+    let agents = |prefix: &str, site: &str, parent: &str| match args.agents {
+        count @ ..=ENTRY_MAX => some(prefix, count, site, parent),
+        count => (0..count.div_ceil(ENTRY_MAX))
+            .map(|n| some(&format!("{prefix}{n}"), ENTRY_MAX.min(count - n * ENTRY_MAX), site, parent))
+            .collect(),
     };
-    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = 'dmz'\n");
+    let pcs = |names: &[String]| agents("pc", "branch", &names[0]);
+    let roaming = || agents("roam", "roaming", "dmz");
+    let parent = parent_keys(args);
+    let at = |role| if parent.0 == role { parent.1.as_str() } else { "" };
+    let (of_server, of_relay) = (at(Role::Server), at(Role::Relay));
+    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = 'dmz'\n{of_relay}");
     let names: Vec<String> = match args.relays {
         1 => vec!["branch".into()],
         relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
     };
+    let devices = match (args.mode, args.below) {
+        (Mode::Links, _) => pcs(&names) + &roaming(),
+        (Mode::Storm, Some(Below::Gateway)) => roaming(),
+        _ => pcs(&names),
+    };
     "[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n"
+     [server]\nname = 'hq'\naccept_from = 'gateway'\n"
         .to_string()
+        + of_server
+        + "[[gateway]]\nname = 'dmz'\n"
         + &names.iter().map(|name| relay(name)).collect::<String>()
-        + &agents("pc", "branch", &names[0])
-        + &roaming
+        + &devices
         + "[job]\nargv = ['true']\n"
+}
+
+/// Keys for the parent that is measured beyond its usual bounds, as an administrator raises them, and its role: room for
+/// more than 300 links, and no bound to how many come a second.
+fn parent_keys(args: &Args) -> (Role, String) {
+    let role = if args.below == Some(Below::Gateway) { Role::Server } else { Role::Relay };
+    if !matches!(args.mode, Mode::Storm | Mode::Inventory) {
+        return (role, String::new());
+    }
+    let slots = match args.agents {
+        ..=EACH_MAX => String::new(),
+        more => format!("slots = {more}\nallow_above_300 = true\n"),
+    };
+    (role, slots + "links_per_second = 100000\nlinks_burst = 1000000\n")
 }
 
 async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Result<Figures, Failure> {
@@ -152,6 +201,8 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
         let figures = match args.mode {
             Mode::Fanout => fanout::measure(&mut bench, args).await?,
             Mode::Links => links::measure(&mut bench, args).await?,
+            Mode::Storm => storm::measure(&mut bench, args).await?,
+            Mode::Inventory => inventory::measure(&mut bench, args).await?,
         };
         bench.still_the_same()?;
         Ok(figures)
@@ -185,6 +236,41 @@ mod tests {
             let plan = topology::read(&text(&args(&[mode])).parse().unwrap()).unwrap();
             assert_eq!(plan.of(Role::Agent).count(), agents, "{mode}");
             assert_eq!(plan.node("pc-300").unwrap().path, ["dmz", "branch"]);
+        }
+    }
+
+    #[test]
+    fn a_storm_and_an_inventory_have_a_parent_with_room_for_them() {
+        let of = |line: &[&str], parent: &str| {
+            let plan = plan(&args(line)).unwrap();
+            let node = plan.node(parent).unwrap();
+            let agents = plan.of(Role::Agent).filter(|a| a.name.len() <= 15).count();
+            (agents, u32::from(node.slots), node.link_rate.per_second)
+        };
+        assert_eq!(of(&["storm", "--agents", "3000"], "branch"), (3_000, 3_000, 100_000));
+        assert_eq!(of(&["storm", "--agents", "300"], "branch"), (300, 300, 100_000));
+        assert_eq!(of(&["storm", "--agents", "2001", "--below", "gateway"], "hq"), (2_001, 2_001, 100_000));
+        assert_eq!(of(&["storm", "--agents", "301", "--below", "gateway"], "branch"), (301, 300, 150));
+        assert_eq!(of(&["inventory", "--agents", "1000"], "branch"), (1_000, 1_000, 100_000));
+        assert_eq!(of(&["fanout"], "branch"), (300, 300, 150), "others are measured as they are shipped");
+    }
+
+    #[test]
+    fn each_mode_has_its_bound_and_its_own_options() {
+        for (mode, max) in [("fanout", 300), ("links", 300), ("storm", 3_000), ("inventory", 1_000)] {
+            let told = |agents: u32| check(&args(&[mode, "--agents", &agents.to_string()]), 32_768);
+            assert!(told(max).is_ok(), "{mode} {max}");
+            let failure = told(max + 1).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.field.as_deref()), ("out_of_range", Some("agents")), "{mode}");
+        }
+        for option in [["--rate", "5"], ["--below", "relay"]] {
+            let told = |mode| check(&args(&[mode, option[0], option[1]]), 32_768);
+            assert!(told("storm").is_ok());
+            assert_eq!(told("inventory").unwrap_err().field.as_deref(), Some(&option[0][2..]));
+        }
+        for (rate, good) in [("0", false), ("1", true), ("100000", true), ("100001", false)] {
+            let line = ["branchline", "load", "--mode", "storm", "--rate", rate];
+            assert_eq!(Cli::try_parse_from(line).is_ok(), good, "{rate}");
         }
     }
 

@@ -1,6 +1,9 @@
 //! The folder in which a measurement keeps its nodes, so that the next one need not enrol them again.
 
-use crate::{failure::Failure, verbs::load::Args};
+use crate::{
+    failure::Failure,
+    verbs::load::{Args, Below},
+};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -22,7 +25,8 @@ impl Made {
     /// What these options ask for.
     pub fn of(args: &Args) -> Made {
         let mode = args.mode.to_possible_value().map_or_else(String::new, |mode| mode.get_name().to_owned());
-        Made { mode, relays: args.relays, agents: args.agents, volatile_agents: args.volatile_agents }
+        let below = if args.below == Some(Below::Gateway) { " --below gateway" } else { "" };
+        Made { mode: mode + below, relays: args.relays, agents: args.agents, volatile_agents: args.volatile_agents }
     }
 
     fn options(&self) -> String {

@@ -21,6 +21,8 @@ pub struct Snapshot {
     /// Bytes so far: `relay_up` and `relay_down` on the relay's link to its parent, `gateway_up` and `gateway_down`
     /// through the gateway.
     pub wire: BTreeMap<&'static str, u64>,
+    /// Links so far that server, gateway and relays turned away or broke off in their handshake.
+    pub refused: u64,
 }
 
 impl Snapshot {

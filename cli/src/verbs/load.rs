@@ -1,4 +1,4 @@
-//! `load --mode fanout|links --relays R --agents A`
+//! `load --mode fanout|links|storm|inventory --relays R --agents A`
 
 use crate::{answer::print, args::Global, load};
 use branchline_agent::Spared;
@@ -14,6 +14,20 @@ pub enum Mode {
     Fanout,
     /// Agents that only hold their link: memory of each process per link
     Links,
+    /// All links are lost and every agent dials again, without back-off: handshakes that the parent can do
+    Storm,
+    /// First full inventories through a relay; then differences, collections without any, and links that come back
+    Inventory,
+}
+
+/// Whom the agents of a storm dial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Below {
+    /// The relay
+    #[default]
+    Relay,
+    /// The server, through the gateway
+    Gateway,
 }
 
 /// Its options.
@@ -25,12 +39,18 @@ pub struct Args {
     /// How many relays stand below the gateway, 1 to 300; more than one in fanout only
     #[arg(long, default_value_t = 1)]
     pub relays: u32,
-    /// How many agents each has below it, 1 to 300
+    /// How many agents each has below it: 1 to 300, in storm to 3000, in inventory to 1000; slots are raised above 300
     #[arg(long, default_value_t = 300)]
     pub agents: u32,
     /// How many jobs are measured in fanout
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
+    /// How many agents a second dial in storm, 1 to 100000 [default: as many as get in, 256 under way at once]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(load::RATE_MAX)))]
+    pub rate: Option<u32>,
+    /// Whom they dial in storm [default: relay]
+    #[arg(long, value_enum)]
+    pub below: Option<Below>,
     /// Agents take orders unchecked; relay and server check as ever. For comparison with what checks nothing
     #[arg(long)]
     pub unverified_agents: bool,
