@@ -133,11 +133,11 @@ fn text(args: &Args) -> String {
         1 => vec!["branch".into()],
         relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
     };
-    "[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n"
-        .to_string()
+    let sites: String = names.iter().map(|name| format!("'{name}', ")).collect();
+    format!("[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = [{sites}'roaming']\n")
+        + "[server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n"
         + &names.iter().map(|name| relay(name)).collect::<String>()
-        + &agents("pc", "branch", &names[0])
+        + &agents("pc", &names[0], &names[0])
         + &roaming
         + "[job]\nargv = ['true']\n"
 }
@@ -168,8 +168,8 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
 mod tests {
     use super::*;
     use crate::args::{Cli, Verb};
-    use branchline_protocol::id::Role;
     use clap::Parser;
+    use std::collections::BTreeSet;
 
     fn args(more: &[&str]) -> Args {
         let line = ["branchline", "load", "--mode"].into_iter().chain(more.iter().copied());
@@ -193,7 +193,10 @@ mod tests {
         for relays in [2, 300] {
             let plan = plan(&args(&["fanout", "--relays", &relays.to_string()])).unwrap();
             assert_eq!((plan.of(Role::Relay).count(), plan.of(Role::Agent).count()), (relays, 0));
-            assert_eq!(plan.node(&format!("branch-{relays}")).unwrap().path, ["dmz"]);
+            let last = plan.node(&format!("branch-{relays}")).unwrap();
+            assert_eq!(last.path, ["dmz"]);
+            let sites: BTreeSet<_> = plan.of(Role::Relay).map(|relay| relay.site.as_deref()).collect();
+            assert_eq!(sites.len(), relays, "agents may go to any relay of their site");
         }
         assert_eq!(plan(&args(&["fanout"])).unwrap().of(Role::Agent).count(), 300);
     }
