@@ -128,7 +128,8 @@ fn text(args: &Args) -> String {
         Mode::Fanout => String::new(),
         Mode::Links => agents("roam", "roaming", "dmz"),
     };
-    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = 'dmz'\n");
+    // A site each: agents may go to any relay of theirs.
+    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = '{name}'\nparent = 'dmz'\n");
     let names: Vec<String> = match args.relays {
         1 => vec!["branch".into()],
         relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
