@@ -78,7 +78,7 @@ impl Bench {
         self.quiet().await
     }
 
-    /// Starts a relay, waits until it is online, and lets its agents enrol.
+    /// Starts a relay, waits until it has enrolled, and lets its agents enrol.
     async fn begin(&mut self, number: u32, relay: &PlannedNode, agents: u32) -> Result<(), Failure> {
         let name = agents_of(&relay.name);
         self.state.make_folders(&name)?;
@@ -103,8 +103,8 @@ impl Bench {
             agents: &agents,
         })?;
         self.state.write(&file, &text)?;
-        let args = Some(host::command(&file)?);
-        self.sequence.relay(relay, &self.server, &mut self.book, args).await.map_err(told)?;
+        let args = host::command(&file)?;
+        self.sequence.relay_in(args, relay, &self.server, &mut self.book).await.map_err(told)?;
         if strangers > 0 {
             self.make_bundle(&name, relay.site.as_deref(), &relay.name, strangers).await?;
         }

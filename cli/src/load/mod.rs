@@ -152,12 +152,13 @@ fn text(args: &Args) -> String {
             .map(|n| some(&format!("{prefix}{n}"), ENTRY_MAX.min(count - n * ENTRY_MAX), site, parent))
             .collect(),
     };
-    let pcs = |names: &[String]| agents("pc", "branch", &names[0]);
+    let pcs = |names: &[String]| agents("pc", &names[0], &names[0]);
     let roaming = || agents("roam", "roaming", "dmz");
     let parent = parent_keys(args);
     let at = |role| if parent.0 == role { parent.1.as_str() } else { "" };
     let (of_server, of_relay) = (at(Role::Server), at(Role::Relay));
-    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = 'branch'\nparent = 'dmz'\n{of_relay}");
+    // A site each: agents may go to any relay of theirs.
+    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = '{name}'\nparent = 'dmz'\n{of_relay}");
     let names: Vec<String> = match args.relays {
         1 => vec!["branch".into()],
         relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
@@ -167,9 +168,9 @@ fn text(args: &Args) -> String {
         (Mode::Storm, Some(Below::Gateway)) => roaming(),
         _ => pcs(&names),
     };
-    "[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-     [server]\nname = 'hq'\naccept_from = 'gateway'\n"
-        .to_string()
+    let sites: String = names.iter().map(|name| format!("'{name}', ")).collect();
+    format!("[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = [{sites}'roaming']\n")
+        + "[server]\nname = 'hq'\naccept_from = 'gateway'\n"
         + of_server
         + "[[gateway]]\nname = 'dmz'\n"
         + &names.iter().map(|name| relay(name)).collect::<String>()
@@ -219,8 +220,8 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
 mod tests {
     use super::*;
     use crate::args::{Cli, Verb};
-    use branchline_protocol::id::Role;
     use clap::Parser;
+    use std::collections::BTreeSet;
 
     fn args(more: &[&str]) -> Args {
         let line = ["branchline", "load", "--mode"].into_iter().chain(more.iter().copied());
@@ -279,7 +280,10 @@ mod tests {
         for relays in [2, 300] {
             let plan = plan(&args(&["fanout", "--relays", &relays.to_string()])).unwrap();
             assert_eq!((plan.of(Role::Relay).count(), plan.of(Role::Agent).count()), (relays, 0));
-            assert_eq!(plan.node(&format!("branch-{relays}")).unwrap().path, ["dmz"]);
+            let last = plan.node(&format!("branch-{relays}")).unwrap();
+            assert_eq!(last.path, ["dmz"]);
+            let sites: BTreeSet<_> = plan.of(Role::Relay).map(|relay| relay.site.as_deref()).collect();
+            assert_eq!(sites.len(), relays, "agents may go to any relay of their site");
         }
         assert_eq!(plan(&args(&["fanout"])).unwrap().of(Role::Agent).count(), 300);
     }

@@ -123,7 +123,7 @@ impl Sequence {
     pub async fn tiers(&self, book: &mut Book) -> Result<Server, Fault> {
         let server = self.head(book).await?;
         for relay in self.plan.of(Role::Relay) {
-            self.relay(relay, &server, book, None).await?;
+            self.relay(relay, &server, book).await?;
         }
         Ok(server)
     }
@@ -195,16 +195,22 @@ impl Sequence {
         Ok(())
     }
 
-    /// Starts a relay and waits until it is online. `args`, if told, start another process in which it runs.
-    pub async fn relay(
+    /// Starts a process in which a relay runs beside others, and waits until the relay has enrolled and listens.
+    pub async fn relay_in(
         &self,
+        args: Vec<String>,
         node: &PlannedNode,
         server: &Server,
         book: &mut Book,
-        args: Option<Vec<String>>,
     ) -> Result<(), Fault> {
         self.give_bundle(node, server).await?;
-        self.start(node, Some(server.trunk), book, args)?;
+        self.start(node, Some(server.trunk), book, Some(args))?;
+        self.listening(node, Some(server.trunk), book).await.map(drop)
+    }
+
+    async fn relay(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
+        self.give_bundle(node, server).await?;
+        self.start(node, Some(server.trunk), book, None)?;
         self.listening(node, Some(server.trunk), book).await?;
         // Its children's bundles name the address that it tells the server.
         let (client, name) = (self.tenant(server, &node.tenant)?.clone(), node.name.clone());
