@@ -1,5 +1,7 @@
 //! An agent as a value: configuration, clock, randomness and platform in, a running agent out (DESIGN 4).
 
+mod drill;
+
 use crate::{
     actors::{self, Door, Parts},
     config::AgentConfig,

@@ -3,7 +3,6 @@
 use crate::{
     actors::dispatcher::{Dispatcher, NodeChanged, Statements},
     domain::{Office, reception::Outcome},
-    store::Store,
 };
 use branchline_node::{downstream::reception::Host, identity::server_name_text, link::BoxStream, supervise::ChildAddr};
 use branchline_protocol::{
@@ -18,8 +17,6 @@ use tokio::sync::watch;
 pub struct ServerHost {
     /// Keys and enrolment.
     pub office: Office,
-    /// Where enrolled nodes are read back from.
-    pub store: Arc<dyn Store>,
     /// Hears of new nodes.
     pub dispatcher: ChildAddr<Dispatcher>,
     /// Newest statements.
@@ -30,7 +27,6 @@ impl ServerHost {
     /// Serves one enrolment, TLS included; the dispatcher knows the node before its first link.
     pub async fn enrolment(
         office: Office,
-        store: Arc<dyn Store>,
         dispatcher: ChildAddr<Dispatcher>,
         stream: BoxStream,
         source: Option<SocketAddr>,
@@ -45,10 +41,7 @@ impl ServerHost {
         match office.enrol(stream, source).await {
             Outcome::Enrolled(node) => {
                 tracing::info!(node = %node.node, role = %node.role, name = node.name, again = node.again, "enrolled");
-                let rows = store.nodes().await.unwrap_or_default();
-                if let Some(row) = rows.into_iter().find(|r| r.id == node.node) {
-                    let _ = dispatcher.living().await.send(NodeChanged(row)).await;
-                }
+                let _ = dispatcher.living().await.send(NodeChanged(node.row)).await;
             }
             Outcome::Refused(refusal) => tracing::info!(?source, %refusal, "enrolment refused"),
             Outcome::Unanswered(why) => tracing::warn!(?source, why, "enrolment without an answer"),
@@ -62,8 +55,8 @@ impl Host for ServerHost {
     }
 
     fn enrol(&self, stream: BoxStream, source: Option<SocketAddr>) -> LocalBoxFuture<'static, ()> {
-        let (office, store, dispatcher) = (self.office.clone(), self.store.clone(), self.dispatcher.clone());
-        Box::pin(Self::enrolment(office, store, dispatcher, stream, source))
+        let (office, dispatcher) = (self.office.clone(), self.dispatcher.clone());
+        Box::pin(Self::enrolment(office, dispatcher, stream, source))
     }
 
     fn statement(&self, tenant: &TenantId) -> watch::Receiver<Option<Arc<Envelope>>> {

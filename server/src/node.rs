@@ -206,12 +206,7 @@ impl Server {
             supervision.start_child(spec).await.map_err(add)?;
         }
         let current: CurrentReception = Arc::default();
-        let host = Arc::new(ServerHost {
-            office: office.clone(),
-            store: store.clone(),
-            dispatcher: dispatcher.clone(),
-            statements,
-        });
+        let host = Arc::new(ServerHost { office: office.clone(), dispatcher: dispatcher.clone(), statements });
         // Another one after a restore: children offer what is not settled once more.
         let store_id = u64::from_be_bytes(office.server_id().bytes()[..8].try_into().expect("8 of 16 bytes"))
             ^ u64::from(office.term());

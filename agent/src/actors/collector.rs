@@ -37,6 +37,7 @@ impl Handler<Collect> for Collector {
     fn handle(&mut self, Collect(sections): Collect, ctx: &mut Self::Context) {
         let (platform, keeper) = (self.platform.clone(), self.keeper.clone());
         let work = async move {
+            platform.may_collect().await;
             let snapshot = tokio::task::spawn_blocking(move || platform.collect(&sections)).await?;
             // The keeper may be gone; its successor asks again.
             let _ = keeper.send(Happened(Event::Collected(snapshot))).await;

@@ -18,4 +18,5 @@ mod root;
 pub(crate) use doorbell::Door;
 pub(crate) use executor::Tools;
 pub(crate) use farewell::{notice, say_farewell};
+pub(crate) use keeper::Happened;
 pub(crate) use root::{Parts, start};

@@ -462,6 +462,7 @@ impl<D: Defects> Core for AgentCore<D> {
             Event::JobNotStarted { order, end, reason } => {
                 self.job_not_started(now, order, end, reason, &mut turn);
             }
+            Event::Collect => self.inventory.request(Request { order: None, full: self.inventory.is_new() }),
             Event::Collected(snapshot) => self.collected(now, snapshot, &mut turn),
             Event::LowSpace(low) => {
                 self.low_space = low;

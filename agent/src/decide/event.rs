@@ -109,6 +109,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A load test asks for a collection, as the schedule would: no message does.
+    Collect,
     /// A collection is done.
     Collected(Snapshot),
     /// Whether the disk is nearly full: then no order is taken, so that it stays with the parent.

@@ -18,6 +18,8 @@ pub struct Figures {
     pub remembered_orders: usize,
     /// What waits to be sent or settled.
     pub spool: SpoolFigures,
+    /// Reports of the inventory made since the start.
+    pub reports: u64,
     /// Links begun in this device's epoch.
     pub attachment: Attachment,
     /// The epoch it goes by.
@@ -36,6 +38,7 @@ impl<D: Defects> AgentCore<D> {
             open_orders,
             remembered_orders,
             spool: self.spool.figures(),
+            reports: self.inventory.reports(),
             attachment: self.attachment,
             epoch: self.me.epoch,
             rolled_back: self.is_rolled_back(),

@@ -40,6 +40,8 @@ pub struct Inventory {
     requests: VecDeque<Request>,
     /// Whether the first was given to a collector.
     collecting: bool,
+    /// Reports made since the core was built.
+    reports: u64,
 }
 
 /// A row that cannot be read.
@@ -64,6 +66,11 @@ impl Inventory {
     /// Whether nothing was ever sent.
     pub fn is_new(&self) -> bool {
         self.base.is_none()
+    }
+
+    /// Reports made since this process recovered its disk.
+    pub fn reports(&self) -> u64 {
+        self.reports
     }
 
     /// Asks for a collection. One that no order waits for is not asked for twice.
@@ -124,6 +131,7 @@ impl Inventory {
             return Err(TooLarge);
         }
         self.dated = collected_at;
+        self.reports += 1;
         self.remember(found, batch);
         Ok(body.into())
     }

@@ -10,9 +10,10 @@ pub mod virtual_device;
 
 pub use branchline_protocol::inventory::SECTIONS;
 use branchline_protocol::inventory::Snapshot;
+use futures_util::future::BoxFuture;
 pub use job::{Ended, JobHandle, JobLeft, JobSpec, SpawnFault, StartFault, Status};
 use std::{path::Path, sync::Arc};
-pub use virtual_device::VirtualPlatform;
+pub use virtual_device::{VirtualPlatform, Wand};
 
 /// What a device says of itself at enrolment and greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub trait Platform: Send + Sync {
     /// The command line that starts the machine again; `None` where there is none, or this agent may not use it (rule P).
     fn restart_command(&self) -> Option<Vec<String>> {
         None
+    }
+
+    /// Returns when a collection may begin: at once, save where a load test says when.
+    fn may_collect(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Collects these sections, all of [`SECTIONS`] when none is named; names it does not know are left out. What the

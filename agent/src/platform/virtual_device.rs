@@ -6,8 +6,16 @@ use crate::capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RUN_SCRIPT};
 use branchline_node::random::SeededRandom;
 use branchline_protocol::inventory::{Items, NOT_AVAILABLE, Snapshot};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::watch;
 
 /// See the module.
 pub struct VirtualPlatform {
@@ -15,12 +23,37 @@ pub struct VirtualPlatform {
     packages: usize,
     output: Bytes,
     real: Option<Arc<dyn Platform>>,
+    wand: Option<Arc<Wand>>,
+}
+
+/// What a load test does to its devices, all of them at once.
+#[derive(Debug)]
+pub struct Wand {
+    open: watch::Sender<bool>,
+    changes: AtomicU64,
+}
+
+impl Wand {
+    /// One that lets nobody collect yet.
+    pub fn closed() -> Arc<Wand> {
+        Arc::new(Wand { open: watch::Sender::new(false), changes: AtomicU64::new(0) })
+    }
+
+    /// Lets everybody collect from now on.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Each device's first package has another version from now on.
+    pub fn change(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl VirtualPlatform {
     /// The same seed is the same device; it has this many packages.
     pub fn new(seed: u64, packages: usize) -> VirtualPlatform {
-        VirtualPlatform { seed, packages, output: Bytes::new(), real: None }
+        VirtualPlatform { seed, packages, output: Bytes::new(), real: None, wand: None }
     }
 
     /// What each simulated job prints.
@@ -35,8 +68,18 @@ impl VirtualPlatform {
         self
     }
 
+    /// A load test says when it may collect, and when one of its packages changes.
+    pub fn with_wand(mut self, wand: Arc<Wand>) -> VirtualPlatform {
+        self.wand = Some(wand);
+        self
+    }
+
     fn host_name(&self) -> String {
         format!("virtual-{}", self.seed)
+    }
+
+    fn changes(&self) -> u64 {
+        self.wand.as_ref().map_or(0, |wand| wand.changes.load(Ordering::SeqCst))
     }
 
     fn section(&self, name: &str) -> Items {
@@ -68,7 +111,9 @@ impl VirtualPlatform {
             "software" => (0..self.packages)
                 .map(|n| {
                     let version = random.next_u64();
-                    let version = format!("{}.{}.{}", version % 10, (version >> 8) % 20, (version >> 16) % 50);
+                    let (major, minor) = (version % 10, (version >> 8) % 20);
+                    let patch = (version >> 16) % 50 + if n == 0 { self.changes() } else { 0 };
+                    let version = format!("{major}.{minor}.{patch}");
                     (format!("package-{n:05}:virtual"), json!({"version": version, "source": "virtual"}))
                 })
                 .collect(),
@@ -90,6 +135,16 @@ impl Platform for VirtualPlatform {
     fn facts(&self) -> HostFacts {
         let os_pretty = "Branchline virtual device".to_owned();
         HostFacts { host_name: self.host_name(), platform: self.name().to_owned(), os_pretty }
+    }
+
+    fn may_collect(&self) -> BoxFuture<'static, ()> {
+        let open = self.wand.as_ref().map(|wand| wand.open.subscribe());
+        Box::pin(async move {
+            if let Some(mut open) = open {
+                // Without its wand nobody holds it back.
+                let _ = open.wait_for(|open| *open).await;
+            }
+        })
     }
 
     fn collect(&self, sections: &[String]) -> Snapshot {
@@ -125,6 +180,7 @@ impl Platform for VirtualPlatform {
 mod tests {
     use super::*;
     use crate::platform::SECTIONS;
+    use futures_util::FutureExt;
 
     #[test]
     fn a_seed_is_a_device_and_its_inventory_stays() {
@@ -135,6 +191,23 @@ mod tests {
         assert_eq!(first.sections.len(), SECTIONS.len());
         assert_ne!(first, VirtualPlatform::new(8, 300).collect(&[]));
         assert_eq!(device.collect(&["os".to_owned()]).sections.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_wand_holds_collections_back_and_changes_one_package_of_each_device() {
+        let wand = Wand::closed();
+        let device = VirtualPlatform::new(7, 300).with_wand(wand.clone());
+        assert!(device.may_collect().now_or_never().is_none());
+        wand.open();
+        assert!(device.may_collect().now_or_never().is_some());
+        let before = device.collect(&[]);
+        assert_eq!(before, VirtualPlatform::new(7, 300).collect(&[]), "nothing is changed yet");
+        wand.change();
+        let after = device.collect(&[]);
+        let software = |of: &Snapshot| of.sections["software"].clone();
+        let (old, new) = (software(&before), software(&after));
+        assert_eq!(new.iter().filter(|(name, what)| old.get(*name) != Some(what)).count(), 1);
+        assert_eq!(old.len(), new.len());
     }
 
     #[tokio::test]

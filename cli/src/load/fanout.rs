@@ -2,7 +2,7 @@
 
 use super::{
     bench::{AGENTS, Bench, of_parts},
-    figures::{Fanout, Figures, Memory, Outcome},
+    figures::{Fanout, Figures, Outcome},
     snapshot::Snapshot,
 };
 use crate::{
@@ -15,16 +15,20 @@ use branchline_protocol::id::Role;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
 
-/// What is not there after this counts as missing.
+/// What is not there after this, and a hundredth for each device, counts as missing.
 const ROUND_TIME_OUT: Duration = Duration::from_secs(60);
+const ROUND_TIME_OUT_EACH: Duration = Duration::from_millis(10);
 
 /// Measures the rounds.
 pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure> {
-    bench.add_agents(AGENTS, Role::Relay).await?;
+    match args.relays {
+        1 => bench.add_agents(AGENTS, Role::Relay).await?,
+        _ => bench.add_branches(args.agents).await?,
+    }
     let set_up_s = bench.elapsed_s();
     say::line(&format!("all agents are online after {set_up_s:.1} s; {} rounds are measured", args.rounds));
     let before = bench.snapshot().await?;
-    let (client, agents, rounds) = (bench.client.clone(), args.agents, args.rounds);
+    let (client, agents, rounds) = (bench.client.clone(), args.devices(), args.rounds);
     let rounds = bench.call(move || (0..rounds).map(|_| round(&client, agents)).collect::<Result<Vec<_>, _>>()).await?;
     // What the work still causes behind the last result belongs to its cost.
     bench.quiet().await?;
@@ -40,10 +44,10 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
     Ok(Figures {
         relays: args.relays,
         spared: args.spared(),
-        agents,
+        agents: args.agents,
         missing: u64::from(agents) * u64::from(args.rounds) - results,
         set_up_s,
-        memory: of_parts(|part| Memory::of(&after, part)),
+        memory: bench.memory(&after),
         outcome: Outcome::Fanout(fanout),
     })
 }
@@ -60,12 +64,13 @@ struct Round {
 #[allow(clippy::disallowed_methods, reason = "a stopwatch decides nothing, and the node's clock has no microseconds")]
 fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
     let body = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["true"] }, "time_out_s": 60 });
+    let limit = ROUND_TIME_OUT + ROUND_TIME_OUT_EACH * agents;
     let begin = std::time::Instant::now();
     let mut job = client.post("/jobs", &[], &body)?;
     let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?.to_string();
     let path = format!("/jobs/{}", segment(&id));
     while job["complete"] != true {
-        let left = ROUND_TIME_OUT.saturating_sub(begin.elapsed()).as_millis() as u64;
+        let left = limit.saturating_sub(begin.elapsed()).as_millis() as u64;
         if left == 0 {
             break;
         }

@@ -1,6 +1,10 @@
 //! What was measured, as a table and as JSON.
 
-use super::snapshot::{PARTS, Snapshot};
+use super::{
+    inventory::Inventory,
+    snapshot::{PARTS, RELAYS_WITH_AGENTS, Snapshot},
+    storm::Storm,
+};
 use crate::table::table;
 use branchline_agent::Spared;
 use serde_json::{Map, Value, json};
@@ -55,6 +59,10 @@ pub enum Outcome {
     Fanout(Fanout),
     /// Idle links.
     Links(Links),
+    /// Links lost and back.
+    Storm(Storm),
+    /// Inventories.
+    Inventory(Inventory),
 }
 
 /// Jobs to all, again and again.
@@ -84,10 +92,7 @@ pub struct Links {
 impl Fanout {
     /// The time that this part of all rounds did not exceed: the nearest rank, so always one that was measured.
     fn percentile(&self, part: f64) -> f64 {
-        let mut sorted = self.rounds_ms.clone();
-        sorted.sort_by(f64::total_cmp);
-        let rank = (part * sorted.len() as f64).ceil() as usize;
-        sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(0.0)
+        percentile(&self.rounds_ms, part)
     }
 
     fn results_per_s(&self) -> f64 {
@@ -101,13 +106,39 @@ impl Fanout {
     }
 }
 
+/// The time that this part of all did not exceed: the nearest rank, so always one that was measured.
+pub fn percentile(times: &[f64], part: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(0.0)
+}
+
+/// The usual keys of times.
+pub fn put_times(json: &mut Value, times: &[f64]) {
+    for (key, part) in [("p50_ms", 0.5), ("p99_ms", 0.99), ("min_ms", 0.0), ("max_ms", 1.0)] {
+        json[key] = json!(rounded(percentile(times, part)));
+    }
+}
+
 impl Figures {
+    /// Whether nothing is missing, and nobody was refused who should not have been.
+    pub fn is_whole(&self) -> bool {
+        let refused = if let Outcome::Storm(storm) = &self.outcome { storm.refusals() } else { 0 };
+        self.missing == 0 && refused == 0
+    }
+
     /// For programs. A key that the mode does not measure is not there.
     pub fn json(&self) -> Value {
         let rss = |m: &Memory| json!(m.rss);
         let pss = |m: &Memory| json!(m.pss);
         let mut json = json!({
-            "mode": match self.outcome { Outcome::Fanout(_) => "fanout", Outcome::Links(_) => "links" },
+            "mode": match self.outcome {
+                Outcome::Fanout(_) => "fanout",
+                Outcome::Links(_) => "links",
+                Outcome::Storm(_) => "storm",
+                Outcome::Inventory(_) => "inventory",
+            },
             "relays": self.relays,
             "agents": self.agents,
             "unverified_agents": self.spared.verification,
@@ -120,9 +151,7 @@ impl Figures {
         match &self.outcome {
             Outcome::Fanout(fanout) => {
                 json["rounds"] = json!(fanout.rounds_ms.len());
-                for (key, part) in [("p50_ms", 0.5), ("p99_ms", 0.99), ("min_ms", 0.0), ("max_ms", 1.0)] {
-                    json[key] = json!(rounded(fanout.percentile(part)));
-                }
+                put_times(&mut json, &fanout.rounds_ms);
                 json["results"] = json!(fanout.results);
                 json["results_per_s"] = json!(rounded(fanout.results_per_s()));
                 let cpu: BTreeMap<_, _> = PARTS.into_iter().map(|p| (p, fanout.cpu_s_per_1000(p))).collect();
@@ -137,6 +166,8 @@ impl Figures {
                 json["rss_empty_bytes"] = object(&links.empty, rss);
                 json["pss_empty_bytes"] = object(&links.empty, pss);
             }
+            Outcome::Storm(storm) => storm.put(&mut json),
+            Outcome::Inventory(inventory) => inventory.put(&mut json),
         }
         json
     }
@@ -150,12 +181,17 @@ impl Figures {
             (true, true) => " that check no order and whose journals are in memory",
         };
         let head = format!(
-            "{} relay, {} agents{spared}; set up in {:.1} s; {} results missing\n\n",
-            self.relays, self.agents, self.set_up_s, self.missing
+            "{} with {} agents{spared}; set up in {:.1} s; {} results missing\n\n",
+            if self.relays == 1 { "1 relay".to_string() } else { format!("{} relays, each", self.relays) },
+            self.agents,
+            self.set_up_s,
+            self.missing
         );
         match &self.outcome {
             Outcome::Fanout(fanout) => head + &self.fanout_text(fanout),
             Outcome::Links(links) => head + &links_text(links),
+            Outcome::Storm(storm) => head + &storm.text(&self.memory),
+            Outcome::Inventory(inventory) => head + &inventory.text(self.agents, &self.memory),
         }
     }
 
@@ -173,10 +209,13 @@ impl Figures {
                 format!("{:.0}", fanout.results_per_s()),
             ]],
         );
-        let parts = PARTS.map(|part| {
-            let memory = self.memory.get(part).copied().unwrap_or_default();
+        let shared = self.memory.keys().filter(|part| **part == RELAYS_WITH_AGENTS);
+        let parts = PARTS.iter().chain(shared).map(|part| {
+            let memory = self.memory.get(part);
+            let memory = |of: fn(&Memory) -> i64| memory.map_or("-".into(), |m| mib(of(m)));
             let fsyncs = fanout.fsyncs.get(part).map_or("-".into(), u64::to_string);
-            [part.to_string(), format!("{:.3}", fanout.cpu_s_per_1000(part)), mib(memory.rss), mib(memory.pss), fsyncs]
+            let cpu = fanout.cpu_s.get(part).map_or("-".into(), |_| format!("{:.3}", fanout.cpu_s_per_1000(part)));
+            [part.replace('_', " "), cpu, memory(|m| m.rss), memory(|m| m.pss), fsyncs]
         });
         let parts = table(["PROCESS", "CPU S/1000", "RSS MIB", "PSS MIB", "FSYNCS"], parts);
         let wire = fanout.wire.iter().map(|(line, bytes)| [line.replace('_', " "), bytes.to_string()]);
@@ -192,7 +231,8 @@ fn links_text(links: &Links) -> String {
     table(["PROCESS", "RSS KIB/LINK", "PSS KIB/LINK", "RSS MIB EMPTY"], rows)
 }
 
-fn mib(bytes: i64) -> String {
+/// Megabytes of two to the twentieth, for people.
+pub fn mib(bytes: i64) -> String {
     format!("{:.1}", bytes as f64 / 1_048_576.0)
 }
 
@@ -201,11 +241,12 @@ fn kib(bytes: i64) -> String {
 }
 
 /// Three digits behind the point: more are noise.
-fn rounded(number: f64) -> f64 {
+pub fn rounded(number: f64) -> f64 {
     (number * 1_000.0).round() / 1_000.0
 }
 
-fn object<T>(of: &BTreeMap<&'static str, T>, value: impl Fn(&T) -> Value) -> Value {
+/// An object with a value of each.
+pub fn object<T>(of: &BTreeMap<&'static str, T>, value: impl Fn(&T) -> Value) -> Value {
     Value::Object(of.iter().map(|(key, v)| ((*key).to_string(), value(v))).collect::<Map<_, _>>())
 }
 
@@ -242,6 +283,38 @@ mod tests {
         assert_eq!(Memory::grown(&at(4_000), &at(1_000), "relay", 3), Memory { rss: 1_000, pss: 500 });
         assert_eq!(Memory::grown(&at(1_000), &at(4_000), "relay", 3).rss, -1_000);
         assert_eq!(Memory::grown(&at(1_000), &at(4_000), "server", 3), Memory::default());
+    }
+
+    #[test]
+    fn where_relay_and_agents_share_processes_only_their_memory_is_one() {
+        let memory = ["server", "gateway", RELAYS_WITH_AGENTS].map(|p| (p, Memory { rss: 5_242_880, pss: 1_048_576 }));
+        let fanout = Fanout {
+            rounds_ms: vec![1.0],
+            results: 6,
+            cpu_s: PARTS.into_iter().map(|p| (p, 0.006)).collect(),
+            ..Fanout::default()
+        };
+        let figures = Figures {
+            relays: 2,
+            agents: 3,
+            spared: Spared::default(),
+            missing: 0,
+            set_up_s: 1.0,
+            memory: BTreeMap::from(memory),
+            outcome: Outcome::Fanout(fanout),
+        };
+        let json = figures.json();
+        assert_eq!(
+            json["rss_bytes"],
+            json!({ "server": 5_242_880, "gateway": 5_242_880, RELAYS_WITH_AGENTS: 5_242_880 })
+        );
+        assert_eq!(json["cpu_s_per_1000"]["relay"], json!(1.0));
+        let text = figures.text();
+        let row =
+            |part: &str| text.lines().find(|l| l.starts_with(part)).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert!(text.starts_with("2 relays, each with 3 agents; "), "{text}");
+        assert_eq!(row("relay "), ["relay", "1.000", "-", "-", "-"]);
+        assert_eq!(row("relays with"), ["relays", "with", "agents", "-", "5.0", "1.0", "-"]);
     }
 
     #[test]

@@ -1,10 +1,18 @@
 //! Many whole agents in one process: each with its own keys, link, journal and source address. Only their platform is
 //! virtual: a job is answered at once.
 
-use super::control::Control;
+use super::{
+    branch::Branch,
+    control::Control,
+    drill::{self, Part},
+    process::AGENTS_THREAD,
+};
 use crate::{failure::Failure, up::generate::quoted};
 use actix_rt::{Arbiter, ArbiterHandle};
-use branchline_agent::{Agent, AgentConfig, AgentProcess, RunningAgent, Spared, platform::VirtualPlatform};
+use branchline_agent::{
+    Agent, AgentConfig, AgentProcess, RunningAgent, Spared,
+    platform::{VirtualPlatform, Wand},
+};
 use branchline_node::{
     config::{Mistakes, Reach, Reader, load},
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
@@ -33,8 +41,11 @@ use tokio::{
 const ARBITERS: usize = 2;
 /// Agents that start at once on each: together as many enrolments as a relay passes on (DESIGN 3).
 const STARTS_AT_ONCE: usize = 4;
+/// Threads of each that may wait for the disk. They stay, so that what they cost stays to be read.
+const BLOCKING_THREADS: usize = 8;
+const BLOCKING_LIFE: Duration = Duration::from_secs(86_400);
 /// Packages in each one's inventory: a small desktop.
-const PACKAGES: usize = 300;
+pub const PACKAGES: usize = 300;
 /// What a simulated job prints.
 const OUTPUT: &[u8] = &[b'.'; 256];
 /// Open files each agent needs: link, store, lock, and what it opens meanwhile.
@@ -50,15 +61,21 @@ pub fn run(config: &Path, exe: &Path) -> i32 {
     run_process(move || async move {
         let config = Config::read(&config)
             .map_err(|m| StartFault::new(exit_code::CONFIGURATION, "bad_configuration", m.to_string()))?;
-        start(config, shim).await
+        Branch::start(config, shim).await
     })
 }
 
 /// Who the agents are.
 #[derive(Clone, Debug, PartialEq)]
-struct Config {
-    state_dir: PathBuf,
-    bundle: PathBuf,
+pub(super) struct Config {
+    pub(super) state_dir: PathBuf,
+    pub(super) bundle: PathBuf,
+    /// The configuration of a relay that lives in the same process. The agents' bundle may come after its start.
+    pub(super) relay: Option<PathBuf>,
+    /// How many packages each agent's inventory has.
+    packages: usize,
+    /// Whether they wait with their first inventory for the leader's word.
+    held: bool,
     /// Where figures are told to whoever connects; on loopback, without TLS: they name nobody.
     figures: SocketAddr,
     spared: Spared,
@@ -66,11 +83,11 @@ struct Config {
     leader: Option<SocketAddr>,
     /// Each agent hears wakes, on a port of its own.
     wake: bool,
-    agents: Vec<(String, IpAddr)>,
+    pub(super) agents: Vec<(String, IpAddr)>,
 }
 
 impl Config {
-    fn read(path: &Path) -> Result<Config, Mistakes> {
+    pub(super) fn read(path: &Path) -> Result<Config, Mistakes> {
         load(path, Config::from_reader)
     }
 
@@ -78,6 +95,9 @@ impl Config {
         let config = Config {
             state_dir: r.required("state_dir"),
             bundle: r.required("bundle"),
+            relay: r.optional("relay"),
+            packages: r.number_or("packages", PACKAGES, 0..=10_000),
+            held: r.or("held", false),
             figures: r.or("figures", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             spared: Spared { verification: r.or("unverified", false), journal: r.or("volatile", false) },
             leader: r.optional("leader"),
@@ -91,19 +111,43 @@ impl Config {
     }
 }
 
+/// What a configuration file says.
+pub struct Wanted<'a> {
+    /// The agents' folders are in it.
+    pub state_dir: &'a Path,
+    /// With which they enrol.
+    pub bundle: &'a Path,
+    /// The configuration of a relay in the same process.
+    pub relay: Option<&'a Path>,
+    /// Packages in each inventory.
+    pub packages: usize,
+    /// Whether the first inventories wait for the leader's word.
+    pub held: bool,
+    /// Who leads them.
+    pub leader: Option<SocketAddr>,
+    /// Where figures are told.
+    pub figures: SocketAddr,
+    /// What the agents are spared.
+    pub spared: Spared,
+    /// Their names and source addresses.
+    pub agents: &'a [(String, Ipv4Addr)],
+}
+
 /// The text of a configuration file.
-pub fn config_text(
-    state_dir: &Path,
-    bundle: &Path,
-    figures: SocketAddr,
-    spared: Spared,
-    agents: &[(String, Ipv4Addr)],
-) -> Result<String, Failure> {
+pub fn config_text(wanted: &Wanted<'_>) -> Result<String, Failure> {
+    let Wanted { state_dir, bundle, relay, packages, held, leader, figures, spared, agents } = *wanted;
     let path = |path: &Path| {
         let not_utf_8 = || Failure::wrong("bad_state", format!("{} is not UTF-8; use another --state", path.display()));
         path.to_str().map(quoted).ok_or_else(not_utf_8)
     };
     let mut text = format!("state_dir = {}\nbundle = {}\nfigures = \"{figures}\"\n", path(state_dir)?, path(bundle)?);
+    text += &format!("packages = {packages}\nheld = {held}\n");
+    if let Some(leader) = leader {
+        text += &format!("leader = \"{leader}\"\n");
+    }
+    if let Some(relay) = relay {
+        text += &format!("relay = {}\n", path(relay)?);
+    }
     for (key, spared) in [("unverified", spared.verification), ("volatile", spared.journal)] {
         text += &format!("{key} = {spared}\n");
     }
@@ -111,6 +155,12 @@ pub fn config_text(
         text += &format!("[[agents]]\nname = {}\naddress = \"{ip}\"\n", quoted(name));
     }
     Ok(text)
+}
+
+/// The arguments with which this executable is a host.
+pub fn command(config: &Path) -> Result<Vec<String>, Failure> {
+    let config = config.to_str().ok_or_else(|| Failure::wrong("bad_state", "the state folder's path is not UTF-8"))?;
+    Ok(["agent-host", "--config", config].map(str::to_string).to_vec())
 }
 
 /// Asks a host how often its agents synced their disks.
@@ -137,24 +187,51 @@ struct Hand {
 }
 
 /// Running agents.
-struct Host {
+pub(super) struct Host {
     started: Started,
     end: EndWatch,
     hands: Vec<Hand>,
     figures: JoinHandle<()>,
 }
 
-async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
-    allow_files(FILES + FILES_EACH * config.agents.len() as u64);
+/// Lets this process open as many files as its agents need, and a relay that they all dial.
+pub(super) fn allow_files_for(agents: usize) {
+    allow_files(FILES + FILES_EACH * agents as u64);
+}
+
+/// A thread for agents, which bears their name.
+#[allow(unsafe_code)]
+fn arbiter() -> Arbiter {
+    Arbiter::with_tokio_rt(|| {
+        let name = std::ffi::CString::new(AGENTS_THREAD).expect("a name without zeros");
+        // SAFETY: the kernel copies up to 16 bytes from a pointer that is valid for the call, and ends at its zero.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().thread_name(AGENTS_THREAD);
+        runtime.max_blocking_threads(BLOCKING_THREADS).thread_keep_alive(BLOCKING_LIFE);
+        runtime.build().expect("a runtime for agents")
+    })
+}
+
+/// Starts the agents and, when all run, says so in `node.json`.
+pub(super) async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
+    allow_files_for(config.agents.len());
+    // Where every branch is a process, cores are shared already.
+    let arbiters = if config.relay.is_some() { 1 } else { ARBITERS };
     let figures = listen("figures", config.figures)?;
     let (ended, end) = watch::channel(None);
     let ended = Arc::new(ended);
-    let (tell, mut told) = mpsc::channel::<Told>(ARBITERS);
+    let (tell, mut told) = mpsc::channel::<Told>(arbiters);
     let mut hands = Vec::new();
     let name = config.state_dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let control = Control::start(config.leader, name, config.agents.len());
-    for hand in 0..ARBITERS {
-        let mine = |(i, a): (usize, &(String, IpAddr))| (i % ARBITERS == hand).then(|| (i as u64, a.clone()));
+    let wand = Wand::closed();
+    if !config.held {
+        wand.open();
+    }
+    let hands_at_work = arbiters.min(config.agents.len());
+    let control = Control::start(config.leader, name, (config.agents.len(), hands_at_work), wand.clone());
+    for hand in 0..arbiters {
+        let mine = |(i, a): (usize, &(String, IpAddr))| (i % arbiters == hand).then(|| (i as u64, a.clone()));
         let agents: Vec<_> = config.agents.iter().enumerate().filter_map(mine).collect();
         if agents.is_empty() {
             continue;
@@ -162,11 +239,12 @@ async fn start(config: Config, shim: Vec<String>) -> Result<Host, StartFault> {
         let (stop, asked) = oneshot::channel();
         let (done, stopped) = oneshot::channel();
         let (config, shim, tell, ended) = (config.clone(), shim.clone(), tell.clone(), ended.clone());
-        let control = control.clone();
-        let arbiter = Arbiter::new().handle();
+        let (control, wand) = (control.clone(), wand.clone());
+        let part = Part { hand, hands: hands_at_work };
+        let arbiter = arbiter().handle();
         arbiter.spawn_fn(move || {
             actix_rt::spawn(async move {
-                tend(&config, agents, shim, tell, ended, (asked, control)).await;
+                tend(&config, agents, shim, tell, ended, (asked, control, wand, part)).await;
                 // Nobody waits for it any more if the process ends by itself.
                 let _ = done.send(());
             });
@@ -233,18 +311,19 @@ async fn tend(
     shim: Vec<String>,
     tell: mpsc::Sender<Told>,
     ended: Arc<watch::Sender<Option<NodeEnd>>>,
-    (mut asked, mut control): (oneshot::Receiver<()>, Control),
+    (mut asked, mut control, wand, part): (oneshot::Receiver<()>, Control, Arc<Wand>, Part),
 ) {
     let (count, starts) = (agents.len(), Arc::new(Semaphore::new(STARTS_AT_ONCE)));
     let starting = agents.into_iter().map(|(number, agent)| {
         let (starts, control, shim) = (starts.clone(), control.clone(), shim.clone());
+        let wand = wand.clone();
         async move {
             let turn = starts.acquire_owned().await;
             let begin = async {
                 drop(turn);
                 control.may_go().await;
             };
-            one(config, number, agent, shim, begin).await
+            one(config, number, agent, (shim, wand), begin).await
         }
     });
     let running: Result<Vec<RunningAgent>, StartFault> =
@@ -273,13 +352,21 @@ async fn tend(
     drop(tell);
     let mut running: BTreeMap<String, RunningAgent> =
         running.into_iter().map(|agent| (agent.started().name.clone(), agent)).collect();
+    let mut drilled = 0;
     loop {
-        tokio::select! {
+        let said = tokio::select! {
             // A host that is gone asks as well.
             _ = &mut asked => break,
-            names = control.stops() => {
-                let leaving = names.iter().filter_map(|name| running.remove(name)).collect::<Vec<_>>();
-                stream::iter(leaving).for_each_concurrent(None, RunningNode::stop).await;
+            said = control.said() => said,
+        };
+        let leaving = said.stop.iter().filter_map(|name| running.remove(name)).collect::<Vec<_>>();
+        stream::iter(leaving).for_each_concurrent(None, RunningNode::stop).await;
+        if let Some((number, task, begun)) = said.drill.filter(|(number, ..)| *number != drilled) {
+            drilled = number;
+            let agents: Vec<&RunningAgent> = running.values().collect();
+            tokio::select! {
+                _ = &mut asked => break,
+                report = drill::carry_out(task, begun, part, &agents) => control.report(report).await,
             }
         }
     }
@@ -290,10 +377,10 @@ async fn one(
     config: &Config,
     number: u64,
     (name, address): (String, IpAddr),
-    shim: Vec<String>,
+    (shim, wand): (Vec<String>, Arc<Wand>),
     begin: impl Future<Output = ()>,
 ) -> Result<RunningAgent, StartFault> {
-    let platform = VirtualPlatform::new(number, PACKAGES).with_output(OUTPUT.into());
+    let platform = VirtualPlatform::new(number, config.packages).with_output(OUTPUT.into()).with_wand(wand);
     let agent = AgentConfig {
         state_dir: config.state_dir.join(&name),
         name: name.clone(),
@@ -359,12 +446,16 @@ mod tests {
             [("pc-1".to_string(), Ipv4Addr::new(127, 70, 1, 2)), ("pc-2".into(), Ipv4Addr::new(127, 70, 1, 3))];
         let figures = "127.70.1.1:0".parse().unwrap();
         let spared = Spared { verification: true, journal: false };
-        let text = config_text(Path::new("/s \"x\""), Path::new("/b"), figures, spared, &agents).unwrap();
+        let (state_dir, bundle, relay) = (Path::new("/s \"x\""), Path::new("/b"), Some(Path::new("/r")));
+        let leader = Some("127.70.1.9:7".parse().unwrap());
+        let wanted =
+            Wanted { state_dir, bundle, relay, packages: 7, held: true, leader, figures, spared, agents: &agents };
+        let text = config_text(&wanted).unwrap();
         std::fs::write(&file, text).unwrap();
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
-        let (state_dir, bundle) = ("/s \"x\"".into(), "/b".into());
-        assert_eq!(read, Config { state_dir, bundle, figures, spared, leader: None, wake: false, agents });
+        let (state_dir, bundle, relay) = (state_dir.into(), bundle.into(), relay.map(PathBuf::from));
+        assert_eq!(read, Config { state_dir, bundle, relay, packages: 7, held: true, figures, spared, leader, wake: false, agents });
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

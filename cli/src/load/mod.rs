@@ -1,7 +1,8 @@
 //! `load`: what a tree does under load, measured on real processes.
 //!
 //! ```text
-//! topology ──► up's Sequence: server, gateway, relay ──► host: one process, many whole agents ──► fanout | links
+//! topology ──► up's Sequence: server, gateway, relay ──► host: one process, many whole agents ──► fanout | links | storm | inventory
+//!              or, with several relays: branches ──► branch: one process, a relay and its agents ─────┤
 //!                                                                                                   │
 //!              processes (/proc) and nodes' own figures (/metrics) before and after ──► Snapshot ───┴──► Figures
 //! ```
@@ -9,13 +10,22 @@
 //! Agents differ from real ones only in their platform: keys, TLS, verification and journal are theirs.
 
 mod bench;
+mod branch;
+mod branches;
 mod control;
+mod drill;
 mod fanout;
 mod figures;
 pub mod host;
+mod inventory;
+mod leader;
 mod links;
 mod process;
+mod reuse;
 mod snapshot;
+mod storm;
+
+pub use drill::RATE_MAX;
 
 use crate::{
     answer::Answer,
@@ -23,23 +33,35 @@ use crate::{
     failure::{Failure, exit_code},
     topology::{self, Plan},
     up::{Interrupt, fleet::Fleet, say, sequence::Sequence, state::State},
-    verbs::load::{Args, Mode},
+    verbs::load::{Args, Below, Mode},
 };
 use bench::Bench;
-use branchline_node::{config::SLOTS_DEFAULT, time::SystemClock};
+use branches::EACH_MAX;
+use branchline_node::time::SystemClock;
+use branchline_protocol::id::Role;
 use figures::Figures;
+use reuse::Made;
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
 };
 
+/// Threads of a process in which a relay lives with agents, as many as may wait for its disk included.
+const THREADS_PER_RELAY: u64 = 32;
+/// Agents that one entry of a topology may stand for.
+const ENTRY_MAX: u32 = 1_000;
+/// Threads of everything else.
+const THREADS: u64 = 2_000;
+
 /// Carries the measurement out in processes that end with it.
 pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
-    check(args)?;
+    check(args, threads_max())?;
     let (folder, kept) = folder(args)?;
-    let plan: Rc<Plan> = Rc::new(topology::read(&text(args).parse().expect("a literal topology"))?);
+    let plan = Rc::new(plan(args)?);
     // Its own folder stands for the folder of states, so that a living `up` stays the current one.
     let state = Rc::new(State::open(&folder, &folder)?);
+    let (name, made) = Made::of(args).mark();
+    state.write(&folder.join(name), &made)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::ended("no_runtime", format!("cannot start: {e}")))?;
     let local = tokio::task::LocalSet::new();
@@ -49,74 +71,139 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
     if !kept && let Err(e) = std::fs::remove_dir_all(&folder) {
         say::line(&format!("{} stays: {e}", folder.display()));
     }
-    let exit = if figures.missing == 0 { exit_code::DONE } else { exit_code::ENDED_BADLY };
+    let exit = if figures.is_whole() { exit_code::DONE } else { exit_code::ENDED_BADLY };
     Ok(Answer { json: figures.json(), text: figures.text(), exit })
 }
 
-/// What this build cannot measure is told before anything is started.
-fn check(args: &Args) -> Result<(), Failure> {
-    if args.relays != 1 {
-        let message = format!("--relays {}: this build measures a tree with one relay; say --relays 1", args.relays);
+/// What cannot be measured is told before anything is started.
+fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
+    let agents_max = agents_max(args.mode);
+    for (field, number, max) in [("relays", args.relays, EACH_MAX), ("agents", args.agents, agents_max)] {
+        if !(1..=max).contains(&number) {
+            let message =
+                format!("--{field} {number}: a tree has 1 to {EACH_MAX} relays with 1 to {agents_max} agents each");
+            return Err(Failure::wrong("out_of_range", message).field(field));
+        }
+    }
+    for (field, told) in [("rate", args.rate.is_some()), ("below", args.below.is_some())] {
+        if told && args.mode != Mode::Storm {
+            return Err(Failure::wrong("not_possible", format!("--{field} is for storm only")).field(field));
+        }
+    }
+    if args.relays != 1 && args.mode != Mode::Fanout {
+        let message = format!("--relays {}: only fanout measures a tree with several relays", args.relays);
         return Err(Failure::wrong("not_possible", message).field("relays"));
     }
-    if !(1..=u32::from(SLOTS_DEFAULT)).contains(&args.agents) {
-        let message = format!("--agents {}: a relay holds 1 to {SLOTS_DEFAULT} persistent links", args.agents);
-        return Err(Failure::wrong("out_of_range", message).field("agents"));
+    let threads = THREADS + THREADS_PER_RELAY * u64::from(args.relays);
+    let threads = threads + if args.volatile_agents { 0 } else { u64::from(args.devices()) };
+    if threads > threads_max {
+        let message = format!(
+            "--relays {} --agents {}: each agent's journal takes a thread, {threads} threads in all, and this system allows \
+             {threads_max} (kernel.pid_max); raise that, or say --volatile-agents",
+            args.relays, args.agents
+        );
+        return Err(Failure::wrong("not_possible", message).field("agents"));
     }
     Ok(())
 }
 
-/// The state folder, and whether it stays. A used one would hold devices that are not there now.
+/// Agents below one parent: as many as it holds by itself, and more where a measurement asks for its slots to be raised.
+fn agents_max(mode: Mode) -> u32 {
+    match mode {
+        Mode::Fanout | Mode::Links => EACH_MAX,
+        Mode::Storm => storm::AGENTS_MAX,
+        Mode::Inventory => inventory::AGENTS_MAX,
+    }
+}
+
+/// Threads of all processes; a system that tells nothing is not asked for less.
+fn threads_max() -> u64 {
+    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok());
+    told.unwrap_or(u64::MAX)
+}
+
+/// The state folder, and whether it stays.
 fn folder(args: &Args) -> Result<(PathBuf, bool), Failure> {
     let (folder, kept) = match &args.state {
         Some(folder) => (folder.clone(), true),
         None => (Path::new(STATES_FOLDER).join(format!("load-{}", std::process::id())), false),
     };
-    match std::fs::read_dir(&folder).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => {
-            let message = format!("{} is not empty: each measurement starts from nothing", folder.display());
-            Err(Failure::wrong("state_not_empty", message).field("state"))
-        }
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            let message = format!("cannot use the state folder {}: {e}", folder.display());
-            Err(Failure::wrong("bad_state", message).field("state"))
-        }
-        _ => std::path::absolute(&folder).map(|folder| (folder, kept)).map_err(|e| {
-            Failure::wrong("bad_state", format!("cannot use the state folder {}: {e}", folder.display())).field("state")
-        }),
+    Made::of(args).fits(&folder).map(|folder| (folder, kept))
+}
+
+/// The plan of the measured tree. The agents of several relays are not in it: they are no processes.
+fn plan(args: &Args) -> Result<Plan, Failure> {
+    let mut plan = topology::read(&text(args).parse().expect("a literal topology"))?;
+    if args.relays > 1 {
+        plan.nodes.retain(|node| node.role != Role::Agent);
     }
+    Ok(plan)
 }
 
 /// The measured tree. A relay's agents show what a link costs the relay; agents that dial the gateway, what one costs
 /// gateway and server.
 fn text(args: &Args) -> String {
-    let agents = |prefix: &str, site: &str, parent: &str| {
-        let count = args.agents;
+    let some = |prefix: &str, count: u32, site: &str, parent: &str| {
         format!("[[agents]]\nprefix = '{prefix}'\ncount = {count}\nsite = '{site}'\nparent = '{parent}'\n")
     };
-    let roaming = match args.mode {
-        Mode::Fanout => String::new(),
-        Mode::Links => agents("roam", "roaming", "dmz"),
+    let agents = |prefix: &str, site: &str, parent: &str| match args.agents {
+        count @ ..=ENTRY_MAX => some(prefix, count, site, parent),
+        count => (0..count.div_ceil(ENTRY_MAX))
+            .map(|n| some(&format!("{prefix}{n}"), ENTRY_MAX.min(count - n * ENTRY_MAX), site, parent))
+            .collect(),
     };
-    "[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = ['branch', 'roaming']\n\
-     [server]\nname = 'hq'\naccept_from = 'gateway'\n[[gateway]]\nname = 'dmz'\n\
-     [[relay]]\nname = 'branch'\nsite = 'branch'\nparent = 'dmz'\n"
-        .to_string()
-        + &agents("pc", "branch", "branch")
-        + &roaming
+    let pcs = |names: &[String]| agents("pc", &names[0], &names[0]);
+    let roaming = || agents("roam", "roaming", "dmz");
+    let parent = parent_keys(args);
+    let at = |role| if parent.0 == role { parent.1.as_str() } else { "" };
+    let (of_server, of_relay) = (at(Role::Server), at(Role::Relay));
+    // A site each: agents may go to any relay of theirs.
+    let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = '{name}'\nparent = 'dmz'\n{of_relay}");
+    let names: Vec<String> = match args.relays {
+        1 => vec!["branch".into()],
+        relays => (1..=relays).map(|n| format!("branch-{n}")).collect(),
+    };
+    let devices = match (args.mode, args.below) {
+        (Mode::Links, _) => pcs(&names) + &roaming(),
+        (Mode::Storm, Some(Below::Gateway)) => roaming(),
+        _ => pcs(&names),
+    };
+    let sites: String = names.iter().map(|name| format!("'{name}', ")).collect();
+    format!("[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = [{sites}'roaming']\n")
+        + "[server]\nname = 'hq'\naccept_from = 'gateway'\n"
+        + of_server
+        + "[[gateway]]\nname = 'dmz'\n"
+        + &names.iter().map(|name| relay(name)).collect::<String>()
+        + &devices
         + "[job]\nargv = ['true']\n"
+}
+
+/// Keys for the parent that is measured beyond its usual bounds, as an administrator raises them, and its role: room for
+/// more than 300 links, and no bound to how many come a second.
+fn parent_keys(args: &Args) -> (Role, String) {
+    let role = if args.below == Some(Below::Gateway) { Role::Server } else { Role::Relay };
+    if !matches!(args.mode, Mode::Storm | Mode::Inventory) {
+        return (role, String::new());
+    }
+    let slots = match args.agents {
+        ..=EACH_MAX => String::new(),
+        more => format!("slots = {more}\nallow_above_300 = true\n"),
+    };
+    (role, slots + "links_per_second = 100000\nlinks_burst = 1000000\n")
 }
 
 async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Result<Figures, Failure> {
     let fleet = Fleet::new(plan.clone());
     let mut end = Interrupt::listen()?;
     let clock = SystemClock::shared();
-    let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.timeout);
+    let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.limit());
     let measured = async {
         let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe, args.spared()).await?;
         let figures = match args.mode {
             Mode::Fanout => fanout::measure(&mut bench, args).await?,
             Mode::Links => links::measure(&mut bench, args).await?,
+            Mode::Storm => storm::measure(&mut bench, args).await?,
+            Mode::Inventory => inventory::measure(&mut bench, args).await?,
         };
         bench.still_the_same()?;
         Ok(figures)
@@ -133,8 +220,8 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
 mod tests {
     use super::*;
     use crate::args::{Cli, Verb};
-    use branchline_protocol::id::Role;
     use clap::Parser;
+    use std::collections::BTreeSet;
 
     fn args(more: &[&str]) -> Args {
         let line = ["branchline", "load", "--mode"].into_iter().chain(more.iter().copied());
@@ -154,21 +241,83 @@ mod tests {
     }
 
     #[test]
-    fn agents_at_the_bounds_pass_and_one_past_them_do_not() {
-        for (agents, good) in [("0", false), ("1", true), ("300", true), ("301", false)] {
-            let checked = check(&args(&["links", "--agents", agents]));
-            assert_eq!(checked.is_ok(), good, "{agents}");
+    fn a_storm_and_an_inventory_have_a_parent_with_room_for_them() {
+        let of = |line: &[&str], parent: &str| {
+            let plan = plan(&args(line)).unwrap();
+            let node = plan.node(parent).unwrap();
+            let agents = plan.of(Role::Agent).filter(|a| a.name.len() <= 15).count();
+            (agents, u32::from(node.slots), node.link_rate.per_second)
+        };
+        assert_eq!(of(&["storm", "--agents", "3000"], "branch"), (3_000, 3_000, 100_000));
+        assert_eq!(of(&["storm", "--agents", "300"], "branch"), (300, 300, 100_000));
+        assert_eq!(of(&["storm", "--agents", "2001", "--below", "gateway"], "hq"), (2_001, 2_001, 100_000));
+        assert_eq!(of(&["storm", "--agents", "301", "--below", "gateway"], "branch"), (301, 300, 150));
+        assert_eq!(of(&["inventory", "--agents", "1000"], "branch"), (1_000, 1_000, 100_000));
+        assert_eq!(of(&["fanout"], "branch"), (300, 300, 150), "others are measured as they are shipped");
+    }
+
+    #[test]
+    fn each_mode_has_its_bound_and_its_own_options() {
+        for (mode, max) in [("fanout", 300), ("links", 300), ("storm", 3_000), ("inventory", 1_000)] {
+            let told = |agents: u32| check(&args(&[mode, "--agents", &agents.to_string()]), 32_768);
+            assert!(told(max).is_ok(), "{mode} {max}");
+            let failure = told(max + 1).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.field.as_deref()), ("out_of_range", Some("agents")), "{mode}");
         }
-        let failure = check(&args(&["fanout", "--relays", "2"])).unwrap_err();
+        for option in [["--rate", "5"], ["--below", "relay"]] {
+            let told = |mode| check(&args(&[mode, option[0], option[1]]), 32_768);
+            assert!(told("storm").is_ok());
+            assert_eq!(told("inventory").unwrap_err().field.as_deref(), Some(&option[0][2..]));
+        }
+        for (rate, good) in [("0", false), ("1", true), ("100000", true), ("100001", false)] {
+            let line = ["branchline", "load", "--mode", "storm", "--rate", rate];
+            assert_eq!(Cli::try_parse_from(line).is_ok(), good, "{rate}");
+        }
+    }
+
+    #[test]
+    fn several_relays_are_planned_without_their_agents() {
+        for relays in [2, 300] {
+            let plan = plan(&args(&["fanout", "--relays", &relays.to_string()])).unwrap();
+            assert_eq!((plan.of(Role::Relay).count(), plan.of(Role::Agent).count()), (relays, 0));
+            let last = plan.node(&format!("branch-{relays}")).unwrap();
+            assert_eq!(last.path, ["dmz"]);
+            let sites: BTreeSet<_> = plan.of(Role::Relay).map(|relay| relay.site.as_deref()).collect();
+            assert_eq!(sites.len(), relays, "agents may go to any relay of their site");
+        }
+        assert_eq!(plan(&args(&["fanout"])).unwrap().of(Role::Agent).count(), 300);
+    }
+
+    #[test]
+    fn relays_and_agents_at_the_bounds_pass_and_one_past_them_do_not() {
+        for field in ["relays", "agents"] {
+            for (number, good) in [("0", false), ("1", true), ("300", true), ("301", false)] {
+                let checked = check(&args(&["fanout", "--volatile-agents", &format!("--{field}"), number]), 32_768);
+                assert_eq!(
+                    checked.as_ref().map_err(|f| f.field.as_deref()),
+                    if good { Ok(&()) } else { Err(Some(field)) }
+                );
+            }
+        }
+        let failure = check(&args(&["links", "--relays", "2"]), 32_768).unwrap_err();
         assert_eq!((failure.exit, failure.field.as_deref()), (2, Some("relays")));
     }
 
     #[test]
-    fn a_used_state_folder_is_refused() {
-        let used = tempfile::tempdir().unwrap();
-        let state = used.path().to_str().unwrap();
-        assert!(folder(&args(&["links", "--state", state])).is_ok());
-        std::fs::write(used.path().join("x"), "").unwrap();
-        assert_eq!(folder(&args(&["links", "--state", state])).unwrap_err().code, "state_not_empty");
+    fn journals_on_disk_take_no_more_threads_than_there_are() {
+        let tree = ["fanout", "--relays", "10", "--agents", "100"];
+        let needed = THREADS + 10 * THREADS_PER_RELAY + 1_000;
+        assert!(check(&args(&tree), needed).is_ok());
+        let failure = check(&args(&tree), needed - 1).unwrap_err();
+        assert_eq!((failure.exit, failure.field.as_deref()), (2, Some("agents")));
+        assert!(failure.message.contains("--volatile-agents"), "{failure}");
+        assert!(check(&args(&[&tree[..], &["--volatile-agents"]].concat()), needed - 1_000).is_ok());
+    }
+
+    #[test]
+    fn the_time_for_the_set_up_grows_with_the_tree_unless_it_is_told() {
+        assert_eq!(args(&["fanout", "--agents", "10"]).limit().as_secs(), 301);
+        assert_eq!(args(&["fanout", "--relays", "300"]).limit().as_secs(), 300 + 9_000);
+        assert_eq!(args(&["fanout", "--timeout", "7s"]).limit().as_secs(), 7);
     }
 }

@@ -1,7 +1,13 @@
 //! What the kernel says of a process.
 
 use crate::failure::Failure;
+use branchline_protocol::id::NodeId;
 use std::path::PathBuf;
+
+/// The name of the threads on which agents run, their commits excepted.
+pub const AGENTS_THREAD: &str = "agents";
+/// How the names of threads begin on which nodes commit.
+const STORE_THREADS: &str = "store-";
 
 /// One reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,6 +29,40 @@ pub fn read(pid: u32) -> Result<Reading, Failure> {
         (Some(ticks), Some(rss), Some(pss)) => Ok(Reading { cpu_s: ticks as f64 / ticks_per_second(), rss, pss }),
         _ => Err(Failure::ended("unreadable", format!("what /proc/{pid} says is not understood"))),
     }
+}
+
+/// Seconds of CPU of a process since its start.
+pub fn cpu_s(pid: u32) -> Result<f64, Failure> {
+    let ticks = ticks(&file(pid, "stat")?);
+    let ticks =
+        ticks.ok_or_else(|| Failure::ended("unreadable", format!("what /proc/{pid} says is not understood")))?;
+    Ok(ticks as f64 / ticks_per_second())
+}
+
+/// Seconds of CPU of the threads in a process on which its agents run; `own_store` is the one thread that commits for another.
+pub fn agents_cpu_s(pid: u32, own_store: &str) -> Result<f64, Failure> {
+    let folder = format!("/proc/{pid}/task");
+    let unreadable = |e: std::io::Error| Failure::ended("unreadable", format!("cannot read {folder}: {e}"));
+    let mut sum = 0;
+    for thread in std::fs::read_dir(&folder).map_err(unreadable)? {
+        // A thread may end between two looks.
+        let Ok(stat) = std::fs::read_to_string(thread.map_err(unreadable)?.path().join("stat")) else { continue };
+        if of_agents(&stat, own_store) {
+            sum += ticks(&stat).unwrap_or(0);
+        }
+    }
+    Ok(sum as f64 / ticks_per_second())
+}
+
+fn of_agents(stat: &str, own_store: &str) -> bool {
+    let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name);
+    name == AGENTS_THREAD || (name.starts_with(STORE_THREADS) && name != own_store)
+}
+
+/// The name of the thread that commits for a node.
+pub fn store_thread(node: NodeId) -> String {
+    let [.., a, b, c, d] = *node.bytes();
+    format!("{STORE_THREADS}{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
 fn file(pid: u32, name: &str) -> Result<String, Failure> {
@@ -62,6 +102,42 @@ mod tests {
             assert_eq!(ticks(&format!("42 {name} {rest}")), Some(300), "{name}");
         }
         assert_eq!(ticks("42 (x) S 1 2"), None);
+    }
+
+    #[test]
+    fn threads_of_agents_are_known_by_name() {
+        let relay = NodeId("abababab-abab-abab-abab-abababababab".parse().unwrap());
+        let own = store_thread(relay);
+        assert_eq!(own, "store-abababab");
+        for (name, theirs) in [
+            ("agents", true),
+            ("store-01020304", true),
+            (own.as_str(), false),
+            ("branchline", false),
+            ("a) (gents", false),
+        ] {
+            assert_eq!(of_agents(&format!("7 ({name}) S 1"), &own), theirs, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_the_named_threads_of_a_process_are_counted() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (said, burnt) = std::sync::mpsc::channel();
+        let burn = move || {
+            let mut sum = 0u64;
+            while agents_cpu_s(std::process::id(), "").unwrap() == 0.0 {
+                sum = (0..100_000).fold(sum, u64::wrapping_add);
+            }
+            said.send(sum).unwrap();
+            wait.recv().unwrap_err();
+        };
+        let thread = std::thread::Builder::new().name(AGENTS_THREAD.into()).spawn(burn).unwrap();
+        burnt.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        let (agents, all) = (agents_cpu_s(std::process::id(), "").unwrap(), cpu_s(std::process::id()).unwrap());
+        assert!(agents > 0.0 && agents <= all, "{agents} of {all}");
+        drop(done);
+        thread.join().unwrap();
     }
 
     #[test]

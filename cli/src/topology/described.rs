@@ -1,6 +1,6 @@
 //! A topology as its file writes it, before anything is looked up.
 
-use branchline_node::config::{Reader, slots};
+use branchline_node::config::{LinkRate, Reader, link_rate, slots};
 use branchline_protocol::id::TenantId;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct ServerPart {
     pub slots: u16,
     /// Whether more than 300 is meant.
     pub allow_above_300: bool,
+    /// Links taken per second, and at once.
+    pub link_rate: LinkRate,
 }
 
 /// A gateway.
@@ -86,6 +88,8 @@ pub struct RelayPart {
     pub slots: u16,
     /// Whether more than 300 is meant.
     pub allow_above_300: bool,
+    /// Links taken per second, and at once.
+    pub link_rate: LinkRate,
 }
 
 /// One agent by name, or several by prefix.
@@ -156,6 +160,7 @@ impl Described {
             ),
             slots: slots(r),
             allow_above_300: r.or("allow_above_300", false),
+            link_rate: link_rate(r),
         });
         if server.is_none() && !r.has("server") {
             r.mistake("server", "missing", "a topology has exactly one server: write [server] with its name");
@@ -173,6 +178,7 @@ impl Described {
                 parent: r.optional("parent"),
                 slots: slots(r),
                 allow_above_300: r.or("allow_above_300", false),
+                link_rate: link_rate(r),
             }),
             agents: r.tables("agents", AgentsPart::read),
             job: match r.table("job", JobPart::read) {

@@ -1,7 +1,7 @@
 //! A topology with everything looked up: what `up` starts.
 
 use super::{AcceptFrom, JobPart};
-use branchline_node::config::Reach;
+use branchline_node::config::{LinkRate, Reach};
 use branchline_protocol::id::{Role, TenantId};
 
 /// A checked topology.
@@ -49,6 +49,8 @@ pub struct PlannedNode {
     pub slots: u16,
     /// Whether more than 300 is meant.
     pub allow_above_300: bool,
+    /// Links taken per second, and at once (server and relay).
+    pub link_rate: LinkRate,
 }
 
 impl Plan {

@@ -4,7 +4,7 @@ use super::{
     AcceptFrom, Described, Plan, PlannedNode, PlannedTenant,
     described::{AgentsPart, RelayPart},
 };
-use branchline_node::config::{Mistakes, Reach, SLOTS_DEFAULT, nearest};
+use branchline_node::config::{LinkRate, Mistakes, Reach, SLOTS_DEFAULT, nearest};
 use branchline_protocol::{
     id::{Role, TenantId},
     selector::Selector,
@@ -183,11 +183,13 @@ impl Resolver<'_> {
             reach: Reach::Direct,
             slots: SLOTS_DEFAULT,
             allow_above_300: false,
+            link_rate: LinkRate::default(),
         };
         let Some(server) = &d.server else { return vec![] };
         let mut nodes = vec![PlannedNode {
             slots: server.slots,
             allow_above_300: server.allow_above_300,
+            link_rate: server.link_rate,
             ..system(&server.name, Role::Server, None)
         }];
         nodes.extend(d.gateways.iter().map(|g| system(&g.name, Role::Gateway, Some(server.name.clone()))));
@@ -238,7 +240,7 @@ impl Resolver<'_> {
     fn relay(&mut self, relay: &RelayPart, nodes: &[PlannedNode]) -> PlannedNode {
         let place = Place { place: &relay.place, parent: &relay.parent, tenant: &relay.tenant, site: &relay.site };
         let slots = (relay.slots, relay.allow_above_300);
-        self.hang(Role::Relay, &relay.name, slots, &place, nodes)
+        PlannedNode { link_rate: relay.link_rate, ..self.hang(Role::Relay, &relay.name, slots, &place, nodes) }
     }
 
     fn agents(&mut self, agents: &AgentsPart, nodes: &[PlannedNode]) -> Vec<PlannedNode> {
@@ -280,6 +282,7 @@ impl Resolver<'_> {
             reach: if parent.is_some_and(|p| p.role == Role::Gateway) { Reach::Gateway } else { Reach::Direct },
             slots: slots.0,
             allow_above_300: slots.1,
+            link_rate: LinkRate::default(),
         }
     }
 

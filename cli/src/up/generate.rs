@@ -5,6 +5,7 @@ use crate::{
     failure::Failure,
     topology::{AcceptFrom, Plan, PlannedNode},
 };
+use branchline_node::config::LinkRate;
 use branchline_protocol::id::Role;
 use std::{net::SocketAddr, path::Path};
 
@@ -99,6 +100,10 @@ impl File {
         self.plain("slots", &node.slots.to_string());
         if node.allow_above_300 {
             self.plain("allow_above_300", "true");
+        }
+        if node.link_rate != LinkRate::default() {
+            self.plain("links_per_second", &node.link_rate.per_second.to_string());
+            self.plain("links_burst", &node.link_rate.burst.to_string());
         }
     }
 

@@ -104,7 +104,7 @@ impl Sequence {
         let server = self.tiers(&mut book).await?;
         for agent in plan.of(Role::Agent) {
             self.give_bundle(agent, &server).await?;
-            self.launch(agent, &server, &mut book)?;
+            self.start(agent, Some(server.trunk), &mut book, None)?;
         }
         book.save()?;
         self.all_online(&server).await?;
@@ -121,6 +121,15 @@ impl Sequence {
 
     /// Starts server, gateways and relays, each once the one above it serves.
     pub async fn tiers(&self, book: &mut Book) -> Result<Server, Fault> {
+        let server = self.head(book).await?;
+        for relay in self.plan.of(Role::Relay) {
+            self.relay(relay, &server, book).await?;
+        }
+        Ok(server)
+    }
+
+    /// Starts server and gateways.
+    pub async fn head(&self, book: &mut Book) -> Result<Server, Fault> {
         // Every node's address is fixed before the first starts: the server is told whom to accept.
         self.plan.nodes.iter().for_each(|node| {
             book.ip(&node.name);
@@ -130,16 +139,13 @@ impl Sequence {
         for gateway in self.plan.of(Role::Gateway) {
             self.gateway(gateway, &server, book).await?;
         }
-        for relay in self.plan.of(Role::Relay) {
-            self.relay(relay, &server, book).await?;
-        }
         Ok(server)
     }
 
     async fn server(&self, book: &mut Book) -> Result<Server, Fault> {
         let plan = self.plan.clone();
         let node = plan.of(Role::Server).next().ok_or_else(|| Failure::wrong("missing", "the plan has no server"))?;
-        self.start(node, None, book)?;
+        self.start(node, None, book, None)?;
         let started = self.listening(node, None, book).await?;
         let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let address = |listener: &str| {
@@ -169,7 +175,7 @@ impl Sequence {
 
     async fn gateway(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
         self.give_bundle(node, server).await?;
-        self.start(node, Some(server.trunk), book)?;
+        self.start(node, Some(server.trunk), book, None)?;
         let started = self.listening(node, Some(server.trunk), book).await?;
         let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let missing = |l: &str| at_fault(Failure::ended("no_address", format!("{} told no {l} address", node.name)));
@@ -189,9 +195,22 @@ impl Sequence {
         Ok(())
     }
 
+    /// Starts a process in which a relay runs beside others, and waits until the relay has enrolled and listens.
+    pub async fn relay_in(
+        &self,
+        args: Vec<String>,
+        node: &PlannedNode,
+        server: &Server,
+        book: &mut Book,
+    ) -> Result<(), Fault> {
+        self.give_bundle(node, server).await?;
+        self.start(node, Some(server.trunk), book, Some(args))?;
+        self.listening(node, Some(server.trunk), book).await.map(drop)
+    }
+
     async fn relay(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
         self.give_bundle(node, server).await?;
-        self.launch(node, server, book)?;
+        self.start(node, Some(server.trunk), book, None)?;
         self.listening(node, Some(server.trunk), book).await?;
         // Its children's bundles name the address that it tells the server.
         let (client, name) = (self.tenant(server, &node.tenant)?.clone(), node.name.clone());
@@ -234,17 +253,20 @@ impl Sequence {
             .map_err(|e| at_fault(Failure::ended("unwritable", format!("cannot write {}: {e}", path.display()))))
     }
 
-    fn launch(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
-        self.start(node, Some(server.trunk), book)
-    }
-
-    /// Writes the node's configuration and starts its process.
-    fn start(&self, node: &PlannedNode, trunk: Option<SocketAddr>, book: &mut Book) -> Result<(), Fault> {
+    /// Writes the node's configuration and starts its process, with these arguments or its own.
+    fn start(
+        &self,
+        node: &PlannedNode,
+        trunk: Option<SocketAddr>,
+        book: &mut Book,
+        args: Option<Vec<String>>,
+    ) -> Result<(), Fault> {
         self.state.make_folders(&node.name)?;
         let file = self.configure(node, trunk, book)?;
         let config =
             file.to_str().ok_or_else(|| Failure::wrong("bad_state", "the state folder's path is not UTF-8"))?;
-        let args = ["node", node.role.as_str(), "--config", config].map(str::to_string).to_vec();
+        let own = || ["node", node.role.as_str(), "--config", config].map(str::to_string).to_vec();
+        let args = args.unwrap_or_else(own);
         let program = Program { exe: self.exe.clone(), args, log: self.state.log(&node.name) };
         self.fleet.start(&node.name, program, self.state.node(&node.name));
         Ok(())

@@ -67,6 +67,8 @@ pub struct Admitted {
     pub name: String,
     /// Whether it had this id before.
     pub again: bool,
+    /// Its row as the store has it now.
+    pub row: NodeRow,
 }
 
 /// Why a request did not enrol anybody.
@@ -215,7 +217,7 @@ impl Office {
         }
         let (node, epoch) = (row.id, row.epoch);
         let answer = fitting(node, epoch, chain, self.documents(&tenant, &row.site));
-        Ok((Admitted { tenant, node, epoch, role: row.role, name: row.name, again }, answer))
+        Ok((Admitted { tenant, node, epoch, role: row.role, name: row.name.clone(), again, row }, answer))
     }
 
     /// Judges the request by its token and the population of the token's tenant.

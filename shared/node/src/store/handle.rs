@@ -39,15 +39,29 @@ impl fmt::Debug for Full {
 #[derive(Clone)]
 pub struct StoreHandle {
     shared: Arc<Shared>,
+    /// None for a store without a thread, whose commits are done when they are asked for.
+    thread: Option<Thread>,
+}
+
+/// The thread that commits.
+#[derive(Clone)]
+struct Thread {
     queue: mpsc::Sender<Queued>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
-    thread_id: std::thread::ThreadId,
+    handle: Arc<Mutex<Option<JoinHandle<()>>>>,
+    id: std::thread::ThreadId,
 }
 
 impl StoreHandle {
     pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Sender<Queued>, thread: JoinHandle<()>) -> Self {
-        let thread_id = thread.thread().id();
-        StoreHandle { shared, queue, thread: Arc::new(Mutex::new(Some(thread))), thread_id }
+        let id = thread.thread().id();
+        let thread = Thread { queue, handle: Arc::new(Mutex::new(Some(thread))), id };
+        StoreHandle { shared, thread: Some(thread) }
+    }
+
+    /// A store that commits on the calling thread, and so answers before [`StoreHandle::commit`] returns: for one that waits
+    /// for no disk.
+    pub(super) fn at_once(shared: Arc<Shared>) -> Self {
+        StoreHandle { shared, thread: None }
     }
 
     /// Queues a batch. `on_done` is called exactly once unless [`Full`] gives it back: with `Ok` when the batch is
@@ -60,7 +74,11 @@ impl StoreHandle {
             job.answer(Err(refusal));
             return Ok(());
         }
-        match self.queue.try_send(Some(job)) {
+        let Some(thread) = &self.thread else {
+            job.commit();
+            return Ok(());
+        };
+        match thread.queue.try_send(Some(job)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(Some(job))) => match job.take_back() {
                 Some((batch, on_done)) => Err(Full { batch, on_done }),
@@ -80,10 +98,11 @@ impl StoreHandle {
             let _ = done.send(result);
         });
         let mut job = Job::new(batch, on_done, self.shared.clone());
-        match self.refusal(&job) {
-            Some(refusal) => job.answer(Err(refusal)),
+        match (self.refusal(&job), &self.thread) {
+            (Some(refusal), _) => job.answer(Err(refusal)),
             // A job that cannot be queued any more is dropped with the error, and answers by that.
-            None => drop(self.queue.send(Some(job)).await),
+            (None, Some(thread)) => drop(thread.queue.send(Some(job)).await),
+            (None, None) => job.commit(),
         }
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -128,7 +147,7 @@ impl StoreHandle {
         if self.low_space() {
             self.shared.look_for_space.store(true, Ordering::Release);
             // A full queue needs no waking.
-            drop(self.queue.try_send(None));
+            drop(self.thread.as_ref().map(|thread| thread.queue.try_send(None)));
         }
     }
 
@@ -148,13 +167,18 @@ impl StoreHandle {
     /// on an arbiter; called from a commit's own callback it only asks. The error is the fault that stopped it before.
     pub fn stop(&self) -> Result<(), StoreError> {
         self.shared.closing.store(true, Ordering::Release);
-        // A full queue needs no waking.
-        drop(self.queue.try_send(None));
-        if std::thread::current().id() != self.thread_id {
-            // Held while joining, so that a second caller waits too.
-            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(Err(_)) = thread.take().map(JoinHandle::join) {
-                tracing::error!("the store's thread panicked after its end");
+        match &self.thread {
+            None => self.shared.end(),
+            Some(thread) => {
+                // A full queue needs no waking.
+                drop(thread.queue.try_send(None));
+                if std::thread::current().id() != thread.id {
+                    // Held while joining, so that a second caller waits too.
+                    let mut handle = thread.handle.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(Err(_)) = handle.take().map(JoinHandle::join) {
+                        tracing::error!("the store's thread panicked after its end");
+                    }
+                }
             }
         }
         match self.ended() {

@@ -138,9 +138,12 @@ impl Store {
         start(Engine::open_backend(backend, &options)?, None, options)
     }
 
-    /// A store that keeps nothing: what is committed is gone with the process. For agents of a load test alone.
+    /// A store that keeps nothing: what is committed is gone with the process. It has no thread, and answers a batch on the
+    /// caller's before it returns. For agents of a load test alone, of which one machine may hold more than it may threads.
     pub fn volatile(options: StoreOptions) -> Result<(StoreHandle, Recovered), StoreError> {
-        start(Engine::Memory(Default::default()), None, options)
+        let engine = Engine::Memory(Default::default());
+        let recovered = engine.recover(&options)?;
+        Ok((StoreHandle::at_once(thread::Shared::new(engine)), recovered))
     }
 }
 

@@ -98,6 +98,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Closes the file, and says how it ended.
+    pub(super) fn end(&self) {
+        if let Err(error) = self.close() {
+            // Everything acknowledged is durable; only the next opening has more to do.
+            tracing::debug!(%error, "the store's file was not closed cleanly");
+        }
+        self.ended.send_replace(Some(self.fault.get().cloned().map_or(Ended::Asked, Ended::Failed)));
+    }
+
     fn close(&self) -> Result<(), StoreError> {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         engine.map_or(Ok(()), Engine::close)
@@ -131,6 +140,12 @@ impl Job {
         }
     }
 
+    /// Commits it alone, on the calling thread, and answers.
+    pub(super) fn commit(mut self) {
+        let result = self.shared.commit(std::slice::from_ref(&self));
+        self.answer(result);
+    }
+
     /// Gives batch and callback back unanswered.
     pub(super) fn take_back(mut self) -> Option<(Batch, OnDone)> {
         let on_done = self.on_done.take()?;
@@ -162,12 +177,7 @@ pub(super) fn run(mut queue: mpsc::Receiver<Queued>, shared: Arc<Shared>, reserv
     shared.closing.store(true, Ordering::Release);
     queue.close();
     while queue.blocking_recv().is_some() {}
-    if let Err(error) = shared.close() {
-        // Everything acknowledged is durable; only the next opening has more to do.
-        tracing::debug!(%error, "the store's file was not closed cleanly");
-    }
-    let ended = shared.fault.get().cloned().map_or(Ended::Asked, Ended::Failed);
-    shared.ended.send_replace(Some(ended));
+    shared.end();
 }
 
 /// Commits until the store is to end; an error is the fault that ends it.

@@ -98,6 +98,10 @@ pub enum UplinkCommand {
     Configure(Box<UplinkConfig>),
     /// There is something to say: dial soon if the wait allows it.
     Poke(Poke),
+    /// For load tests alone: lose the link without a word, and dial no more before [`UplinkCommand::Dial`].
+    Lose,
+    /// For load tests alone: dial now, whatever a wait was for.
+    Dial,
 }
 
 /// The actor.
@@ -115,6 +119,8 @@ pub(super) struct Pokes {
     something: Notify,
     urgent: Notify,
     wake: Notify,
+    pub(super) lose: Notify,
+    pub(super) dial: Notify,
 }
 
 impl Pokes {
@@ -176,6 +182,8 @@ impl Handler<UplinkCommand> for Uplink {
             UplinkCommand::Poke(Poke::Something) => self.pokes.something.notify_one(),
             UplinkCommand::Poke(Poke::Urgent) => self.pokes.urgent.notify_one(),
             UplinkCommand::Poke(Poke::Wake) => self.pokes.wake.notify_one(),
+            UplinkCommand::Lose => self.pokes.lose.notify_one(),
+            UplinkCommand::Dial => self.pokes.dial.notify_one(),
         }
     }
 }

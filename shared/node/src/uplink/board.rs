@@ -5,7 +5,10 @@ use crate::{link::dial::Route, metrics::Metrics};
 use branchline_protocol::id::NodeId;
 use metrics::Counter;
 use serde::Serialize;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Where a node is on its way up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,25 +56,33 @@ pub struct Board {
     moves: Counter,
     direct: Counter,
     gateway: Counter,
+    dialled: [Arc<AtomicU64>; 2],
 }
 
 impl Board {
     /// With the counters `branchline_uplink_impostors_total`, `branchline_uplink_moves_total` and
     /// `branchline_uplink_dials_total` by route.
     pub fn new(metrics: &Metrics) -> Board {
-        let dials = |route| metrics.counter("branchline_uplink_dials_total", &[("route", route)]);
+        let dials = |route| metrics.counted("branchline_uplink_dials_total", &[("route", route)]);
+        let ((direct, by_direct), (gateway, by_gateway)) = (dials("direct"), dials("gateway"));
         Board {
             shown: Arc::default(),
             impostors: metrics.counter("branchline_uplink_impostors_total", &[]),
             moves: metrics.counter("branchline_uplink_moves_total", &[]),
-            direct: dials("direct"),
-            gateway: dials("gateway"),
+            direct,
+            gateway,
+            dialled: [by_direct, by_gateway],
         }
     }
 
     /// As it stands now.
     pub fn standing(&self) -> Standing {
         self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Dials so far, by any way.
+    pub fn dialled(&self) -> u64 {
+        self.dialled.iter().map(|n| n.load(Ordering::Relaxed)).sum()
     }
 
     pub(super) fn dials(&self, way: &Way) {

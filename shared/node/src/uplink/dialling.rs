@@ -64,6 +64,8 @@ enum Ended {
     },
     /// A link was up and is given up for a better way, which is open.
     Moved(Box<(Way, Secured)>),
+    /// A link was up and is lost because a load test said so.
+    Dropped,
     /// No link came up on any route.
     Failed(String, Option<Refusal>),
 }
@@ -91,6 +93,8 @@ pub(super) async fn for_ever(
                 poke = pokes.next() => {
                     rhythm.poke(parts.time.now(), poke, parts.ambient.random.next_u64());
                 }
+                () = pokes.lose.notified() => rhythm.hold(),
+                () = pokes.dial.notified() => rhythm.dial(parts.time.now()),
                 () = network.came(&hosts), if rhythm.waits_for_network() => {
                     tracing::info!("a network has come");
                     rhythm.network_came(parts.time.now(), parts.ambient.random.next_u64());
@@ -101,7 +105,7 @@ pub(super) async fn for_ever(
         let current = config.borrow_and_update().clone();
         adopt(&parts, &mut path, &current);
         let ended = tokio::select! {
-            ended = attempt(&parts, current, &mut config, &mut rhythm, &mut path, open.take(), stop.clone()) => ended,
+            ended = attempt(&parts, current, &mut config, &mut rhythm, &mut path, open.take(), (&pokes, stop.clone())) => ended,
             _ = stop_while_dialling(stop.clone()) => return,
         };
         let mut broke = false;
@@ -135,6 +139,11 @@ pub(super) async fn for_ever(
                 let refusal = if let LinkEnd::Refused(r) = &end { Some(r.clone()) } else { None };
                 (state, format!("{end:?}"), refusal)
             }
+            Ended::Dropped => {
+                broke = true;
+                rhythm.hold();
+                (State::Lost, "lost for a load test".into(), None)
+            }
             Ended::Moved(better) => {
                 parts.board.moves();
                 let why = format!("moving to {:?}", better.0.route);
@@ -163,6 +172,7 @@ pub(super) async fn for_ever(
         parts.board.down(state, &why);
         // What was said before the loss is no reason to hurry after it: the owner pokes anew when it hears of it.
         while pokes.next().now_or_never().is_some() {}
+        while pokes.dial.notified().now_or_never().is_some() {}
         let due = if open.is_some() { now.mono } else { rhythm.due() };
         let down = UplinkEvent::Down { why, refusal, due };
         if parts.owner.send(down).await.is_err() || *stop.borrow() {
@@ -193,7 +203,7 @@ async fn attempt(
     rhythm: &mut Rhythm,
     path: &mut Path,
     open: Option<(Way, Secured)>,
-    stop: watch::Receiver<bool>,
+    ends: (&Pokes, watch::Receiver<bool>),
 ) -> Ended {
     let (mut faults, mut refusal) = (Vec::new(), None);
     let first = open.into_iter().map(|(way, stream)| (way, Some(stream)));
@@ -209,7 +219,7 @@ async fn attempt(
             Err(fault) => Err(fault),
         };
         match greeted {
-            Ok(welcomed) => return hold(parts, config, rhythm, path, way, welcomed, stop).await,
+            Ok(welcomed) => return hold(parts, config, rhythm, path, way, welcomed, ends).await,
             Err(Greeted::Fault { why, nobody }) => {
                 faults.push(why);
                 if nobody && path.waits_for(&way) {
@@ -246,7 +256,7 @@ async fn hold(
     path: &mut Path,
     way: Way,
     (framed, welcome, resume, peer): Welcomed,
-    mut stop: watch::Receiver<bool>,
+    (pokes, mut stop): (&Pokes, watch::Receiver<bool>),
 ) -> Ended {
     rhythm.welcomed(welcome.reconnect_spread_ms);
     path.up(parts.time.now(), &way, welcome.lease.is_none(), parts.ambient.random.next_u64());
@@ -266,6 +276,7 @@ async fn hold(
         let mut run = std::pin::pin!(run);
         tokio::select! {
             end = &mut run => (end, None),
+            () = pokes.lose.notified() => return Ended::Dropped,
             _ = stop.wait_for(|s| *s) => {
                 farewell.ask(LinkCommand::Goodbye(Goodbye::Stopping));
                 (run.await, None)

@@ -127,6 +127,17 @@ impl Rhythm {
         self.due = now.mono.plus(next - jitter + chance % (2 * jitter + 1));
     }
 
+    /// No dial until [`Rhythm::dial`]: a load test says when.
+    pub fn hold(&mut self) {
+        self.wait = Wait::Told;
+        self.due = Mono(u64::MAX);
+    }
+
+    /// The dial that was held back is due.
+    pub fn dial(&mut self, now: Now) {
+        self.due = now.mono;
+    }
+
     /// Whether the next dial waits for nothing but a network that may be missing.
     pub fn waits_for_network(&self) -> bool {
         self.wait == Wait::Failed
@@ -217,6 +228,18 @@ mod tests {
         assert_eq!(rhythm.due(), Mono(1_000), "never at once");
         rhythm.told(at(0), u64::MAX, 0);
         assert_eq!(rhythm.due(), Mono(3_600_000), "never for ever");
+    }
+
+    #[test]
+    fn what_is_held_back_waits_for_the_word_alone() {
+        let mut rhythm = Rhythm::new(at(0));
+        rhythm.hold();
+        for poke in [Poke::Something, Poke::Wake, Poke::Urgent] {
+            assert!(!rhythm.poke(at(1), poke, 0), "{poke:?}");
+        }
+        assert_eq!((rhythm.due(), rhythm.waits_for_network()), (Mono(u64::MAX), false));
+        rhythm.dial(at(7));
+        assert_eq!(rhythm.due(), Mono(7), "without back-off");
     }
 
     #[test]
