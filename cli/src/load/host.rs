@@ -455,7 +455,10 @@ mod tests {
         let read = Config::read(&file).unwrap();
         let agents = agents.map(|(name, ip)| (name, IpAddr::from(ip))).to_vec();
         let (state_dir, bundle, relay) = (state_dir.into(), bundle.into(), relay.map(PathBuf::from));
-        assert_eq!(read, Config { state_dir, bundle, relay, packages: 7, held: true, figures, spared, leader, wake: false, agents });
+        assert_eq!(
+            read,
+            Config { state_dir, bundle, relay, packages: 7, held: true, figures, spared, leader, wake: false, agents }
+        );
         std::fs::write(&file, "state_dir = 's'\nbundle = 'b'\nagent = 1").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("a host without agents") && told.contains("agent"), "{told}");

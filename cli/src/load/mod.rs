@@ -19,6 +19,7 @@ mod figures;
 pub mod host;
 mod inventory;
 mod leader;
+pub(crate) mod line;
 mod links;
 mod process;
 mod reuse;
@@ -72,7 +73,12 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
         say::line(&format!("{} stays: {e}", folder.display()));
     }
     let exit = if figures.is_whole() { exit_code::DONE } else { exit_code::ENDED_BADLY };
-    Ok(Answer { json: figures.json(), text: figures.text(), exit })
+    let (mut json, mut text) = (figures.json(), figures.text());
+    if args.line().is_some() {
+        json["branch_line"] = args.line().json();
+        text = args.line().text() + &text;
+    }
+    Ok(Answer { json, text, exit })
 }
 
 /// What cannot be measured is told before anything is started.
@@ -89,6 +95,10 @@ fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
         if told && args.mode != Mode::Storm {
             return Err(Failure::wrong("not_possible", format!("--{field} is for storm only")).field(field));
         }
+    }
+    if args.line().is_some() && args.state.is_some() {
+        let message = "--state with --branch-line or --late: the nodes would look for that line again when it is gone";
+        return Err(Failure::wrong("not_possible", message).field("state"));
     }
     if args.relays != 1 && args.mode != Mode::Fanout {
         let message = format!("--relays {}: only fanout measures a tree with several relays", args.relays);
@@ -197,6 +207,7 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
     let mut end = Interrupt::listen()?;
     let clock = SystemClock::shared();
     let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.limit());
+    let sequence = sequence.by_line(args.line());
     let measured = async {
         let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe, args.spared()).await?;
         let figures = match args.mode {
@@ -229,6 +240,19 @@ mod tests {
             Verb::Load(args) => args,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_line_is_for_one_run_alone() {
+        for (more, good) in [(&["--late", "5%:50ms"][..], true), (&["--branch-line", "10mbit", "--state", "x"], false)]
+        {
+            let args = args(&[&["fanout"], more].concat());
+            assert_eq!(check(&args, u64::MAX).is_ok(), good, "{more:?}");
+        }
+        let spared = args(&["fanout", "--unverified-agents"]).spared();
+        assert_eq!((spared.verification, spared.journal), (true, false));
+        let spared = args(&["fanout", "--volatile-agents"]).spared();
+        assert_eq!((spared.verification, spared.journal), (false, true));
     }
 
     #[test]

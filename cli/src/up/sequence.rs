@@ -12,6 +12,7 @@ use crate::{
     client::{Client, getstatus},
     context::{Context, SCHEMA, SYSTEM},
     failure::{Failure, exit_code},
+    load::line::{self, Line},
     topology::{JobRun, Plan, PlannedNode},
     verbs::{Shown, all_succeeded, for_completion, save_bundle},
 };
@@ -69,6 +70,7 @@ pub struct Sequence {
     clock: Arc<dyn Clock>,
     begin: Mono,
     limit: Duration,
+    line: Line,
 }
 
 /// The running server, as the later steps use it.
@@ -94,7 +96,12 @@ impl Sequence {
         limit: Duration,
     ) -> Self {
         let begin = clock.mono();
-        Sequence { plan, state, fleet, exe: exe.to_path_buf(), clock, begin, limit }
+        Sequence { plan, state, fleet, exe: exe.to_path_buf(), clock, begin, limit, line: Line::default() }
+    }
+
+    /// The same, with this line before every gateway.
+    pub fn by_line(self, line: Line) -> Self {
+        Sequence { line, ..self }
     }
 
     /// Carries all of it out.
@@ -179,7 +186,11 @@ impl Sequence {
         let started = self.listening(node, Some(server.trunk), book).await?;
         let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let missing = |l: &str| at_fault(Failure::ended("no_address", format!("{} told no {l} address", node.name)));
-        let public = format!("https://{}", started.addresses.get("public").ok_or_else(|| missing("public"))?);
+        let mut public = *started.addresses.get("public").ok_or_else(|| missing("public"))?;
+        if self.line.is_some() {
+            public = line::before(self.line, public).map_err(at_fault)?;
+        }
+        let public = format!("https://{public}");
         let private = format!("https://{}", started.addresses.get("private").ok_or_else(|| missing("private"))?);
         // Children that knock before the trunk stands are only sent away.
         let what = format!("gateway {} does not reach the server", node.name);

@@ -57,6 +57,12 @@ pub struct Args {
     /// Agents keep their journals in memory; relay and server commit to disk as ever
     #[arg(long)]
     pub volatile_agents: bool,
+    /// Bits a second between branches and gateway, in each direction: 8kbit to 10gbit [default: as fast as loopback]
+    #[arg(long, value_name = "RATE", value_parser = load::line::rate)]
+    pub branch_line: Option<u64>,
+    /// How many percent of what crosses that line is late, and by how much, as in 5%:50ms [default: nothing]
+    #[arg(long, value_name = "SHARE:TIME", value_parser = load::line::late)]
+    pub late: Option<(u8, Duration)>,
     /// Where the nodes keep their state: new, empty, or left by the same mode, relays and agents, whose nodes then need not
     /// enrol again [default: a folder in .branchline, removed at the end]
     #[arg(long, value_name = "DIR")]
@@ -70,6 +76,11 @@ impl Args {
     /// What the agents are spared.
     pub fn spared(&self) -> Spared {
         Spared { verification: self.unverified_agents, journal: self.volatile_agents }
+    }
+
+    /// The line between branches and gateway.
+    pub fn line(&self) -> load::line::Line {
+        load::line::Line { bit_per_s: self.branch_line, late: self.late }
     }
 
     /// All agents below all relays.
