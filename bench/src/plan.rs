@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_command_line_is_understood_or_refused_by_its_word() {
-        let plan = read(&["--product", "/proc/self/exe", "--quick", "--only", "fan"]).ok().expect("a good one");
+        let Ok(plan) = read(&["--product", "/proc/self/exe", "--quick", "--only", "fan"]) else { panic!("a good one") };
         assert!(plan.quick && !plan.json && plan.wants("fanout") && !plan.wants("links"));
         assert_eq!((plan.rounds(200), plan.rounds(5)), (20, 2));
         for (args, word) in

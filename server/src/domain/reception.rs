@@ -45,7 +45,7 @@ pub const CERTIFICATE_LIFE_MS: i64 = 90 * 86_400_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The node is in the store. Its answer may have been lost on the way.
-    Enrolled(Admitted),
+    Enrolled(Box<Admitted>),
     /// It was told no.
     Refused(Refusal),
     /// It was told nothing: nothing readable came, or the store failed. Nothing was stored.
@@ -131,7 +131,7 @@ impl Office {
             Err(refusal) => Err(refusal.into()),
         };
         let (answer, outcome) = match decided {
-            Ok((admitted, answer)) => (answer, Outcome::Enrolled(admitted)),
+            Ok((admitted, answer)) => (answer, Outcome::Enrolled(Box::new(admitted))),
             Err(Denied::Refused(refusal)) => (EnrolAnswer::Refused(refusal.clone()), Outcome::Refused(refusal)),
             Err(Denied::Failed(fault)) => {
                 tracing::error!(?source, fault, "an enrolment could not be decided");

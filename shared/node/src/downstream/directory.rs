@@ -478,21 +478,6 @@ mod tests {
     }
 
     #[test]
-    fn adm_8_a_device_that_polls_is_due_as_before_when_its_relay_has_started_again() {
-        let mut d = Directory::default();
-        d.attach(attach(1, Role::Relay, 1, 10));
-        let due = |reach, n| PresenceEntry { reach, next_contact: Some(Millis(3_600_000)), ..told(n, 1, vec![]) };
-        d.presence(node(1), true, vec![due(Reach::Polling, 7), due(Reach::Wakeable, 8)]);
-        d.changes();
-        assert!(d.presence(node(1), true, vec![]).is_empty() && d.changes().is_empty(), "nothing new of them");
-        d.expire(Millis(0));
-        assert!(d.expire(Millis(AWAITED_MS)).is_empty());
-        let known = |n| d.get(node(n)).map(|e| (e.reach, e.next_contact));
-        assert_eq!(known(7), Some((Reach::Polling, Some(Millis(3_600_000)))));
-        assert_eq!(known(8), Some((Reach::Wakeable, Some(Millis(3_600_000)))));
-    }
-
-    #[test]
     fn whoever_comes_back_is_awaited_no_longer() {
         let mut d = Directory::default();
         d.attach(attach(1, Role::Relay, 1, 10));
