@@ -52,7 +52,7 @@ fn the_same_seed_is_the_same_run() {
 #[test]
 fn every_seeded_defect_is_found_by_the_general_mix() {
     for (name, defect) in Defect::all() {
-        let found = (1..=8).find_map(|seed| {
+        let found = (1..=12).find_map(|seed| {
             let report = simulate(&Options { defect: Some(defect), ..Options::new(seed, 2_000) });
             (report.violations > 0).then_some((seed, report.faults, report.told))
         });
