@@ -7,7 +7,7 @@ use branchline_protocol::time::Mono;
 use serde_json::{Value, json};
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -113,17 +113,32 @@ impl Shared {
     }
 }
 
-/// Lays the line before an address; answers where it begins. It ends with the process.
-pub fn before(line: Line, to: SocketAddr) -> Result<SocketAddr, Failure> {
-    let fault = |e: io::Error| Failure::ended("no_line", format!("the branch line to {to} cannot be laid: {e}"));
-    let listener = std::net::TcpListener::bind((to.ip(), 0)).map_err(fault)?;
-    listener.set_nonblocking(true).map_err(fault)?;
-    let address = listener.local_addr().map_err(fault)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
-    let shared = Shared { line, clock: SystemClock::shared(), paces: Default::default(), drawn: AtomicU64::new(0) };
-    let thread = std::thread::Builder::new().name("branch-line".into());
-    let served = thread.spawn(move || runtime.block_on(serve(listener, to, Arc::new(shared))));
-    served.map(|_runs| address).map_err(fault)
+/// The end of a line that a branch sees, before there is anything at the other.
+pub struct End {
+    listener: std::net::TcpListener,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+impl End {
+    /// At any free port of an address.
+    pub fn at(ip: IpAddr) -> Result<End, Failure> {
+        let fault = |e: io::Error| Failure::ended("no_line", format!("the branch line cannot begin at {ip}: {e}"));
+        let listener = std::net::TcpListener::bind((ip, 0)).map_err(fault)?;
+        listener.set_nonblocking(true).map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
+        Ok(End { listener, address })
+    }
+
+    /// Lays the line from here to there; it ends with the process.
+    pub fn lay(self, line: Line, to: SocketAddr) -> Result<(), Failure> {
+        let fault = |e: io::Error| Failure::ended("no_line", format!("the branch line to {to} cannot be laid: {e}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
+        let shared = Shared { line, clock: SystemClock::shared(), paces: Default::default(), drawn: AtomicU64::new(0) };
+        let thread = std::thread::Builder::new().name("branch-line".into());
+        let serves = thread.spawn(move || runtime.block_on(serve(self.listener, to, Arc::new(shared))));
+        serves.map(drop).map_err(fault)
+    }
 }
 
 async fn serve(listener: std::net::TcpListener, to: SocketAddr, shared: Arc<Shared>) {
@@ -229,7 +244,10 @@ mod tests {
             tokio::io::copy(&mut read, &mut write).await.unwrap();
         });
         let line = Line { bit_per_s: Some(100_000_000), late: Some((50, Duration::from_millis(3))) };
-        let mut stream = TcpStream::connect(before(line, to).unwrap()).await.unwrap();
+        let end = End::at(to.ip()).unwrap();
+        let address = end.address;
+        end.lay(line, to).unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         let sent: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let (mut read, mut write) = stream.split();
         let mut got = vec![0; sent.len()];

@@ -9,13 +9,15 @@ use branchline_node::config::LinkRate;
 use branchline_protocol::id::Role;
 use std::{net::SocketAddr, path::Path};
 
-/// Text of a node's configuration. `server_trunk` is where gateways dial; unknown until the server listens.
+/// Text of a node's configuration. `server_trunk` is where gateways dial; unknown until the server listens. `also`: where a
+/// gateway's children meet it besides its own listener.
 pub fn config(
     plan: &Plan,
     node: &PlannedNode,
     state: &State,
     book: &mut Book,
     server_trunk: Option<SocketAddr>,
+    also: Option<SocketAddr>,
 ) -> Result<String, Failure> {
     let mut file = File::default();
     file.text("name", &node.name);
@@ -43,7 +45,8 @@ pub fn config(
             let ip = book.ip(&node.name).to_string();
             file.text("public", &book.listen(&node.name, "public").to_string());
             file.text("private", &book.listen(&node.name, "private").to_string());
-            file.texts("public_names", std::slice::from_ref(&ip));
+            let names: Vec<String> = [ip.clone()].into_iter().chain(also.map(|end| end.to_string())).collect();
+            file.texts("public_names", &names);
             let trunk = server_trunk.ok_or_else(|| Failure::ended("no_trunk", "the server told no trunk address"))?;
             file.text("server_trunk", &trunk.to_string());
             file.path("bundle", &state.bundle(&node.name))?;
@@ -142,7 +145,7 @@ mod tests {
         let mut book = Book::open(folder.path()).unwrap();
         let trunk = Some("127.0.0.1:7".parse().unwrap());
         let mut keys_of = |name: &str| {
-            let text = config(&plan, plan.node(name).unwrap(), &state, &mut book, trunk).unwrap();
+            let text = config(&plan, plan.node(name).unwrap(), &state, &mut book, trunk, None).unwrap();
             let table: toml::Table = text.parse().unwrap();
             (table.keys().cloned().collect::<Vec<_>>(), table)
         };

@@ -24,6 +24,7 @@ use branchline_protocol::{
 };
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -71,6 +72,8 @@ pub struct Sequence {
     begin: Mono,
     limit: Duration,
     line: Line,
+    /// Where the line to the gateway that is started begins.
+    end: Cell<Option<SocketAddr>>,
 }
 
 /// The running server, as the later steps use it.
@@ -96,7 +99,17 @@ impl Sequence {
         limit: Duration,
     ) -> Self {
         let begin = clock.mono();
-        Sequence { plan, state, fleet, exe: exe.to_path_buf(), clock, begin, limit, line: Line::default() }
+        Sequence {
+            plan,
+            state,
+            fleet,
+            exe: exe.to_path_buf(),
+            clock,
+            begin,
+            limit,
+            line: Line::default(),
+            end: Cell::new(None),
+        }
     }
 
     /// The same, with this line before every gateway.
@@ -181,14 +194,20 @@ impl Sequence {
     }
 
     async fn gateway(&self, node: &PlannedNode, server: &Server, book: &mut Book) -> Result<(), Fault> {
+        let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         self.give_bundle(node, server).await?;
+        let end =
+            self.line.is_some().then(|| line::End::at(book.ip(&node.name).into())).transpose().map_err(at_fault)?;
+        // The gateway answers to the names that its children know, and they know the line's.
+        self.end.set(end.as_ref().map(|end| end.address));
         self.start(node, Some(server.trunk), book, None)?;
         let started = self.listening(node, Some(server.trunk), book).await?;
-        let at_fault = |failure: Failure| Fault { failure, node: Some(node.name.clone()) };
         let missing = |l: &str| at_fault(Failure::ended("no_address", format!("{} told no {l} address", node.name)));
         let mut public = *started.addresses.get("public").ok_or_else(|| missing("public"))?;
-        if self.line.is_some() {
-            public = line::before(self.line, public).map_err(at_fault)?;
+        if let Some(end) = end {
+            let before = end.address;
+            end.lay(self.line, public).map_err(at_fault)?;
+            public = before;
         }
         let public = format!("https://{public}");
         let private = format!("https://{}", started.addresses.get("private").ok_or_else(|| missing("private"))?);
@@ -285,7 +304,7 @@ impl Sequence {
 
     fn configure(&self, node: &PlannedNode, trunk: Option<SocketAddr>, book: &mut Book) -> Result<PathBuf, Failure> {
         let file = self.state.config(&node.name);
-        let text = generate::config(&self.plan, node, &self.state, book, trunk)?;
+        let text = generate::config(&self.plan, node, &self.state, book, trunk, self.end.get())?;
         self.state.write(&file, &text)?;
         Ok(file)
     }

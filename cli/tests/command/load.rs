@@ -87,6 +87,16 @@ fn links_are_measured_at_relay_and_gateway() {
 }
 
 #[test]
+fn what_crosses_a_late_branch_line_is_late_in_both_directions() {
+    let json =
+        measured_of("2", &["--mode", "fanout", "--rounds", "2", "--late", "100%:40ms", "--branch-line", "100mbit"]);
+    assert_eq!((number(&json, "/results"), number(&json, "/missing")), (4.0, 0.0), "{json}");
+    assert_eq!((number(&json, "/branch_line/late_ms"), number(&json, "/branch_line/bit_per_s")), (40.0, 1e8), "{json}");
+    // An order goes down that line, and its results come up.
+    assert!(number(&json, "/min_ms") >= 80.0, "{json}");
+}
+
+#[test]
 fn after_a_storm_everybody_is_back_below_the_relay_and_below_the_gateway() {
     for (below, rate) in [("relay", None), ("gateway", Some("50"))] {
         let rated = rate.map_or(vec![], |rate| vec!["--rate", rate]);
@@ -128,6 +138,8 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
         (&["--mode", "links", "--relays", "2"], "fanout"),
         (&["--mode", "links", "--agents", "301"], "1 to 300"),
         (&["--mode", "flood"], "fanout"),
+        (&["--mode", "fanout", "--late", "101%:1ms"], "100 %"),
+        (&["--mode", "fanout", "--branch-line", "7kbit"], "8kbit"),
         (&["--mode", "storm", "--agents", "3001"], "1 to 3000"),
         (&["--mode", "storm", "--relays", "2"], "fanout"),
         (&["--mode", "inventory", "--agents", "1001"], "1 to 1000"),
