@@ -55,3 +55,20 @@ fn device_text(device: &Value) -> String {
     }
     lines.iter().map(|(key, value)| format!("{:<14}{value}\n", key.replace('_', " "))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn adm_14_a_device_shows_the_settings_that_it_has_and_whether_newer_ones_are_pending() {
+        let line = |acknowledged: u64, pending: bool| {
+            let settings = json!({ "acknowledged": acknowledged, "wanted": 3, "pending": pending });
+            let text = device_text(&json!({ "name": "pc", "settings": settings }));
+            text.lines().find(|line| line.starts_with("settings")).map(str::to_owned)
+        };
+        assert_eq!(line(2, true).as_deref(), Some("settings      2 of 3 (pending)"));
+        assert_eq!(line(3, false).as_deref(), Some("settings      3 of 3"));
+    }
+}

@@ -87,14 +87,47 @@ fn send(bytes: &[u8], to: SocketAddr) {
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(bytes, to).unwrap();
 }
 
-#[test]
-fn s_13_s_14_between_processes_a_wake_brings_a_device_and_a_notice_frees_its_slot() {
-    let _alone = alone();
+fn one_slot() -> Office {
     let folder = tempfile::tempdir().unwrap();
     let topology = folder.path().join("one-slot");
     std::fs::create_dir(&topology).unwrap();
     std::fs::write(topology.join("topology.toml"), TOPOLOGY).unwrap();
-    let office = Office::start(exe(), &topology);
+    Office::start(exe(), &topology)
+}
+
+#[test]
+fn s_14_between_processes_with_the_port_closed_the_job_is_done_at_the_poll() {
+    let _alone = alone();
+    let office = one_slot();
+    let (sleeper, id) = with_link(&office, "wakeable");
+    let on = format!("device:{id}");
+    // A minute is the shortest interval; the device has it with the job that a wake brings it for.
+    office.json(&["settings", "set", "--poll-normal", "60"]);
+    office.completed(&office.order(&on, &["true"]), 60);
+    office.stop_node(&sleeper);
+    let config = office.state().join("config").join(format!("{sleeper}.held"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("wake = false\n{text}")).unwrap();
+    office.let_start(&sleeper);
+    until("it is back, and hears no wakes", 60, || {
+        let device = office.device(&id);
+        let back = device["state"] == "online" && device["link"] == "polling";
+        let fresh = back && polls(&office, &sleeper) > 0 && device["delay"]["normal_ms"] == 66_000;
+        if fresh { Ok(()) } else { Err(device.to_string()) }
+    });
+    let sent = counter(&office, "branchline_wakes_sent_total", "");
+    let clock = SystemClock::shared();
+    let begun = clock.mono();
+    let done = office.completed(&office.order(&on, &["true"]), 90);
+    assert_eq!(done["counts"]["succeeded"], 1, "{done}");
+    println!("done at its poll after {} ms", clock.mono().since(begun));
+    assert_eq!(counter(&office, "branchline_wakes_sent_total", ""), sent, "nobody knocked");
+}
+
+#[test]
+fn s_13_s_14_between_processes_a_wake_brings_a_device_and_a_notice_frees_its_slot() {
+    let _alone = alone();
+    let office = one_slot();
     let (holder, holder_id) = with_link(&office, "persistent");
     let (sleeper, sleeper_id) = with_link(&office, "wakeable");
     let clock = SystemClock::shared();
