@@ -42,7 +42,7 @@ pub fn installed(program: &str) -> Outcome<PathBuf> {
 impl Daemon {
     /// Starts it, and waits until it listens at every one of these ports. What it says goes into a file in `folder`.
     pub fn start(program: &str, args: &[&str], folder: &Path, ports: &[u16]) -> Outcome<Daemon> {
-        let log = folder.join(format!("{program}.log"));
+        let log = folder.join(format!("{program}-{}.log", ports.first().copied().unwrap_or_default()));
         let mut command = Command::new(installed(program)?);
         command.args(args).current_dir(folder).stdin(Stdio::null());
         command.stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);

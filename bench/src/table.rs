@@ -11,6 +11,8 @@ pub enum Target {
     AtLeast(f64),
     /// At most so many times the first reference.
     Times(f64),
+    /// Neither more nor less than this part away from the first reference.
+    Within(f64),
     /// Nothing is asked; it is shown.
     None,
 }
@@ -49,6 +51,7 @@ impl Row {
             Target::AtMost(bound) => Some(ours <= bound),
             Target::AtLeast(bound) => Some(ours >= bound),
             Target::Times(times) => Some(self.ratio()? <= times),
+            Target::Within(part) => Some((self.ratio()? - 1.0).abs() <= part),
             Target::None => None,
         }
     }
@@ -58,6 +61,7 @@ impl Row {
             Target::AtMost(bound) => format!("at most {bound}"),
             Target::AtLeast(bound) => format!("at least {bound}"),
             Target::Times(times) => format!("at most {times} x {}", self.references.first().map_or("", |r| r.0)),
+            Target::Within(part) => format!("within {:.0} %", part * 100.0),
             Target::None => "-".into(),
         }
     }
@@ -154,6 +158,8 @@ mod tests {
         assert_eq!((met(3.0, Target::AtMost(3.0)), met(3.1, Target::AtMost(3.0))), (Some(true), Some(false)));
         assert_eq!((met(3.0, Target::AtLeast(3.0)), met(2.9, Target::AtLeast(3.0))), (Some(true), Some(false)));
         assert_eq!((met(8.0, Target::Times(4.0)), met(8.1, Target::Times(4.0))), (Some(true), Some(false)));
+        let within = |ours| row(Ok(ours), Ok(100.0), Target::Within(0.15)).met();
+        assert_eq!([84.9, 85.1, 114.9, 115.1].map(within), [Some(false), Some(true), Some(true), Some(false)]);
         assert_eq!(row(Err("x".into()), Ok(2.0), Target::Times(4.0)).met(), None);
         assert_eq!(row(Ok(1.0), Err("x".into()), Target::Times(4.0)).met(), None, "nobody can say");
     }
