@@ -205,8 +205,7 @@ impl Directory {
     }
 
     /// A child relay tells who is below it. Answers the nodes whose route or reach changed. Whom a snapshot does not list
-    /// the relay has not heard of since it started, which says nothing of the node: it is awaited, or due at its next poll
-    /// as before.
+    /// the relay has not heard of since it started, which says nothing of the node: it is awaited.
     pub fn presence(&mut self, relay: NodeId, snapshot: bool, entries: Vec<PresenceEntry>) -> Vec<NodeId> {
         let mut touched = Vec::new();
         let listed: BTreeSet<NodeId> = entries.iter().map(|e| e.node).collect();
@@ -253,7 +252,7 @@ impl Directory {
         if snapshot {
             for (node, entry) in &mut self.nodes {
                 let here = entry.via.first() == Some(&relay) && !listed.contains(node);
-                if here && entry.reach == Reach::Persistent {
+                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited) {
                     entry.reach = Reach::Awaited;
                     self.awaited.insert(*node, None);
                     self.changed.insert(*node);

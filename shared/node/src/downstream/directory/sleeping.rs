@@ -45,10 +45,7 @@ mod tests {
         },
         *,
     };
-    use branchline_protocol::{
-        id::Role,
-        wire::{Lease, PresenceEntry},
-    };
+    use branchline_protocol::{id::Role, wire::Lease};
 
     #[test]
     fn adm_15_who_may_sleep_here() {
@@ -74,21 +71,6 @@ mod tests {
         d.attach(attach(1, Role::Relay, 1, 12));
         d.presence(node(1), false, vec![told(7, 2, vec![])]);
         assert!(!d.may_sleep(node(7)), "it went to a relay");
-    }
-
-    #[test]
-    fn adm_8_a_device_that_polls_is_due_as_before_when_its_relay_has_started_again() {
-        let mut d = Directory::default();
-        d.attach(attach(1, Role::Relay, 1, 10));
-        let due = |reach, n| PresenceEntry { reach, next_contact: Some(Millis(3_600_000)), ..told(n, 1, vec![]) };
-        d.presence(node(1), true, vec![due(Reach::Polling, 7), due(Reach::Wakeable, 8)]);
-        d.changes();
-        assert!(d.presence(node(1), true, vec![]).is_empty() && d.changes().is_empty(), "nothing new of them");
-        d.expire(Millis(0));
-        assert!(d.expire(Millis(super::super::AWAITED_MS)).is_empty());
-        let known = |n| d.get(node(n)).map(|e| (e.reach, e.next_contact));
-        assert_eq!(known(7), Some((Reach::Polling, Some(Millis(3_600_000)))));
-        assert_eq!(known(8), Some((Reach::Wakeable, Some(Millis(3_600_000)))));
     }
 
     #[test]
