@@ -178,7 +178,7 @@ impl Dispatcher {
             Effect::Withdraw(node, session, list) => self.withdraw(node, session, list),
             Effect::Release(node, session, lane, bytes) => self.ask(node, session, LinkCommand::Release(lane, bytes)),
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
-            Effect::Refuse(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::Refuse(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal.into())),
             Effect::Drop(..) | Effect::Reachable(..) | Effect::Sleeps(_) | Effect::Wake(_) => self.datagram(effect),
             Effect::Raise(tenant, device, epoch) => self.raising.push((tenant, device, epoch)),
             Effect::JobChanged(tenant, job) => {
@@ -375,7 +375,7 @@ impl Handler<FromChild> for Dispatcher {
         match said {
             FromChild::Up { child, link } if self.core.is_stale(&child) => {
                 // It was overtaken between its admission and here.
-                let _gone = link.ask(LinkCommand::Refuse(reception::stale()));
+                let _gone = link.ask(LinkCommand::Refuse(reception::stale().into()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
                 self.feed(Event::Stale(child.tenant.clone(), child.node, child.key), ctx);
             }
@@ -420,7 +420,7 @@ impl Handler<FromChild> for Dispatcher {
                     Err(fault) => {
                         self.malformed.increment(1);
                         let refusal = Refusal::new(400, "malformed", fault.to_string());
-                        self.ask(child.node, child.session, LinkCommand::Refuse(refusal));
+                        self.ask(child.node, child.session, LinkCommand::Refuse(refusal.into()));
                         return done();
                     }
                 };

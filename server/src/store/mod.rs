@@ -9,6 +9,7 @@ mod read;
 mod snapshot;
 mod sqlite;
 mod summary;
+mod targets;
 mod write;
 mod writer;
 

@@ -2,8 +2,8 @@
 //! tenant; what is read for all tenants says whose each row is.
 
 use super::{
-    ApiTokenRow, AuditRow, DeadLetterRow, Delivery, InventoryRow, InventorySummary, JobDeviceRow, JobHead, JobRow,
-    NodeRow, ResultRow, StoreError, StreamRow, TokenRow,
+    ApiTokenRow, AuditRow, DeadLetterRow, Delivery, InventoryRow, InventorySummary, JobHead, JobRow, NodeRow,
+    StoreError, StreamRow, TokenRow,
     codec::{
         self, class, column, database, envelope, hash, ids, json, kind, parsed, state, unsigned, unsigned_32, uuid,
     },
@@ -192,44 +192,6 @@ pub async fn steering(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Re
 
 pub async fn open_jobs(readers: &SqlitePool) -> Read<Vec<JobRow>> {
     all(readers, query(OPEN_JOBS), job_row).await
-}
-
-pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<Vec<JobDeviceRow>> {
-    let sql = query(
-        "SELECT typeof(d.device) = 'text', d.device, d.leaf, d.epoch, d.state, d.reason, d.changed_at, \
-         r.ended_at, r.started_at, r.exit_code, r.truncated, r.stdout, r.stderr, \
-         d.holders, d.delivered_at, d.late FROM job_device d \
-         LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
-         WHERE d.tenant = ? AND d.job = ? ORDER BY d.leaf IS NULL, d.leaf, d.device",
-    );
-    all(readers, sql.bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec()), |row| {
-        let words = column::<i64>(row, 0)? != 0;
-        let result = match maybe_at(row, 7)? {
-            None => None,
-            Some(ended_at) => Some(ResultRow {
-                ended_at,
-                started_at: maybe_at(row, 8)?,
-                exit_code: column(row, 9)?,
-                truncated: column::<i64>(row, 10)? != 0,
-                stdout: bytes(row, 11)?,
-                stderr: bytes(row, 12)?,
-            }),
-        };
-        Ok(JobDeviceRow {
-            job,
-            device: if words { Err(column(row, 1)?) } else { Ok(NodeId(uuid(row, 1)?)) },
-            leaf: column::<Option<u32>>(row, 2)?,
-            epoch: unsigned_32(row, 3)?,
-            state: state(row, 4)?,
-            reason: column(row, 5)?,
-            changed_at: at(row, 6)?,
-            result,
-            holders: ids(row, 13)?,
-            delivered_at: maybe_at(row, 14)?,
-            late: column::<i64>(row, 15)? != 0,
-        })
-    })
-    .await
 }
 
 pub async fn job_counts(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Read<BTreeMap<State, u64>> {

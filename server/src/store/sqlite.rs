@@ -6,6 +6,7 @@ use super::{
     codec::database,
     read,
     snapshot::{self, Snapshot},
+    targets,
     writer::{QUEUE_BATCHES_MAX, Waiting, Writer, WriterState},
 };
 use async_trait::async_trait;
@@ -74,7 +75,10 @@ impl SqliteStore {
             .clone()
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            // What a statement may have to undo needs no file.
+            .pragma("temp_store", "memory")
+            .pragma("cache_size", "-16384");
         if let Some(pages) = pages_max {
             writing = writing.pragma("max_page_count", pages.to_string());
         }
@@ -203,7 +207,7 @@ impl Store for SqliteStore {
     }
 
     async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError> {
-        read::job_devices(&self.readers, tenant, job).await
+        targets::job_devices(&self.readers, tenant, job).await
     }
 
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError> {

@@ -187,7 +187,7 @@ const DEVICES: ManySql = ManySql {
 
 /// Rows a statement takes, largest first: few texts, so that each stays prepared. 256 rows of 9 values are well below
 /// the 32,766 values a statement may have.
-const ROWS: [usize; 4] = [256, 32, 4, 1];
+const ROWS: [usize; 5] = [256, 64, 16, 4, 1];
 
 async fn rows<T>(
     connection: &mut SqliteConnection,

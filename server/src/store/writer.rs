@@ -1,7 +1,7 @@
 //! The one writer: takes batches from its queue, puts those that wait into one transaction, syncs once, then answers.
 //!
 //! ```text
-//!   commit ─► queue ─► BEGIN ─► savepoint, ops ─► next waiting batch … ─► COMMIT (one sync) ─► answers
+//!   commit ─► queue ─► BEGIN ─► ops ─► savepoint, ops of the next waiting batch … ─► COMMIT (one sync) ─► answers
 //!                                  │ conflict: back to the savepoint, this batch alone answers Conflict
 //!                                  └ anything else: ROLLBACK, nothing of the group is kept, the store stops
 //! ```
@@ -114,16 +114,21 @@ impl Writer {
             ops += batch.len();
             // A member before its writes: whatever fails from here on, its caller is told.
             members.push((done, Ok(())));
-            if !begun {
-                self.execute("BEGIN IMMEDIATE", "beginning a transaction").await?;
-                begun = true;
-            }
-            let kept = self.member(batch).await?;
+            let kept = if begun {
+                self.member(batch).await?
+            } else {
+                let kept = self.first(batch).await?;
+                begun = kept.is_ok();
+                kept
+            };
             if let Some((_, result)) = members.last_mut() {
                 *result = kept;
             }
             let full = ops >= GROUP_OPS_MAX || (&mut age).now_or_never().is_some();
             next = if full { None } else { queue.try_recv().ok() };
+        }
+        if !begun {
+            return Ok(());
         }
         tracing::debug!("commit begins");
         self.execute("COMMIT", "committing").await?;
@@ -131,7 +136,22 @@ impl Writer {
         Ok(())
     }
 
-    /// One batch inside the transaction: the inner result is its caller's, the outer error everyone's.
+    /// A transaction with its first batch. It is the only one so far, so that it needs no savepoint, which would keep a
+    /// copy of each page that it changes. The results are those of [`Writer::member`]; after a conflict there is no
+    /// transaction.
+    async fn first(&mut self, batch: Vec<Op>) -> Result<Result<(), StoreError>, String> {
+        self.execute("BEGIN IMMEDIATE", "beginning a transaction").await?;
+        match write::apply(&mut self.connection, batch).await {
+            Ok(()) => Ok(Ok(())),
+            Err(WriteFault::Conflict(what)) => {
+                self.execute("ROLLBACK", "taking a batch back").await?;
+                Ok(Err(StoreError::Conflict(what)))
+            }
+            Err(WriteFault::Broken(reason)) => Err(reason),
+        }
+    }
+
+    /// One more batch inside the transaction: the inner result is its caller's, the outer error everyone's.
     async fn member(&mut self, batch: Vec<Op>) -> Result<Result<(), StoreError>, String> {
         self.execute("SAVEPOINT batch", "setting a savepoint").await?;
         match write::apply(&mut self.connection, batch).await {

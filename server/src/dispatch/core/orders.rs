@@ -315,10 +315,12 @@ pub(in crate::dispatch) fn end(
     let (job, trace) = (open.job, open.trace);
     if open.open.is_empty() {
         state.orders.remove(&order);
+        tracing::info!(%trace, %job, %order, "ended everywhere");
     }
     let Some(tenant) = state.nodes.get(&device).map(|n| n.tenant.clone()) else { return false };
     let Over { state: to, reason, at, result } = over;
-    tracing::info!(%trace, %job, %order, %device, state = %to, reason, "ended");
+    // A fleet's worth of lines for one job: who needs them has them in the database.
+    tracing::debug!(%trace, %job, %order, %device, state = %to, reason, "ended");
     work.ops.push(Op::JobDevice { tenant: tenant.clone(), job, device, state: to, reason, at, result });
     work.after.push(Effect::JobChanged(tenant, job));
     let holders = change.into_iter().flat_map(|change| change.holders);

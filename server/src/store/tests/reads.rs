@@ -176,3 +176,32 @@ async fn the_newest_audited_act_comes_first() {
     store.commit((1..=3).map(|n| Op::Audit(act(n))).collect()).await.unwrap();
     assert_eq!(store.audit(&tenant("a"), 2).await.unwrap(), [act(3), act(2)]);
 }
+
+/// Short outputs come with many devices a row, long ones on their own: nobody sees which.
+#[tokio::test]
+async fn outputs_at_the_bound_of_a_shared_row_and_one_byte_past_it_come_back_as_they_were() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mut targets: Vec<JobDeviceRow> = (0..300).map(|n| target(70, 1_000 - u128::from(n), n)).collect();
+    let unknown = JobDeviceRow { leaf: None, device: Err("pc \"ü\" 9".into()), ..target(70, 0, 0) };
+    targets.push(JobDeviceRow { state: State::Refused, reason: Some("a \"b\"\n\\".into()), ..unknown });
+    let of_length = |length: usize| Bytes::from((0..length).map(|n| (n * 7) as u8).collect::<Vec<_>>());
+    let mut ops = vec![Op::Job(job("main", 70, 1), targets.clone())];
+    for (at, (stdout, stderr)) in
+        [(0, 0), (1_024, 1_025), (1_025, 1_024), (1_025, 70_000), (3, 0)].into_iter().enumerate()
+    {
+        let result = ResultRow { stdout: of_length(stdout), stderr: of_length(stderr), ..result("") };
+        let result = ResultRow { truncated: at == 2, exit_code: None, started_at: None, ..result };
+        let place = at * 70;
+        let row = &mut targets[place];
+        ops.push(ended("main", 70, 1_000 - place as u128, State::Failed, Some(result.clone())));
+        (row.state, row.result) = (State::Failed, Some(result));
+    }
+    store.commit(ops).await.unwrap();
+    let rows = store.job_devices(&tenant("main"), job_id(70)).await.unwrap();
+    assert_eq!(rows.len(), targets.len());
+    for (row, wanted) in rows.iter().zip(&targets) {
+        let changed_at = row.changed_at;
+        assert_eq!(row, &JobDeviceRow { changed_at, ..wanted.clone() });
+    }
+}
