@@ -9,6 +9,9 @@ use crate::{failure::Failure, up::say, verbs::load::Args};
 use branchline_protocol::id::Role;
 use std::collections::BTreeMap;
 
+/// Agents below each parent: what is fixed in a process weighs little in as many.
+pub const AGENTS_MAX: u32 = 3_000;
+
 /// Measures the tree without agents, with those below the relay, and with those that dial the gateway.
 ///
 /// A relay's children share one link through the gateway, so the first group tells what a link costs the relay, and

@@ -120,7 +120,8 @@ fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
 /// Agents below one parent: as many as it holds by itself, and more where a measurement asks for its slots to be raised.
 fn agents_max(mode: Mode) -> u32 {
     match mode {
-        Mode::Fanout | Mode::Links => EACH_MAX,
+        Mode::Fanout => EACH_MAX,
+        Mode::Links => links::AGENTS_MAX,
         Mode::Storm => storm::AGENTS_MAX,
         Mode::Inventory => inventory::AGENTS_MAX,
     }
@@ -164,9 +165,7 @@ fn text(args: &Args) -> String {
     };
     let pcs = |names: &[String]| agents("pc", &names[0], &names[0]);
     let roaming = || agents("roam", "roaming", "dmz");
-    let parent = parent_keys(args);
-    let at = |role| if parent.0 == role { parent.1.as_str() } else { "" };
-    let (of_server, of_relay) = (at(Role::Server), at(Role::Relay));
+    let [of_server, of_relay] = [Role::Server, Role::Relay].map(|role| parent_keys(args, role));
     // A site each: agents may go to any relay of theirs.
     let relay = |name: &str| format!("[[relay]]\nname = '{name}'\nsite = '{name}'\nparent = 'dmz'\n{of_relay}");
     let names: Vec<String> = match args.relays {
@@ -181,25 +180,30 @@ fn text(args: &Args) -> String {
     let sites: String = names.iter().map(|name| format!("'{name}', ")).collect();
     format!("[topology]\nname = 'load'\n[[tenant]]\nname = 'main'\nsites = [{sites}'roaming']\n")
         + "[server]\nname = 'hq'\naccept_from = 'gateway'\n"
-        + of_server
+        + &of_server
         + "[[gateway]]\nname = 'dmz'\n"
         + &names.iter().map(|name| relay(name)).collect::<String>()
         + &devices
         + "[job]\nargv = ['true']\n"
 }
 
-/// Keys for the parent that is measured beyond its usual bounds, as an administrator raises them, and its role: room for
-/// more than 300 links, and no bound to how many come a second.
-fn parent_keys(args: &Args) -> (Role, String) {
-    let role = if args.below == Some(Below::Gateway) { Role::Server } else { Role::Relay };
-    if !matches!(args.mode, Mode::Storm | Mode::Inventory) {
-        return (role, String::new());
+/// Keys for a parent that is measured beyond its usual bounds, as an administrator raises them: room for more than 300
+/// links, and no bound to how many come a second.
+fn parent_keys(args: &Args, of: Role) -> String {
+    let measured = match (args.mode, args.below) {
+        (Mode::Fanout, _) => false,
+        (Mode::Links, _) => args.agents > EACH_MAX,
+        (Mode::Storm | Mode::Inventory, Some(Below::Gateway)) => of == Role::Server,
+        (Mode::Storm | Mode::Inventory, _) => of == Role::Relay,
+    };
+    if !measured {
+        return String::new();
     }
     let slots = match args.agents {
         ..=EACH_MAX => String::new(),
         more => format!("slots = {more}\nallow_above_300 = true\n"),
     };
-    (role, slots + "links_per_second = 100000\nlinks_burst = 1000000\n")
+    slots + "links_per_second = 100000\nlinks_burst = 1000000\n"
 }
 
 async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Result<Figures, Failure> {
@@ -277,12 +281,15 @@ mod tests {
         assert_eq!(of(&["storm", "--agents", "2001", "--below", "gateway"], "hq"), (2_001, 2_001, 100_000));
         assert_eq!(of(&["storm", "--agents", "301", "--below", "gateway"], "branch"), (301, 300, 150));
         assert_eq!(of(&["inventory", "--agents", "1000"], "branch"), (1_000, 1_000, 100_000));
+        assert_eq!(of(&["links", "--agents", "2000"], "branch"), (4_000, 2_000, 100_000), "as many below each");
+        assert_eq!(of(&["links", "--agents", "2000"], "hq"), (4_000, 2_000, 100_000));
+        assert_eq!(of(&["links"], "branch"), (600, 300, 150));
         assert_eq!(of(&["fanout"], "branch"), (300, 300, 150), "others are measured as they are shipped");
     }
 
     #[test]
     fn each_mode_has_its_bound_and_its_own_options() {
-        for (mode, max) in [("fanout", 300), ("links", 300), ("storm", 3_000), ("inventory", 1_000)] {
+        for (mode, max) in [("fanout", 300), ("links", 3_000), ("storm", 3_000), ("inventory", 1_000)] {
             let told = |agents: u32| check(&args(&[mode, "--agents", &agents.to_string()]), 32_768);
             assert!(told(max).is_ok(), "{mode} {max}");
             let failure = told(max + 1).unwrap_err();

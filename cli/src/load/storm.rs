@@ -48,7 +48,7 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
         Below::Gateway => ("gateway", Role::Gateway),
     };
     let mut leader = Leader::listen().await?;
-    bench.add(AGENTS, parent, &mut Manner { leader: Some(&mut leader), ..Manner::default() }).await?;
+    bench.add(AGENTS, parent, &mut Manner { leader: Some(&mut leader), packages: 0, ..Manner::default() }).await?;
     let set_up_s = bench.elapsed_s();
     say::line(&format!("all agents are online after {set_up_s:.1} s; they lose their links"));
     let before = bench.snapshot().await?;

@@ -39,7 +39,7 @@ pub struct Args {
     /// How many relays stand below the gateway, 1 to 300; more than one in fanout only
     #[arg(long, default_value_t = 1)]
     pub relays: u32,
-    /// How many agents each has below it: 1 to 300, in storm to 3000, in inventory to 1000; slots are raised above 300
+    /// How many agents each has below it: 1 to 300, in links and storm to 3000, in inventory to 1000; slots are raised above 300
     #[arg(long, default_value_t = 300)]
     pub agents: u32,
     /// How many jobs are measured in fanout
