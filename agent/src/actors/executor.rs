@@ -77,6 +77,12 @@ impl Executor {
         work: impl FnOnce(&Tools, &Path) -> Begun + Send + 'static,
     ) {
         let tools = self.tools.clone();
+        if !tools.platform.uses_folders() {
+            return match work(&tools, &tools.folder(order)) {
+                Begun::Runs(handle) => self.wait(order, handle, ctx),
+                Begun::Over(event) => self.tell(order, event, ctx),
+            };
+        }
         let work = async move {
             let folder = tools.folder(order);
             let begun = tokio::task::spawn_blocking(move || work(&tools, &folder)).await;
@@ -211,6 +217,7 @@ impl Handler<Command> for Executor {
             Command::Start(job) => self.begin(job.order, ctx, |tools, folder| start(tools, folder, *job)),
             Command::Resume(order) => self.begin(order, ctx, move |tools, folder| resume(tools, folder, order)),
             Command::Kill(order) => self.kill(order, ctx),
+            Command::Remove(_) if !self.tools.platform.uses_folders() => {}
             Command::Remove(order) => {
                 let folder = self.tools.folder(order);
                 self.blocking(ctx, false, move || remove(&folder));

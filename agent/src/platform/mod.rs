@@ -59,6 +59,11 @@ pub trait Platform: Send + Sync {
     /// Starts a job in its own process group, at most once per folder: a folder that was used before is refused.
     fn start_job(&self, spec: JobSpec) -> Result<JobHandle, StartFault>;
 
+    /// Whether jobs use their folders. Where they do not, nothing about a job touches a disk or waits.
+    fn uses_folders(&self) -> bool {
+        true
+    }
+
     /// What a job's folder holds after the agent's restart. Asked once the agent no longer means to start it: a job
     /// that has not begun by then never will.
     fn inspect_job(&self, dir: &Path) -> JobLeft;

@@ -167,6 +167,10 @@ impl Platform for VirtualPlatform {
         Ok(JobHandle::done(&spec.dir, JobLeft::Finished(status, kept, Bytes::new())))
     }
 
+    fn uses_folders(&self) -> bool {
+        self.real.is_some()
+    }
+
     fn inspect_job(&self, dir: &Path) -> JobLeft {
         self.real.as_ref().map_or(JobLeft::Cut, |real| real.inspect_job(dir))
     }

@@ -202,7 +202,7 @@ impl Exchange {
             Effect::CloseParent(why) => {
                 tracing::warn!(why, "uplink closed: the parent broke the rules");
                 self.malformed.increment(1);
-                self.ask_parent(LinkCommand::Refuse(Refusal::new(409, "protocol", why)));
+                self.ask_parent(LinkCommand::Refuse(Refusal::new(409, "protocol", why).into()));
                 self.parent = None;
             }
             Effect::ToChild(node, session, lane, message) => {
@@ -212,7 +212,7 @@ impl Exchange {
                 self.ask(node, session, LinkCommand::Release(lane, bytes))
             }
             Effect::GoodbyeChild(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
-            Effect::RefuseChild(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal)),
+            Effect::RefuseChild(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal.into())),
             Effect::DropChild(node, session) => self.links.retain(|of, (live, _)| *of != node || *live != session),
             Effect::Reachable(node, reachable) => self.parts.beacons.keyring.put(node, reachable),
             Effect::Sleeps(node) => self.parts.beacons.keyring.sleeps(node),
@@ -333,7 +333,7 @@ impl Exchange {
                 Ok(None) => self.ask(child.node, child.session, LinkCommand::Release(received.lane, received.credit)),
                 Err(fault) => {
                     let refusal = Refusal::new(400, "malformed", fault.to_string());
-                    self.ask(child.node, child.session, LinkCommand::Refuse(refusal));
+                    self.ask(child.node, child.session, LinkCommand::Refuse(refusal.into()));
                 }
             },
             LinkEvent::ChildDone => self.feed(Event::ChildDone(child), ctx),
@@ -406,7 +406,7 @@ impl Handler<FromChild> for Exchange {
         match said {
             FromChild::Up { child, link } if self.driver.core().is_stale(&child) => {
                 // It was overtaken between its admission and here.
-                let _gone = link.ask(LinkCommand::Refuse(stale()));
+                let _gone = link.ask(LinkCommand::Refuse(stale().into()));
                 tracing::info!(node = %child.node, attachment = child.key.attachment, "an older link came up late");
                 self.feed(Event::Stale(child.node, child.key), ctx);
             }

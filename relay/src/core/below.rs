@@ -231,8 +231,11 @@ impl<D: Defects> RelayCore<D> {
                 }
             } else if let Ok(result) = rmp_serde::from_slice::<JobResult>(&record.body) {
                 // The order is over on that device: its row closes with the same write that keeps the result.
-                tracing::info!(trace = ?record.trace, order = %result.order, device = %stream.node, end = ?result.end, "result carried");
+                tracing::debug!(trace = ?record.trace, order = %result.order, device = %stream.node, end = ?result.end, "result carried");
                 let change = self.ledger.ended(result.order, stream.node);
+                if change.is_some() && !self.ledger.contains(result.order) {
+                    tracing::info!(trace = ?record.trace, order = %result.order, "every result carried");
+                }
                 self.note(change.into_iter().collect(), batch);
             }
         }

@@ -453,7 +453,7 @@ impl<D: Defects> RelayCore<D> {
         out.extend(round.unreached.iter().copied().filter(sleeps).map(Effect::Wake));
         for offer in round.offers.into_iter().chain(also) {
             let Some(link) = links.get(&offer.child) else { continue };
-            tracing::info!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");
+            tracing::debug!(trace = %offer.payload.trace, order = %offer.payload.number, child = %offer.child, devices = offer.devices.len(), "handed on");
             let lane = if offer.payload.class == Class::Normal { Lane::Work } else { Lane::Urgent };
             out.push(Effect::ToChild(offer.child, link.session, lane, Message::Orders(vec![offer.message])));
         }

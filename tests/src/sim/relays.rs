@@ -142,7 +142,7 @@ impl World {
             Effect::ReleaseParent(lane, bytes) => self.relay_asks(n, LinkCommand::Release(lane, bytes)),
             Effect::CloseParent(why) => {
                 self.broken_protocol(place, why);
-                self.relay_asks(n, LinkCommand::Refuse(Refusal::new(409, "protocol", why)));
+                self.relay_asks(n, LinkCommand::Refuse(Refusal::new(409, "protocol", why).into()));
             }
             Effect::ToChild(node, session, lane, message) => {
                 self.relay_tells(n, &message);
@@ -158,7 +158,7 @@ impl World {
                 self.relay_child(n, node, session, LinkCommand::Goodbye(goodbye));
             }
             Effect::RefuseChild(node, session, refusal) => {
-                self.relay_child(n, node, session, LinkCommand::Refuse(refusal));
+                self.relay_child(n, node, session, LinkCommand::Refuse(refusal.into()));
             }
             Effect::LearnTime(time, envelope) => {
                 if let Some(process) = &mut self.relays[n].process {

@@ -135,7 +135,9 @@ impl World {
             Effect::Goodbye(node, session, goodbye) => {
                 self.server_child(node, session, LinkCommand::Goodbye(goodbye));
             }
-            Effect::Refuse(node, session, refusal) => self.server_child(node, session, LinkCommand::Refuse(refusal)),
+            Effect::Refuse(node, session, refusal) => {
+                self.server_child(node, session, LinkCommand::Refuse(refusal.into()))
+            }
             Effect::Raise(_, device, epoch) => self.raise_epoch(device, epoch),
             Effect::JobChanged(..) | Effect::Learned(_) | Effect::Revoke(..) | Effect::Behind(..) => {}
             Effect::Issued(job) => {

@@ -231,7 +231,7 @@ impl World {
         };
         let facts = self.facts(parent);
         if let Err(refusal) = check(parent.id(), &facts, &peer, &greeting) {
-            return self.command(id, Side::Parent, LinkCommand::Refuse(refusal));
+            return self.command(id, Side::Parent, LinkCommand::Refuse(refusal.into()));
         }
         let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
         match place {
@@ -286,7 +286,7 @@ impl World {
                 if refusal.is_stale_attachment() {
                     self.refused_as_stale(parent, place, key);
                 }
-                return self.command(id, Side::Parent, LinkCommand::Refuse(refusal));
+                return self.command(id, Side::Parent, LinkCommand::Refuse(refusal.into()));
             }
         };
         let spread = self.spread(parent, place);
@@ -321,7 +321,7 @@ impl World {
         if self.is_stale(parent, &child) {
             // Overtaken between its admission and here.
             self.refused_as_stale(parent, place, key);
-            return self.command(id, Side::Parent, LinkCommand::Refuse(stale()));
+            return self.command(id, Side::Parent, LinkCommand::Refuse(stale().into()));
         }
         self.note(format_args!("{place} up at {parent} session {session} attachment {}", key.attachment));
         match parent {

@@ -71,8 +71,8 @@ impl World {
                 }
             }
             LinkCommand::Refuse(refusal) => {
-                end.control.push_back(Frame::Refused(refusal.clone()));
-                end.closing = Some(LinkEnd::RefusedPeer(refusal));
+                end.control.push_back(Frame::Refused((*refusal).clone()));
+                end.closing = Some(LinkEnd::RefusedPeer(*refusal));
             }
         }
         self.pump(id, side);

@@ -359,7 +359,7 @@ impl Handler<Registered> for Gatekeeper {
     fn handle(&mut self, up: Registered, _: &mut Self::Context) {
         match self.doomed.remove(&up.session) {
             Some(refusal) => {
-                up.link.ask(LinkCommand::Refuse(refusal));
+                up.link.ask(LinkCommand::Refuse(refusal.into()));
             }
             None => {
                 self.links.insert(up.session, up.link);

@@ -108,7 +108,8 @@ pub struct Reception {
     pub notice_port: u16,
 }
 
-type Link = Framed<TlsStream<BoxStream>, FrameCodec>;
+/// Boxed, because it is handed on from task to task, and each would keep room for it.
+type Link = Framed<Box<TlsStream<BoxStream>>, FrameCodec>;
 
 impl Reception {
     /// Serves one opened stream to the point where its session runs or it is closed.
@@ -191,7 +192,7 @@ impl Reception {
             }
         };
         let keys = link_keys(stream.get_ref().1).filter(|_| self.notice_port != 0);
-        let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
+        let mut framed = Framed::with_capacity(Box::new(stream), FrameCodec, 1024);
         let greeting = match framed.next().await {
             Some(Ok(Some(Frame::Greeting(greeting)))) => greeting,
             Some(Err(e)) => {

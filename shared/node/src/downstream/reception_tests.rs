@@ -60,7 +60,7 @@ impl Handler<FromChild> for Owner {
     fn handle(&mut self, said: FromChild, _: &mut Self::Context) {
         let text = match said {
             FromChild::Up { child, link } if self.links.get(&child.node).is_some_and(|(key, _)| *key > child.key) => {
-                let _gone = link.ask(LinkCommand::Refuse(stale()));
+                let _gone = link.ask(LinkCommand::Refuse(stale().into()));
                 format!("late {}", child.session)
             }
             FromChild::Up { child, link } => {

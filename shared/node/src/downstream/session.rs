@@ -36,7 +36,7 @@ pub struct Session {
 }
 
 struct Work {
-    framed: Framed<TlsStream<BoxStream>, FrameCodec>,
+    framed: Framed<Box<TlsStream<BoxStream>>, FrameCodec>,
     commands: mpsc::Receiver<LinkCommand>,
     side: Side,
     counters: LinkCounters,
@@ -50,7 +50,7 @@ impl Session {
     pub fn new(
         guard: ExitGuard,
         child: Arc<Child>,
-        framed: Framed<TlsStream<BoxStream>, FrameCodec>,
+        framed: Framed<Box<TlsStream<BoxStream>>, FrameCodec>,
         link: LinkHandle,
         commands: mpsc::Receiver<LinkCommand>,
         side: Side,

@@ -11,7 +11,7 @@ use branchline_protocol::{
     refusal::Refusal,
     wire::{DEAD_AFTER_S, Frame, Goodbye, HEARTBEAT_S, Lease},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream as _, StreamExt};
 use metrics::Counter;
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
@@ -30,7 +30,7 @@ pub enum LinkCommand {
     /// Say goodbye. The parent's ends the link; a polling child's says that it has nothing more.
     Goodbye(Goodbye),
     /// Refuse and end the link.
-    Refuse(Refusal),
+    Refuse(Box<Refusal>),
 }
 
 /// What a link tells its owner while it lives.
@@ -188,6 +188,15 @@ pub async fn run_on<S: super::Stream>(
                     return Poll::Ready(Step::Unwritable(e));
                 }
             };
+            if is_poll && carried > POLL_BYTES_MAX && !asked_to_end && ending.is_none() {
+                return Poll::Ready(Step::Full);
+            }
+            // What waits is written before the stream is flushed: an acknowledgement and what follows it are one write.
+            if ending.is_none()
+                && let Poll::Ready(command) = commands.poll_recv(cx)
+            {
+                return Poll::Ready(command.map_or(Step::Orphaned, Step::Command));
+            }
             if written && unflushed {
                 match Pin::new(&mut framed).poll_flush(cx) {
                     Poll::Ready(Ok(())) => unflushed = false,
@@ -195,15 +204,8 @@ pub async fn run_on<S: super::Stream>(
                     Poll::Pending => {}
                 }
             }
-            if is_poll && carried > POLL_BYTES_MAX && !asked_to_end && ending.is_none() {
-                return Poll::Ready(Step::Full);
-            }
-            if ending.is_some() {
-                if written && !unflushed {
-                    return Poll::Ready(Step::Flushed);
-                }
-            } else if let Poll::Ready(command) = commands.poll_recv(cx) {
-                return Poll::Ready(command.map_or(Step::Orphaned, Step::Command));
+            if ending.is_some() && written && !unflushed {
+                return Poll::Ready(Step::Flushed);
             }
             match Pin::new(&mut framed).poll_next(cx) {
                 Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Step::Frame(frame)),
@@ -217,6 +219,8 @@ pub async fn run_on<S: super::Stream>(
             if dead.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Step::Dead);
             }
+            shrink(framed.read_buffer_mut());
+            shrink(framed.write_buffer_mut());
             Poll::Pending
         })
         .await;
@@ -273,8 +277,8 @@ pub async fn run_on<S: super::Stream>(
                     }
                 }
                 LinkCommand::Refuse(refusal) => {
-                    frames.push_back(Frame::Refused(refusal.clone()));
-                    ending = Some(LinkEnd::RefusedPeer(refusal));
+                    frames.push_back(Frame::Refused(Refusal::clone(&refusal)));
+                    ending = Some(LinkEnd::RefusedPeer(*refusal));
                 }
             },
             Step::Frame(frame) => {
@@ -332,6 +336,17 @@ pub async fn run_on<S: super::Stream>(
                 }
             }
         }
+    }
+}
+
+/// What an idle link keeps for its next frame, in each direction: most links are idle most of the time, and a node may have
+/// thousands.
+const IDLE_BYTES: usize = 1024;
+
+/// Gives back what a larger frame needed.
+fn shrink(buffer: &mut BytesMut) {
+    if buffer.is_empty() && buffer.capacity() > IDLE_BYTES {
+        *buffer = BytesMut::with_capacity(IDLE_BYTES);
     }
 }
 

@@ -346,7 +346,7 @@ enum Greeted {
 
 /// A connection, and the parent's own address: none behind a gateway.
 type Secured = (TlsStream<crate::link::BoxStream>, Option<SocketAddr>);
-type Link = Framed<TlsStream<crate::link::BoxStream>, FrameCodec>;
+type Link = Framed<Box<TlsStream<crate::link::BoxStream>>, FrameCodec>;
 /// A link that was welcomed, with what goes on from the last one.
 type Welcomed = (Link, Welcome, Vec<Resume>, Option<SocketAddr>);
 
@@ -385,7 +385,7 @@ async fn greet(parts: &Parts, way: &Way, (stream, peer): Secured) -> Result<Welc
     let dialling = UplinkEvent::Dialling { parent: way.parent, role: way.role, through_gateway, keys, reply };
     parts.owner.send(dialling).await.map_err(|e| fault(e.to_string()))?;
     let greeting = greeting.await.map_err(|_| fault("no greeting was given".into()))?;
-    let mut framed = Framed::with_capacity(stream, FrameCodec, 1024);
+    let mut framed = Framed::with_capacity(Box::new(stream), FrameCodec, 1024);
     let talk = async {
         framed.send(Frame::Greeting(Box::new(greeting))).await.map_err(|e| fault(e.to_string()))?;
         let (mut answer, mut resume) = (framed.next().await, Vec::new());

@@ -26,13 +26,15 @@ pub(super) struct Memory {
     pub max: usize,
     /// Bytes of bodies that are here.
     pub held: usize,
+    /// Bodies that are on disk only.
+    away: usize,
     /// Whether something was asked for and has not come.
     pub loading: bool,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { max: usize::MAX, held: 0, loading: false }
+        Memory { max: usize::MAX, held: 0, away: 0, loading: false }
     }
 }
 
@@ -45,6 +47,7 @@ impl Memory {
     /// A slot goes.
     pub fn remove(&mut self, slot: &Slot) {
         self.held -= slot.held();
+        self.away -= usize::from(slot.record.is_none());
     }
 
     /// Lets bodies go while there are too many. A gap is small, and is read when it grows: it stays.
@@ -52,8 +55,9 @@ impl Memory {
         if self.held <= self.max || slots.start >= slots.end {
             return;
         }
-        for slot in state.slots.range_mut(slots).filter(|slot| !slot.is_gap) {
+        for slot in state.slots.range_mut(slots).filter(|slot| !slot.is_gap && slot.record.is_some()) {
             self.held -= slot.held();
+            self.away += 1;
             slot.record = None;
         }
     }
@@ -73,7 +77,7 @@ impl Spool {
     /// Keys of [`crate::store::Table::Spool`] whose values are to be given to [`Spool::loaded`] before more can be sent.
     /// Empty while nothing is missing, or while others are under way.
     pub fn to_load(&mut self) -> Vec<Vec<u8>> {
-        if !self.link_up || self.memory.loading {
+        if self.memory.away == 0 || !self.link_up || self.memory.loading {
             return Vec::new();
         }
         for (lane, stream) in self.ready.iter().filter(|(l, _)| self.in_flight[*l as usize] < IN_FLIGHT_BYTES_MAX) {
@@ -117,6 +121,7 @@ impl Spool {
                 return Err(SpoolFault::Unreadable);
             }
             slot.record = Some(record.into());
+            self.memory.away -= 1;
             self.memory.add(slot);
         }
         Ok(())
