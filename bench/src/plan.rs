@@ -125,6 +125,11 @@ impl Run<'_> {
         references: Vec<(&'static str, Figure)>,
         target: Target,
     ) {
+        // Whoever breaks off a run of hours has what was measured.
+        eprintln!(
+            "measured: {work}: {}",
+            ours.as_ref().map_or_else(String::clone, |figure| format!("{figure:.3} {unit}"))
+        );
         self.rows.push(Row { work: work.into(), unit, ours, range: None, references, target });
     }
 
@@ -194,8 +199,7 @@ impl Run<'_> {
             let rounds = if relays == 1 { 20 } else { 3 };
             let load = self
                 .load(&format!(
-                    "--mode fanout --relays {relays} --agents 300 --rounds {rounds} --timeout 3600s --volatile-agents \
-                     --unverified-agents"
+                    "--mode fanout --relays {relays} --agents 300 --rounds {rounds} --volatile-agents --unverified-agents"
                 ))
                 .await;
             let server = of(&load, "cpu_s_per_1000.server");
@@ -234,7 +238,8 @@ impl Run<'_> {
         let rss = |n: usize| proxies[n].as_ref().map(|l| l.rss_kib).map_err(String::clone);
         let cpu = |n: usize| proxies[n].as_ref().map(|l| l.cpu_s_per_1000).map_err(String::clone);
         let (rss, cpu) = ([rss(0), rss(1)], [cpu(0), cpu(1)]);
-        let load = self.load("--mode links --relays 1 --agents 300").await;
+        let load =
+            self.load(&format!("--mode links --relays 1 --agents {count} --volatile-agents --timeout 900s")).await;
         let kib = |part: &str| of(&load, &format!("rss_per_link_bytes.{part}")).map(|bytes| bytes / 1024.0);
         let relay = vec![("Mosquitto", mosquitto), ("HAProxy", rss[0].clone()), ("nginx", rss[1].clone())];
         let (of_relay, of_gateway, of_server) = (kib("relay"), kib("gateway"), kib("server"));
@@ -243,7 +248,7 @@ impl Run<'_> {
         self.row("gateway, an idle link", "KiB RSS", of_gateway, gateway, Target::AtMost(22.0));
         self.row("server, an idle device link", "KiB RSS", of_server, vec![], Target::None);
         let cpu = vec![("HAProxy", cpu[0].clone()), ("nginx", cpu[1].clone())];
-        let load = self.load("--mode storm --below gateway --agents 300 --volatile-agents").await;
+        let load = self.load("--mode storm --below gateway --agents 1000 --volatile-agents").await;
         let ours = of(&load, "cpu_s_per_1000.gateway");
         self.row("gateway, CPU of 1,000 new links", "s", ours, cpu, Target::AtMost(0.30));
     }
@@ -269,7 +274,8 @@ impl Run<'_> {
     /// Row 8: everybody comes back at once.
     async fn storm(&mut self) {
         let agents = if self.plan.quick { 300 } else { 3_000 };
-        let load = self.load(&format!("--mode storm --relays 1 --agents {agents} --timeout 1800s")).await;
+        let load =
+            self.load(&format!("--mode storm --relays 1 --agents {agents} --volatile-agents --timeout 1800s")).await;
         let seconds = of(&load, "total_ms").map(|ms| ms / 1_000.0);
         let target = if self.plan.quick { Target::None } else { Target::AtMost(4.0) };
         self.row(&format!("storm, {agents} agents lost and back"), "s", seconds, vec![], target);
