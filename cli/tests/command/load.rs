@@ -136,7 +136,8 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (args, word) in [
         (&["--mode", "fanout", "--relays", "301"][..], "1 to 300"),
         (&["--mode", "links", "--relays", "2"], "fanout"),
-        (&["--mode", "links", "--agents", "301"], "1 to 300"),
+        (&["--mode", "fanout", "--agents", "301"], "1 to 300"),
+        (&["--mode", "links", "--agents", "3001"], "1 to 3000"),
         (&["--mode", "flood"], "fanout"),
         (&["--mode", "fanout", "--late", "101%:1ms"], "100 %"),
         (&["--mode", "fanout", "--branch-line", "7kbit"], "8kbit"),
