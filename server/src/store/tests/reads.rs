@@ -195,7 +195,7 @@ async fn outputs_at_the_bound_of_a_shared_row_and_one_byte_past_it_come_back_as_
         let place = at * 70;
         let row = &mut targets[place];
         ops.push(ended("main", 70, 1_000 - place as u128, State::Failed, Some(result.clone())));
-        (row.state, row.result) = (State::Failed, Some(result));
+        (row.state, row.reason, row.result) = (State::Failed, Some("why".into()), Some(result));
     }
     store.commit(ops).await.unwrap();
     let rows = store.job_devices(&tenant("main"), job_id(70)).await.unwrap();
