@@ -25,6 +25,7 @@ impl RunningAgent {
     /// Collects the inventory now, as at the time of its schedule, and sends the difference, or all of it the first time.
     pub fn collect(&self) {
         if let Some(keeper) = self.parts.keeper.get() {
+            // Once a step of the leader's, who counts what comes of it.
             keeper.do_send(Happened(Event::Collect));
         }
     }

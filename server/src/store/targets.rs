@@ -1,7 +1,10 @@
 //! A job's devices with their results, which may be a hundred thousand rows: read many at a time. A row of its own for each
 //! device costs more in the driver than in the database.
 
-use super::{JobDeviceRow, ResultRow, StoreError, codec::database};
+use super::{
+    JobDeviceRow, ResultRow, StoreError,
+    codec::{column, database},
+};
 use branchline_protocol::{
     id::{JobId, NodeId, TenantId},
     job::State,
@@ -9,7 +12,7 @@ use branchline_protocol::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use sqlx::{Row, SqlitePool, query, sqlite::SqliteRow};
+use sqlx::{SqlitePool, query};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -81,13 +84,6 @@ pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) ->
         place(a).cmp(&place(b)).then_with(|| a.device.cmp(&b.device))
     });
     Ok(devices)
-}
-
-fn column<'r, T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(
-    row: &'r SqliteRow,
-    place: usize,
-) -> Result<T, StoreError> {
-    row.try_get(place).map_err(|e| database("reading a column", e))
 }
 
 /// `None`: what the database holds was not written by this store.

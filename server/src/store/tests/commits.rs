@@ -36,6 +36,20 @@ async fn a_conflict_undoes_its_own_batch_and_no_other_of_the_group() {
     assert_eq!(store.token(token(1).hash).await.unwrap().unwrap().uses_left, 0);
 }
 
+/// The first batch of a transaction has no savepoint to go back to.
+#[tokio::test]
+async fn a_conflict_of_the_first_batch_undoes_it_and_keeps_those_behind_it() {
+    let place = Place::new();
+    let store = place.open().await;
+    let batches =
+        [vec![meta("a"), Op::UseToken(Hash::ZERO)], vec![meta("b")], vec![meta("c"), Op::UseToken(Hash::ZERO)]];
+    let results = join_all(batches.map(|batch| store.commit(batch))).await;
+    assert!(matches!(results[0], Err(StoreError::Conflict(_))), "{results:?}");
+    assert!(results[1].is_ok() && matches!(results[2], Err(StoreError::Conflict(_))), "{results:?}");
+    assert!(store.meta("a").await.unwrap().is_none() && store.meta("c").await.unwrap().is_none());
+    assert!(store.meta("b").await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn enr_1_a_token_is_used_as_often_as_it_says_and_no_more() {
     let place = Place::new();

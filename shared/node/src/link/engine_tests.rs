@@ -243,3 +243,62 @@ async fn rly_12_what_the_peer_said_before_it_closed_is_the_end_and_not_that_it_t
     assert!(matches!(written_into_a_closed_stream(parent(), refused()).await, LinkEnd::Lost(_)), "it refuses nobody");
     assert!(matches!(written_into_a_closed_stream(Side::Child, None).await, LinkEnd::Lost(_)));
 }
+
+/// Counts what is written to a pipe.
+struct Counted(tokio::io::DuplexStream, Arc<std::sync::atomic::AtomicUsize>);
+
+impl tokio::io::AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[actix_rt::test]
+async fn what_waits_together_is_written_at_once() {
+    let (a, b) = tokio::io::duplex(65_536);
+    let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (commands, rx) = mpsc::channel(8);
+    for text in ["one", "two", "three"] {
+        commands.send(LinkCommand::Send(Lane::Work, Bytes::from_static(text.as_bytes()))).await.unwrap();
+    }
+    let (events, _got) = mpsc::unbounded_channel();
+    let stream = Framed::new(Counted(a, writes.clone()), FrameCodec);
+    let _link = actix_rt::spawn(async move { run(stream, rx, parent(), counters(), &mut Into(events)).await });
+    let mut child = framed(b);
+    for text in ["one", "two", "three"] {
+        let frame = tokio::time::timeout(Duration::from_secs(20), child.next()).await.expect("it comes");
+        assert!(matches!(frame, Some(Ok(Some(Frame::Data { bytes, .. }))) if bytes == text), "{text}");
+    }
+    assert_eq!(writes.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_idle_link_gives_back_what_a_large_frame_took_and_never_what_is_in_use() {
+    let mut idle = BytesMut::with_capacity(IDLE_BYTES + 1);
+    shrink(&mut idle);
+    assert!(idle.capacity() <= IDLE_BYTES);
+    let mut used = BytesMut::from(&[7; IDLE_BYTES + 1][..]);
+    shrink(&mut used);
+    assert_eq!(used.len(), IDLE_BYTES + 1);
+}
