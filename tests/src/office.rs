@@ -14,6 +14,7 @@ pub use web::Web;
 use branchline_node::time::SystemClock;
 use serde_json::Value;
 use std::{
+    cell::Cell,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -323,9 +324,18 @@ impl Drop for Office {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the office's logs:\n{}", self.logs());
+            // Long output is cut in the middle by whoever shows it: the reason stands at its end, too.
+            if let Some(missed) = MISSED.take() {
+                eprintln!("{missed}");
+            }
         }
         self.end();
     }
+}
+
+thread_local! {
+    /// What this thread waited for in vain.
+    static MISSED: Cell<Option<String>> = const { Cell::new(None) };
 }
 
 /// Asks until there is an answer; panics when it takes longer than `secs`.
@@ -342,7 +352,11 @@ pub fn until<T>(what: &str, secs: u64, mut ask: impl FnMut() -> Result<T, String
             Ok(answer) => return answer,
             Err(instead) => instead,
         };
-        assert!(clock.mono().since(start) < secs * 1_000, "not within {secs} s: {what}; {instead}");
+        if clock.mono().since(start) >= secs * 1_000 {
+            let missed = format!("not within {secs} s: {what}; {instead}");
+            MISSED.set(Some(missed.clone()));
+            panic!("{missed}");
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }

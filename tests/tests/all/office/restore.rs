@@ -1,7 +1,7 @@
 //! A server's state lost on a running installation, and restored by the command (OPS-7).
 
 use super::*;
-use branchline_tests::office::until;
+use branchline_tests::office::{eventually, until};
 
 #[test]
 fn ops_7_a_killed_servers_state_is_restored_and_no_job_runs_twice() {
@@ -28,6 +28,10 @@ fn ops_7_a_killed_servers_state_is_restored_and_no_job_runs_twice() {
     assert_eq!(office.completed(&gap, 60)["counts"]["succeeded"], 2);
     let revoked = &ids["osaka-pc-05"];
     office.json(&["revoke", revoked]);
+    // What nobody below has heard of dies with the server.
+    eventually("its relay keeps the revoked device out", 60, || {
+        office.log("osaka-pc-05").contains("revoked").then_some(())
+    });
 
     office.hold_down("hq");
     let state = office.node_state("hq");
