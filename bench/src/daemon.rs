@@ -29,8 +29,11 @@ pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// Whether a program is installed.
+/// Where a program is installed; a path is its own answer.
 pub fn installed(program: &str) -> Outcome<PathBuf> {
+    if program.contains('/') {
+        return Ok(program.into());
+    }
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
     // Debian keeps servers where ordinary users do not look.
@@ -42,8 +45,10 @@ pub fn installed(program: &str) -> Outcome<PathBuf> {
 impl Daemon {
     /// Starts it, and waits until it listens at every one of these ports. What it says goes into a file in `folder`.
     pub fn start(program: &str, args: &[&str], folder: &Path, ports: &[u16]) -> Outcome<Daemon> {
-        let log = folder.join(format!("{program}-{}.log", ports.first().copied().unwrap_or_default()));
-        let mut command = Command::new(installed(program)?);
+        let file = installed(program)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let log = folder.join(format!("{name}-{}.log", ports.first().copied().unwrap_or_default()));
+        let mut command = Command::new(&file);
         command.args(args).current_dir(folder).stdin(Stdio::null());
         command.stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
         let mut daemon = Daemon { child: command.spawn()? };

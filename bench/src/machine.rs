@@ -16,6 +16,14 @@ pub struct Reading {
     pub pss_kib: f64,
 }
 
+impl Reading {
+    /// KiB by which memory grew since, shared among so many: RSS and PSS.
+    pub fn grown_kib(&self, since: &Reading, among: usize) -> (f64, f64) {
+        let each = |now: f64, then: f64| (now - then) / among as f64;
+        (each(self.rss_kib, since.rss_kib), each(self.pss_kib, since.pss_kib))
+    }
+}
+
 /// Reads processes that this program started; one that has ended counts nothing.
 pub fn read(pids: &[u32]) -> Reading {
     let mut sum = Reading::default();

@@ -1,11 +1,12 @@
 //! The targets' table: what Branchline does beside what others do, on the same machine, in the same run.
 //!
 //! ```text
-//! quiet machine ─► reference (NATS, nginx, HAProxy, Mosquitto, SQLite) ─► product (`branchline load`) ─► row: both, ratio, target
+//! quiet machine ─► reference (NATS, nginx, HAProxy, Mosquitto, SQLite) ─► product ─► row: both, ratio, target
 //! ```
 //!
 //! Every process is started here and ended by its handle. All traffic stays on loopback.
 
+mod bulk;
 mod certs;
 mod daemon;
 mod machine;

@@ -12,8 +12,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// KiB that the broker grew by for each of so many clients that are connected and subscribed.
-pub async fn idle(certs: &Certs, folder: &Path, clients: usize) -> Outcome<f64> {
+/// KiB that the broker grew by for each of so many clients that are connected and subscribed, RSS and PSS.
+pub async fn idle(certs: &Certs, folder: &Path, clients: usize) -> Outcome<(f64, f64)> {
     let port = free_port()?;
     let file = folder.join("mosquitto.conf");
     let text = format!(
@@ -47,5 +47,5 @@ pub async fn idle(certs: &Certs, folder: &Path, clients: usize) -> Outcome<f64> 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = machine::read(&broker.pids());
     drop(open);
-    Ok((after.rss_kib - before.rss_kib) / clients as f64)
+    Ok(after.grown_kib(&before, clients))
 }

@@ -39,8 +39,8 @@ pub struct FanOut {
     pub ms: Sample,
     /// Seconds of CPU of hub and leaf for a thousand answers.
     pub cpu_s_per_1000: f64,
-    /// KiB that the leaf grew by for a client: before, and after load.
-    pub rss_kib_per_link: (f64, f64),
+    /// KiB RSS that the leaf had grown by for a client after the load.
+    pub rss_kib_per_link: f64,
 }
 
 impl Nats {
@@ -75,9 +75,17 @@ impl Nats {
         Client::open(&self.connector, port).await
     }
 
-    /// A question to so many clients below the leaf, again and again.
-    pub async fn fan_out(&self, clients: usize, rounds: u64) -> Outcome<FanOut> {
+    /// KiB that the leaf grew by for each of so many subscribed clients that are idle, RSS and PSS.
+    pub async fn idle(&self, clients: usize) -> Outcome<(f64, f64)> {
         let before = machine::read(&self.leaf.pids());
+        let open = self.subscribed(clients).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let after = machine::read(&self.leaf.pids());
+        drop(open);
+        Ok(after.grown_kib(&before, clients))
+    }
+
+    async fn subscribed(&self, clients: usize) -> Outcome<Vec<Client>> {
         let mut open = Vec::new();
         for _ in 0..clients {
             let mut client = self.client(self.leaf_port).await?;
@@ -85,8 +93,13 @@ impl Nats {
             client.until_pong().await?;
             open.push(client);
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let idle = machine::read(&self.leaf.pids());
+        Ok(open)
+    }
+
+    /// A question to so many clients below the leaf, again and again.
+    pub async fn fan_out(&self, clients: usize, rounds: u64) -> Outcome<FanOut> {
+        let before = machine::read(&self.leaf.pids());
+        let open = self.subscribed(clients).await?;
         let answering: Vec<_> = open.into_iter().map(|client| tokio::spawn(client.answers_for_ever())).collect();
         let mut ask = self.client(self.hub_port).await?;
         ask.say(b"SUB inbox.* 1\r\nPING\r\n").await?;
@@ -111,11 +124,10 @@ impl Nats {
         let ended = machine::read(&pids);
         let loaded = machine::read(&self.leaf.pids());
         answering.iter().for_each(|task| task.abort());
-        let per_link = |now: machine::Reading| (now.rss_kib - before.rss_kib) / clients as f64;
         Ok(FanOut {
             ms: Sample::of(times),
             cpu_s_per_1000: (ended.cpu_s - begun.cpu_s) * 1_000.0 / (rounds as f64 * clients as f64),
-            rss_kib_per_link: (per_link(idle), per_link(loaded)),
+            rss_kib_per_link: loaded.grown_kib(&before, clients).0,
         })
     }
 

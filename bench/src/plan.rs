@@ -1,15 +1,15 @@
 //! What is measured, in which order: each reference right before what it is held against.
 
 use crate::{
-    Outcome,
+    Outcome, bulk,
     certs::Certs,
     machine, mqtt,
     nats::Nats,
     product::{Product, figure},
-    proxy::{Kind, Proxy},
+    proxy::{Kind, Links, Proxy},
     stats::Sample,
     storage,
-    table::{Figure, Row, Table, Target},
+    table::{Figure, Measured, Row, Table, Target},
 };
 use serde_json::Value;
 use std::{path::PathBuf, time::Duration};
@@ -25,6 +25,8 @@ pub const USAGE: &str = "usage: branchline-bench --product FILE [--json] [--quic
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
 /// Agents below the measured relay.
 const AGENTS: usize = 300;
+/// MiB of one transfer.
+const BULK_MIB: u32 = 400;
 
 /// What was asked for.
 pub struct Plan {
@@ -113,7 +115,25 @@ fn told<T>(outcome: Outcome<T>) -> Result<T, String> {
 }
 
 fn of(told: &Result<Value, String>, path: &str) -> Figure {
-    told.as_ref().map_err(String::clone).and_then(|value| figure(value, path).map_err(|e| e.to_string()))
+    let found = told.as_ref().map_err(String::clone);
+    found.and_then(|value| figure(value, path).map(Measured::once).map_err(|e| e.to_string()))
+}
+
+/// The figure with the range of all rounds.
+fn of_rounds(told: &Result<Value, String>, path: &str) -> Figure {
+    let range = of(told, "min_ms").ok().zip(of(told, "max_ms").ok()).map(|(low, high)| (low.value, high.value));
+    of(told, path).map(|measured| Measured { range, ..measured })
+}
+
+fn times(figure: Figure, factor: f64) -> Figure {
+    let scale =
+        |m: Measured| Measured { value: m.value * factor, range: m.range.map(|(a, b)| (a * factor, b * factor)) };
+    figure.map(scale)
+}
+
+/// What is taken from an outcome, or why there is none.
+fn from<T>(told: &Result<T, String>, take: impl FnOnce(&T) -> f64) -> Figure {
+    told.as_ref().map(|outcome| Measured::once(take(outcome))).map_err(String::clone)
 }
 
 impl Run<'_> {
@@ -128,9 +148,14 @@ impl Run<'_> {
         // Whoever breaks off a run of hours has what was measured.
         eprintln!(
             "measured: {work}: {}",
-            ours.as_ref().map_or_else(String::clone, |figure| format!("{figure:.3} {unit}"))
+            ours.as_ref().map_or_else(String::clone, |m| format!("{:.3} {unit}", m.value))
         );
-        self.rows.push(Row { work: work.into(), unit, ours, range: None, references, target });
+        self.rows.push(Row { work: work.into(), unit, ours: Some(ours), references, target });
+    }
+
+    /// What others do where there is nothing of ours to hold against it.
+    fn others(&mut self, work: &str, unit: &'static str, references: Vec<(&'static str, Figure)>) {
+        self.rows.push(Row { work: work.into(), unit, ours: None, references, target: Target::None });
     }
 
     async fn quiet(&mut self) {
@@ -146,32 +171,43 @@ impl Run<'_> {
         told(self.plan.product.load(self.folder.path(), &args))
     }
 
+    fn nats(&self) -> Result<Nats, String> {
+        told(Nats::start(&self.certs, self.folder.path()))
+    }
+
+    fn proxy(&self, kind: Kind, asks: bool) -> Result<Proxy, String> {
+        told(Proxy::start(kind, &self.certs, self.folder.path(), asks))
+    }
+
     /// Row 1 and 2: a question to 300, its answers durable at the server.
     async fn fan_out(&mut self) {
         self.quiet().await;
+        let synced = told(storage::synced_writes(self.folder.path(), 200));
+        let synced = synced.map(|sample| sample.measured());
+        self.others("a write of 4 KiB and its sync", "ms", vec![("this disk", synced)]);
         let rounds = self.plan.rounds(200);
-        let nats = match told(Nats::start(&self.certs, self.folder.path())) {
+        let nats = match self.nats() {
             Ok(nats) => told(nats.fan_out(AGENTS, rounds).await),
             Err(why) => Err(why),
         };
-        let nats_of = |take: &dyn Fn(&crate::nats::FanOut) -> f64| nats.as_ref().map(take).map_err(String::clone);
-        let ms: [Figure; 2] = [nats_of(&|n| n.ms.median()), nats_of(&|n| n.ms.at(0.99))];
-        let cpu = nats_of(&|n| n.cpu_s_per_1000);
-        let (idle, loaded) = (nats_of(&|n| n.rss_kib_per_link.0), nats_of(&|n| n.rss_kib_per_link.1));
+        let range = |n: &crate::nats::FanOut| Some((n.ms.at(0.0), n.ms.at(1.0)));
+        let ms = [0.5, 0.99].map(|part| {
+            nats.as_ref().map(|n| Measured { value: n.ms.at(part), range: range(n) }).map_err(String::clone)
+        });
+        let cpu = from(&nats, |n| n.cpu_s_per_1000);
         let rounds = self.plan.rounds(100);
-        for (who, more, times) in [
+        for (who, more, bound) in [
             ("agents that neither check nor journal", " --unverified-agents --volatile-agents", 1.2),
             ("whole agents", "", 4.0),
         ] {
             let load = self.load(&format!("--mode fanout --relays 1 --agents {AGENTS} --rounds {rounds}{more}")).await;
-            let range = of(&load, "min_ms").ok().zip(of(&load, "max_ms").ok());
             for (name, path, reference) in [("p50", "p50_ms", &ms[0]), ("p99", "p99_ms", &ms[1])] {
                 let work = format!("fanout, 300 {who}, {name}");
-                self.row(&work, "ms", of(&load, path), vec![("NATS", reference.clone())], Target::Times(times));
-                self.rows.last_mut().expect("just added").range = range;
+                self.row(&work, "ms", of_rounds(&load, path), vec![("NATS", reference.clone())], Target::Times(bound));
             }
             let parts = ["server", "gateway", "relay"].map(|part| of(&load, &format!("cpu_s_per_1000.{part}")));
-            let sum = parts.iter().cloned().sum::<Figure>();
+            let values = parts.iter().map(|part| part.as_ref().map(|m| m.value).map_err(String::clone));
+            let sum = values.sum::<Result<f64, String>>().map(Measured::once);
             let work = format!("fanout, 300 {who}, CPU of server, gateway and relay");
             self.row(&work, "s/1000 results", sum, vec![("NATS", cpu.clone())], Target::AtMost(0.020));
             for (part, figure) in ["server", "gateway", "relay"].into_iter().zip(parts) {
@@ -180,19 +216,19 @@ impl Run<'_> {
             let agents = of(&load, "cpu_s_per_1000.agents");
             self.row("  beside it the agents", "s/1000 results", agents, vec![], Target::None);
         }
-        self.row("NATS leaf, a link before and after load", "KiB RSS", loaded, vec![("before", idle)], Target::None);
+        let loaded = from(&nats, |n| n.rss_kib_per_link);
+        self.others("a link of 300 after load", "KiB RSS", vec![("NATS", loaded)]);
     }
 
     /// Rows 3 and 4: trees of many relays.
     async fn tree(&mut self) {
         self.quiet().await;
-        let gathered = match told(Nats::start(&self.certs, self.folder.path())) {
+        let gathered = match self.nats() {
             Ok(nats) => told(nats.gather(AGENTS, AGENTS).await),
             Err(why) => Err(why),
         };
-        let nats = |take: fn(&(f64, f64)) -> f64| gathered.as_ref().map(take).map_err(String::clone);
-        let seconds = nats(|g| g.0);
-        self.row("NATS, 90,000 answers of 512 B to one subscriber, wall", "s", seconds, vec![], Target::None);
+        let seconds = from(&gathered, |g| g.0);
+        self.others("90,000 answers of 512 B to one subscriber, wall", "s", vec![("NATS", seconds)]);
         let mut at_300: Option<Figure> = None;
         for relays in [1, 30, 300] {
             let devices = relays * 300;
@@ -213,62 +249,85 @@ impl Run<'_> {
             }
             at_300.get_or_insert_with(|| server.clone());
             if relays == 300 {
-                let cpu = server.map(|s| s * 90.0);
-                self.row("fanout to 90,000, server CPU", "s", cpu, vec![("NATS", nats(|g| g.1))], Target::AtMost(1.0));
-                let rss = of(&load, "rss_bytes.server").map(|bytes| bytes / 1e6);
+                let nats = from(&gathered, |g| g.1);
+                let cpu = times(server, 90.0);
+                self.row("fanout to 90,000, server CPU", "s", cpu, vec![("NATS", nats)], Target::AtMost(1.0));
+                let rss = times(of(&load, "rss_bytes.server"), 1e-6);
                 self.row("fanout to 90,000, server memory", "MB RSS", rss, vec![], Target::AtMost(300.0));
             }
         }
     }
 
-    /// Rows 5 and 6, memory of idle links.
+    /// Rows 5 and 6, memory of idle links, and what new ones cost the gateway.
     async fn links(&mut self) {
-        self.quiet().await;
-        let (folder, certs) = (self.folder.path().to_owned(), &self.certs);
         let count = if self.plan.quick { 200 } else { 2_000 };
-        let mosquitto = told(mqtt::idle(certs, &folder, count).await);
-        let mut proxies = Vec::new();
-        for kind in [Kind::Haproxy, Kind::Nginx] {
-            let links = match told(Proxy::start(kind, certs, &folder, false)) {
+        self.quiet().await;
+        let mosquitto = told(mqtt::idle(&self.certs, self.folder.path(), count).await);
+        let nats = match self.nats() {
+            Ok(nats) => told(nats.idle(count).await),
+            Err(why) => Err(why),
+        };
+        let mut proxies: Vec<(&'static str, Result<Links, String>)> = Vec::new();
+        for (name, kind, asks) in [
+            ("HAProxy", Kind::Haproxy, false),
+            ("nginx", Kind::Nginx, false),
+            ("nginx, client certificates", Kind::Nginx, true),
+        ] {
+            let links = match self.proxy(kind, asks) {
                 Ok(proxy) => told(proxy.links(count).await),
                 Err(why) => Err(why),
             };
-            proxies.push(links);
+            proxies.push((name, links));
         }
-        let rss = |n: usize| proxies[n].as_ref().map(|l| l.rss_kib).map_err(String::clone);
-        let cpu = |n: usize| proxies[n].as_ref().map(|l| l.cpu_s_per_1000).map_err(String::clone);
-        let (rss, cpu) = ([rss(0), rss(1)], [cpu(0), cpu(1)]);
         let load =
             self.load(&format!("--mode links --relays 1 --agents {count} --volatile-agents --timeout 900s")).await;
-        let kib = |part: &str| of(&load, &format!("rss_per_link_bytes.{part}")).map(|bytes| bytes / 1024.0);
-        let relay = vec![("Mosquitto", mosquitto), ("HAProxy", rss[0].clone()), ("nginx", rss[1].clone())];
-        let (of_relay, of_gateway, of_server) = (kib("relay"), kib("gateway"), kib("server"));
-        self.row("relay, an idle device link", "KiB RSS", of_relay, relay, Target::AtMost(12.0));
-        let gateway = vec![("HAProxy", rss[0].clone()), ("nginx", rss[1].clone())];
-        self.row("gateway, an idle link", "KiB RSS", of_gateway, gateway, Target::AtMost(22.0));
-        self.row("server, an idle device link", "KiB RSS", of_server, vec![], Target::None);
-        let cpu = vec![("HAProxy", cpu[0].clone()), ("nginx", cpu[1].clone())];
-        let load = self.load("--mode storm --below gateway --agents 1000 --volatile-agents").await;
+        let kinds: [(&'static str, &str, fn(&(f64, f64)) -> f64); 2] =
+            [("KiB RSS", "rss", |kib| kib.0), ("KiB PSS", "pss", |kib| kib.1)];
+        for (unit, key, take) in kinds {
+            let ours = |part: &str| times(of(&load, &format!("{key}_per_link_bytes.{part}")), 1.0 / 1_024.0);
+            let bound = |bound| if key == "rss" { Target::AtMost(bound) } else { Target::None };
+            let outer: Vec<(&'static str, Figure)> =
+                proxies[..2].iter().map(|(name, links)| (*name, from(links, |l| take(&l.kib)))).collect();
+            let brokers = vec![("Mosquitto", from(&mosquitto, take)), ("NATS", from(&nats, take))];
+            let relay = [brokers, outer.clone()].concat();
+            self.row("relay, an idle device link", unit, ours("relay"), relay, bound(12.0));
+            self.row("gateway, an idle link", unit, ours("gateway"), outer, bound(22.0));
+            self.row("server, an idle device link", unit, ours("server"), vec![], Target::None);
+            self.row("server, a device behind a relay", unit, ours("server_behind_relay"), vec![], Target::None);
+        }
+        let agents = if self.plan.quick { 100 } else { 1_000 };
+        let load = self.load(&format!("--mode storm --below gateway --agents {agents} --volatile-agents")).await;
         let ours = of(&load, "cpu_s_per_1000.gateway");
+        let cpu = proxies.iter().map(|(name, links)| (*name, from(links, |l| l.cpu_s_per_1000))).collect();
         self.row("gateway, CPU of 1,000 new links", "s", ours, cpu, Target::AtMost(0.30));
     }
 
     /// Row 7: bulk.
     async fn gateway(&mut self) {
-        let folder = self.folder.path().to_owned();
-        let mut rates: Vec<Result<Sample, String>> = Vec::new();
-        for kind in [Kind::Nginx, Kind::Haproxy] {
+        let runs = if self.plan.quick { 2 } else { 7 };
+        let mut others: Vec<(&'static str, Result<(Sample, f64), String>)> = Vec::new();
+        for (name, kind) in [("nginx", Kind::Nginx), ("HAProxy", Kind::Haproxy)] {
             self.quiet().await;
-            let rate = match told(Proxy::start(kind, &self.certs, &folder, false)) {
-                Ok(proxy) => told(proxy.bulk(if self.plan.quick { 2 } else { 7 }, 400).await),
+            let told = match self.proxy(kind, false) {
+                Ok(proxy) => told(proxy.bulk(runs, BULK_MIB as usize).await),
                 Err(why) => Err(why),
             };
-            rates.push(rate);
+            others.push((name, told));
         }
-        let median = |n: usize| rates[n].as_ref().map(Sample::median).map_err(String::clone);
-        let references = vec![("nginx", median(0)), ("HAProxy", median(1))];
-        let why = "bulk links carry nothing yet: content is not built".to_owned();
-        self.row("bulk through the gateway", "MB/s", Err(why), references, Target::AtLeast(1_000.0));
+        let rates =
+            others.iter().map(|(name, told)| (*name, told.as_ref().map(|(s, _)| s.measured()).map_err(String::clone)));
+        let rates: Vec<(&'static str, Figure)> = rates.collect();
+        let cpu: Vec<(&'static str, Figure)> = others.iter().map(|(name, told)| (*name, from(told, |t| t.1))).collect();
+        for (way, towards) in [(bulk::Way::Down, "to the child"), (bulk::Way::Up, "to the server")] {
+            self.quiet().await;
+            let gateway = self.plan.product.exe.with_file_name("branchline-gateway");
+            let ours = told(bulk::through(&gateway, self.folder.path(), way, runs, BULK_MIB).await);
+            let rate = ours.as_ref().map(|b| b.rates.measured()).map_err(String::clone);
+            let work = format!("bulk through the gateway {towards}");
+            self.row(&work, "MB/s", rate, rates.clone(), Target::AtLeast(1_000.0));
+            let own = from(&ours, |b| b.gateway_cpu_s);
+            self.row("  CPU of the gateway for it", "s/GB", own, cpu.clone(), Target::None);
+        }
     }
 
     /// Row 8: everybody comes back at once.
@@ -276,7 +335,7 @@ impl Run<'_> {
         let agents = if self.plan.quick { 300 } else { 3_000 };
         let load =
             self.load(&format!("--mode storm --relays 1 --agents {agents} --volatile-agents --timeout 1800s")).await;
-        let seconds = of(&load, "total_ms").map(|ms| ms / 1_000.0);
+        let seconds = times(of(&load, "total_ms"), 1e-3);
         let target = if self.plan.quick { Target::None } else { Target::AtMost(4.0) };
         self.row(&format!("storm, {agents} agents lost and back"), "s", seconds, vec![], target);
     }
@@ -286,16 +345,12 @@ impl Run<'_> {
         self.quiet().await;
         let agents = if self.plan.quick { 100 } else { 1_000 };
         let sqlite = Sample::of((0..5).filter_map(|_| storage::sqlite(self.folder.path(), agents, 200).ok()));
-        let alone = if sqlite.len() == 5 { Ok(sqlite.median()) } else { Err("SQLite alone failed".to_owned()) };
+        let alone = if sqlite.len() == 5 { Ok(sqlite.measured()) } else { Err("SQLite alone failed".to_owned()) };
         let load = self.load(&format!("--mode inventory --relays 1 --agents {agents} --timeout 1800s")).await;
-        let full = of(&load, "first_full.total_ms").map(|ms| ms / 1_000.0);
-        self.row(
-            "inventory, 1,000 x 200 packages, first full",
-            "s",
-            full,
-            vec![("SQLite", alone)],
-            Target::AtMost(1.0),
-        );
+        let full = times(of(&load, "first_full.total_ms"), 1e-3);
+        let work = format!("inventory, {agents} x 200 packages, first full");
+        let target = if self.plan.quick { Target::None } else { Target::AtMost(1.0) };
+        self.row(&work, "s", full, vec![("SQLite", alone)], target);
         let bytes = |part: &str| of(&load, &format!("{part}.branch_line_bytes_per_device"));
         let (again, changed) = (bytes("reconnect"), bytes("one_changed"));
         self.row("inventory, unchanged reconnect, a device", "B", again, vec![], Target::AtMost(200.0));
@@ -310,10 +365,8 @@ impl Run<'_> {
         ] {
             let rounds = self.plan.rounds(50);
             let load = self.load(&format!("--mode fanout --relays 1 --agents {AGENTS} --rounds {rounds} {more}")).await;
-            let range = of(&load, "min_ms").ok().zip(of(&load, "max_ms").ok());
             for (name, path) in [("p50", "p50_ms"), ("p99", "p99_ms")] {
-                self.row(&format!("{work}, {name}"), "ms", of(&load, path), vec![], Target::None);
-                self.rows.last_mut().expect("just added").range = range;
+                self.row(&format!("{work}, {name}"), "ms", of_rounds(&load, path), vec![], Target::None);
             }
         }
     }

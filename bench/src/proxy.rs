@@ -39,8 +39,8 @@ pub struct Proxy {
 
 /// What idle links cost it.
 pub struct Links {
-    /// KiB that it grew by for each.
-    pub rss_kib: f64,
+    /// KiB that it grew by for each, RSS and PSS.
+    pub kib: (f64, f64),
     /// Seconds of CPU for a thousand new ones: outer TLS, upgrade, TLS to the upstream.
     pub cpu_s_per_1000: f64,
 }
@@ -93,14 +93,15 @@ impl Proxy {
         let after = machine::read(&pids);
         drop(open);
         Ok(Links {
-            rss_kib: (after.rss_kib - before.rss_kib) / count as f64,
+            kib: after.grown_kib(&before, count),
             cpu_s_per_1000: (after.cpu_s - before.cpu_s) * 1_000.0 / count as f64,
         })
     }
 
-    /// MB in a second through it on one connection, so often so many MiB.
-    pub async fn bulk(&self, times: usize, mib: usize) -> Outcome<Sample> {
+    /// MB in a second through it on one connection, so often so many MiB; and seconds of its CPU for a GB.
+    pub async fn bulk(&self, times: usize, mib: usize) -> Outcome<(Sample, f64)> {
         let mut rates = Vec::new();
+        let before = machine::read(&self.daemon.pids());
         for _ in 0..times {
             let tcp = TcpStream::connect(local(self.port)).await?;
             let mut stream = self.connector.connect(localhost(), tcp).await?;
@@ -120,7 +121,9 @@ impl Proxy {
             }
             rates.push((mib << 20) as f64 / 1e6 / from.elapsed().as_secs_f64());
         }
-        Ok(Sample::of(rates))
+        let cpu_s = machine::read(&self.daemon.pids()).cpu_s - before.cpu_s;
+        let gigabytes = (mib << 20) as f64 / 1e9 * times as f64;
+        Ok((Sample::of(rates), cpu_s / gigabytes))
     }
 }
 

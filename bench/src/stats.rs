@@ -1,5 +1,7 @@
 //! Medians with their range: one figure alone says nothing of how much it varies.
 
+use crate::table::Measured;
+
 /// What was measured several times.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample(Vec<f64>);
@@ -23,6 +25,11 @@ impl Sample {
         self.at(0.5)
     }
 
+    /// The median with the smallest and the largest.
+    pub fn measured(&self) -> Measured {
+        Measured { value: self.median(), range: Some((self.at(0.0), self.at(1.0))) }
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -37,6 +44,7 @@ mod tests {
     fn a_percentile_is_a_measured_value() {
         let sample = Sample::of((1..=100).rev().map(f64::from));
         assert_eq!((sample.median(), sample.at(0.99), sample.len()), (50.0, 99.0, 100));
+        assert_eq!(sample.measured(), Measured { value: 50.0, range: Some((1.0, 100.0)) });
         assert_eq!((Sample::of([7.0]).median(), Sample::default().median()), (7.0, 0.0));
     }
 }

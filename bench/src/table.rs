@@ -17,8 +17,33 @@ pub enum Target {
     None,
 }
 
+/// A median, with the smallest and largest where it was measured several times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// What counts.
+    pub value: f64,
+    /// Smallest and largest.
+    pub range: Option<(f64, f64)>,
+}
+
+impl Measured {
+    /// A figure measured once.
+    pub fn once(value: f64) -> Measured {
+        Measured { value, range: None }
+    }
+
+    fn shown(&self) -> String {
+        let range = self.range.map(|(low, high)| format!(" ({} to {})", number(low), number(high)));
+        number(self.value) + &range.unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "value": self.value, "min": self.range.map(|r| r.0), "max": self.range.map(|r| r.1) })
+    }
+}
+
 /// A figure, or why there is none.
-pub type Figure = Result<f64, String>;
+pub type Figure = Result<Measured, String>;
 
 /// One piece of work.
 #[derive(Clone, Debug)]
@@ -27,10 +52,8 @@ pub struct Row {
     pub work: String,
     /// Of what.
     pub unit: &'static str,
-    /// Ours.
-    pub ours: Figure,
-    /// Smallest and largest of ours, where it was measured several times.
-    pub range: Option<(f64, f64)>,
+    /// Ours; none where only others are shown.
+    pub ours: Option<Figure>,
     /// Others', by name, from the same run.
     pub references: Vec<(&'static str, Figure)>,
     /// What is wanted.
@@ -38,15 +61,19 @@ pub struct Row {
 }
 
 impl Row {
+    fn own(&self) -> Option<f64> {
+        self.ours.as_ref()?.as_ref().ok().map(|measured| measured.value)
+    }
+
     /// Ours against the first reference.
     fn ratio(&self) -> Option<f64> {
-        let (ours, (_, reference)) = (self.ours.as_ref().ok()?, self.references.first()?);
-        reference.as_ref().ok().filter(|reference| **reference > 0.0).map(|reference| ours / reference)
+        let (ours, (_, reference)) = (self.own()?, self.references.first()?);
+        reference.as_ref().ok().filter(|reference| reference.value > 0.0).map(|reference| ours / reference.value)
     }
 
     /// Whether the target is met; `None` if nobody can say.
     fn met(&self) -> Option<bool> {
-        let ours = *self.ours.as_ref().ok()?;
+        let ours = self.own()?;
         match self.target {
             Target::AtMost(bound) => Some(ours <= bound),
             Target::AtLeast(bound) => Some(ours >= bound),
@@ -76,29 +103,30 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
-fn shown(figure: &Figure) -> String {
-    match figure {
-        Ok(value) if value.abs() >= 100.0 => format!("{value:.0}"),
-        Ok(value) if value.abs() >= 1.0 => format!("{value:.1}"),
-        Ok(value) => format!("{value:.4}"),
-        Err(_) => "not measured".into(),
+fn number(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        1.0.. => format!("{value:.1}"),
+        _ => format!("{value:.4}"),
     }
+}
+
+fn shown(figure: &Figure) -> String {
+    figure.as_ref().map_or("not measured".into(), Measured::shown)
 }
 
 impl Table {
     /// For people.
     pub fn text(&self) -> String {
         let mut text: String = self.about.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-        let head = ["work", "unit", "ours", "min to max", "references", "ratio", "target", "met"].map(str::to_owned);
+        let head = ["work", "unit", "ours", "references", "ratio", "target", "met"].map(str::to_owned);
         let mut rows = vec![head];
         for row in &self.rows {
             let references = row.references.iter().map(|(name, figure)| format!("{name} {}", shown(figure)));
-            let range = row.range.map(|(low, high)| format!("{} to {}", shown(&Ok(low)), shown(&Ok(high))));
             rows.push([
                 row.work.clone(),
                 row.unit.to_owned(),
-                shown(&row.ours),
-                range.unwrap_or_else(|| "-".into()),
+                row.ours.as_ref().map_or("-".into(), shown),
                 references.collect::<Vec<_>>().join(", "),
                 row.ratio().map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}")),
                 row.target(),
@@ -106,7 +134,7 @@ impl Table {
             ]);
         }
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..8).map(width).collect();
+        let widths: Vec<usize> = (0..7).map(width).collect();
         for row in &rows {
             let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
             text += "\n";
@@ -115,7 +143,7 @@ impl Table {
         text += "\n\n";
         for row in &self.rows {
             let others = row.references.iter().map(|(name, figure)| (*name, figure));
-            for (whose, figure) in [("ours", &row.ours)].into_iter().chain(others) {
+            for (whose, figure) in row.ours.iter().map(|ours| ("ours", ours)).chain(others) {
                 if let Err(why) = figure {
                     text += &format!("not measured: {}, {whose}: {why}\n", row.work);
                 }
@@ -127,7 +155,7 @@ impl Table {
     /// For programs.
     pub fn json(&self) -> String {
         let figure = |figure: &Figure| match figure {
-            Ok(value) => json!(value),
+            Ok(measured) => measured.json(),
             Err(why) => json!({ "not_measured": why }),
         };
         let about: serde_json::Map<_, _> = self.about.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
@@ -135,8 +163,7 @@ impl Table {
             let references: serde_json::Map<String, Value> =
                 row.references.iter().map(|(name, value)| ((*name).to_owned(), figure(value))).collect();
             json!({
-                "work": row.work, "unit": row.unit, "ours": figure(&row.ours),
-                "min": row.range.map(|r| r.0), "max": row.range.map(|r| r.1), "reference": references,
+                "work": row.work, "unit": row.unit, "ours": row.ours.as_ref().map(figure), "reference": references,
                 "ratio": row.ratio(), "target": row.target(), "met": row.met(),
             })
         });
@@ -148,8 +175,9 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn row(ours: Figure, reference: Figure, target: Target) -> Row {
-        Row { work: "w".into(), unit: "ms", ours, range: None, references: vec![("NATS", reference)], target }
+    fn row(ours: Result<f64, String>, reference: Result<f64, String>, target: Target) -> Row {
+        let (ours, reference) = (ours.map(Measured::once), reference.map(Measured::once));
+        Row { work: "w".into(), unit: "ms", ours: Some(ours), references: vec![("NATS", reference)], target }
     }
 
     #[test]
@@ -170,5 +198,22 @@ mod tests {
         assert!(table.text().contains("not measured: w, ours: no such mode"), "{}", table.text());
         let json: Value = serde_json::from_str(&table.json()).unwrap();
         assert_eq!(json["rows"][0]["ours"]["not_measured"], "no such mode");
+        assert_eq!(json["rows"][0]["reference"]["NATS"]["value"], 2.0);
+    }
+
+    #[test]
+    fn a_range_is_shown_beside_its_median_and_others_stand_alone() {
+        let measured = Measured { value: 120.4, range: Some((99.0, 1_000.2)) };
+        assert_eq!(measured.shown(), "120 (99.0 to 1000)");
+        let row = Row {
+            work: "w".into(),
+            unit: "s",
+            ours: None,
+            references: vec![("NATS", Ok(measured))],
+            target: Target::AtMost(1.0),
+        };
+        assert_eq!((row.met(), row.ratio()), (None, None));
+        let table = Table { about: vec![], rows: vec![row] };
+        assert!(table.text().contains("NATS 120 (99.0 to 1000)") && !table.text().contains("not measured"));
     }
 }

@@ -15,17 +15,25 @@ use branchline_node::{
 };
 use branchline_protocol::wire::{HANDSHAKE_S, StreamHeader};
 use bytes::Bytes;
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    future::{pending, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
     sync::Notify,
     time::{sleep, timeout},
 };
 
 /// The largest WebSocket frame taken from a child: 1 MiB, what a child's carrier may gather.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of one message to a child.
-const COPY_BYTES: usize = 8 * 1024;
+/// Bytes of one message to a child at most.
+const COPY_BYTES: usize = 32 * 1024;
 /// Time for the last words of an ended pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -232,19 +240,36 @@ async fn down(
     mut left: Allowance,
     answered: &Notify,
 ) -> End {
-    let mut buffer = [0; COPY_BYTES];
     loop {
-        let n = match read.read(&mut buffer).await {
-            Ok(n) if n > 0 => n,
+        let bytes = match some(&mut read).await {
+            Ok(bytes) if !bytes.is_empty() => bytes,
             Ok(_) | Err(_) => return End::Server,
         };
+        let n = bytes.len();
         answered.notify_one();
         if !left.take(n) {
             return End::EnrolmentBounds;
         }
-        if session.binary(Bytes::copy_from_slice(&buffer[..n])).await.is_err() {
+        if session.binary(bytes).await.is_err() {
             return End::Child;
         }
         gate.counters.down.increment(n as u64);
     }
+}
+
+thread_local! {
+    /// What a pipe of this thread reads into before it knows how much there is: an idle one needs no buffer.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_BYTES]);
+}
+
+/// What the trunk has for this child, at most [`COPY_BYTES`]; nothing at its end.
+async fn some(read: &mut ReadHalf<TrunkStream>) -> io::Result<Bytes> {
+    poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *read).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
+        })
+    })
+    .await
 }

@@ -11,7 +11,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, WrapFuture, fut
 use branchline_node::{
     downstream::{door::Door, reception::answer_preface},
     identity::{PeerIdentity, peer_identity},
-    link::BoxStream,
+    link::{BoxStream, ReadAhead},
     metrics::Metrics,
     node::exit_code,
     supervise::{ChildSpec, Drain, Exit, ExitGuard, PastIntensity, run},
@@ -317,7 +317,7 @@ async fn connection(
         }
         Some(Preface::Trunk) => {
             within(stream.write_u8(PREFACE_ACCEPTED)).await.map_err(|_| "no_preface")?;
-            let handshake = TlsAcceptor::from(Arc::clone(&port.setup.tls)).accept(stream);
+            let handshake = TlsAcceptor::from(Arc::clone(&port.setup.tls)).accept(ReadAhead::new(stream));
             let tls = within(handshake).await.map_err(|_| "tls")?;
             let peer = gateway(&tls, &port.setup)?;
             drop(stranger);
@@ -328,7 +328,7 @@ async fn connection(
 }
 
 /// The gateway that a certificate names: of our tenant, with that role, not revoked.
-fn gateway(tls: &TlsStream<TcpStream>, setup: &TrunkSetup) -> Result<PeerIdentity, &'static str> {
+fn gateway(tls: &TlsStream<ReadAhead<TcpStream>>, setup: &TrunkSetup) -> Result<PeerIdentity, &'static str> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = peer_identity(chain).map_err(|_| "identity")?;
     if peer.tenant != setup.tenant || peer.role != Role::Gateway {
@@ -342,7 +342,7 @@ fn gateway(tls: &TlsStream<TcpStream>, setup: &TrunkSetup) -> Result<PeerIdentit
 
 /// Holds a trunk until it ends.
 async fn hold(
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<ReadAhead<TcpStream>>,
     peer: PeerIdentity,
     remote: SocketAddr,
     port: &Port,

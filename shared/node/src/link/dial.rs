@@ -1,7 +1,7 @@
 //! The child's way to a parent: TCP or HTTPS through a gateway, then preface, then inner TLS (DESIGN 3).
 
 use super::{
-    BoxStream, carrier,
+    BoxStream, ReadAhead, carrier,
     names::{Names, Resolve},
 };
 use branchline_protocol::{
@@ -156,7 +156,7 @@ impl Dialler {
                 Route::Direct(address) => {
                     let stream = self.tcp(address).await?;
                     peer = stream.peer_addr().ok();
-                    Box::new(stream)
+                    Box::new(ReadAhead::new(stream))
                 }
                 Route::Gateway(url) => self.upgrade(url).await?,
             };
@@ -240,7 +240,8 @@ impl Dialler {
             self.outer.clone().ok_or_else(|| DialFault::Upgrade(url.into(), "no trust for it is configured".into()))?;
         let tcp = self.tcp(&address).await?;
         let failed = |e: String| DialFault::Upgrade(url.into(), e);
-        let tls = TlsConnector::from(outer).connect(name, tcp).await.map_err(|e| failed(e.to_string()))?;
+        let tls = TlsConnector::from(outer).connect(name, ReadAhead::new(tcp)).await;
+        let tls = tls.map_err(|e| failed(e.to_string()))?;
         let mut request = format!("wss://{authority}{LINK_PATH}").into_client_request().map_err(|_| bad())?;
         let token =
             HeaderValue::from_str(&self.link_token).map_err(|_| failed("the link token is no header value".into()))?;

@@ -12,6 +12,7 @@
 //! ```
 
 mod control;
+mod gather;
 mod header;
 mod heartbeat;
 mod mux;

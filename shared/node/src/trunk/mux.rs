@@ -4,6 +4,7 @@
 //! queue. yamux ends the whole connection when a bound of its own is passed, so the bounds here are tighter: past
 //! them, one stream is refused and the others go on.
 
+use super::gather::Gathered;
 use futures_util::{
     io::{AsyncRead as _, AsyncWrite as _},
     task::AtomicWaker,
@@ -103,8 +104,9 @@ where
     let (arrivals, incoming) = mpsc::channel(limits.incoming_max);
     let (ended, end) = watch::channel(None);
     let stop = CancellationToken::new();
-    let connection = Connection::new(io.compat(), limits.config(), mode);
-    tokio::spawn(drive(connection, asked, arrivals, stop.clone(), ended));
+    let io = Gathered::new(io);
+    let connection = Connection::new(io.clone().compat(), limits.config(), mode);
+    tokio::spawn(drive(connection, io, asked, arrivals, stop.clone(), ended));
     (MuxHandle { opens, permits: Arc::new(Semaphore::new(limits.opened_max)), stop, end }, incoming)
 }
 
@@ -150,7 +152,8 @@ impl MuxHandle {
 }
 
 async fn drive<T>(
-    mut connection: Connection<Compat<T>>,
+    mut connection: Connection<Compat<Gathered<T>>>,
+    io: Gathered<T>,
     mut asked: mpsc::Receiver<oneshot::Sender<TrunkStream>>,
     arrivals: mpsc::Sender<TrunkStream>,
     stop: CancellationToken,
@@ -160,7 +163,16 @@ async fn drive<T>(
 {
     let mut asker: Option<oneshot::Sender<TrunkStream>> = None;
     let reason = {
-        let pump = std::future::poll_fn(|cx| pump(&mut connection, &mut asked, &mut asker, &arrivals, cx));
+        let pump = std::future::poll_fn(|cx| {
+            let moved = pump(&mut connection, &mut asked, &mut asker, &arrivals, cx);
+            if moved.is_pending()
+                // Nothing more is to be said for now: what was said goes out together.
+                && let Poll::Ready(Err(fault)) = io.poll_send(cx)
+            {
+                return Poll::Ready(Some(fault.to_string()));
+            }
+            moved
+        });
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
@@ -186,7 +198,7 @@ async fn drive<T>(
 
 /// Moves everything on. `Ready(Some(reason))` when the connection has ended, `Ready(None)` when it is to be closed.
 fn pump<T>(
-    connection: &mut Connection<Compat<T>>,
+    connection: &mut Connection<Compat<Gathered<T>>>,
     asked: &mut mpsc::Receiver<oneshot::Sender<TrunkStream>>,
     asker: &mut Option<oneshot::Sender<TrunkStream>>,
     arrivals: &mpsc::Sender<TrunkStream>,
