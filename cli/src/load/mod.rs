@@ -22,6 +22,7 @@ mod leader;
 pub(crate) mod line;
 mod links;
 mod process;
+mod reference;
 mod reuse;
 mod snapshot;
 mod storm;
@@ -41,6 +42,7 @@ use branches::EACH_MAX;
 use branchline_node::time::SystemClock;
 use branchline_protocol::id::Role;
 use figures::Figures;
+use reference::Reference;
 use reuse::Made;
 use std::{
     path::{Path, PathBuf},
@@ -63,6 +65,7 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
     let state = Rc::new(State::open(&folder, &folder)?);
     let (name, made) = Made::of(args).mark();
     state.write(&folder.join(name), &made)?;
+    let reference = args.reference.then(|| Reference::measure(args, &folder)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::ended("no_runtime", format!("cannot start: {e}")))?;
     let local = tokio::task::LocalSet::new();
@@ -77,6 +80,10 @@ pub fn run(args: &Args, exe: &Path) -> Result<Answer, Failure> {
     if args.line().is_some() {
         json["branch_line"] = args.line().json();
         text = args.line().text() + &text;
+    }
+    if let Some(reference) = reference {
+        text += &reference.text(args.mode, &json);
+        reference.put(args.mode, &mut json);
     }
     Ok(Answer { json, text, exit })
 }
@@ -103,6 +110,11 @@ fn check(args: &Args, threads_max: u64) -> Result<(), Failure> {
     if args.relays != 1 && args.mode != Mode::Fanout {
         let message = format!("--relays {}: only fanout measures a tree with several relays", args.relays);
         return Err(Failure::wrong("not_possible", message).field("relays"));
+    }
+    if args.reference && !matches!((args.mode, args.relays), (Mode::Fanout | Mode::Storm, 1)) {
+        let message =
+            "--reference is for fanout with one relay, and for storm: others have nothing in bare TLS to compare with";
+        return Err(Failure::wrong("not_possible", message).field("reference"));
     }
     let threads = THREADS + THREADS_PER_RELAY * u64::from(args.relays);
     let threads = threads + if args.volatile_agents { 0 } else { u64::from(args.devices()) };
@@ -303,6 +315,21 @@ mod tests {
         for (rate, good) in [("0", false), ("1", true), ("100000", true), ("100001", false)] {
             let line = ["branchline", "load", "--mode", "storm", "--rate", rate];
             assert_eq!(Cli::try_parse_from(line).is_ok(), good, "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_for_what_bare_tls_does_as_well() {
+        for (line, good) in [
+            (&["fanout", "--reference"][..], true),
+            (&["storm", "--reference"], true),
+            (&["links", "--reference"], false),
+            (&["inventory", "--reference"], false),
+            (&["fanout", "--relays", "2", "--reference"], false),
+        ] {
+            let checked = check(&args(line), u64::MAX);
+            let field = checked.as_ref().map_err(|f| f.field.as_deref());
+            assert_eq!(field, if good { Ok(&()) } else { Err(Some("reference")) }, "{line:?}");
         }
     }
 

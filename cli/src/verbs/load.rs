@@ -57,6 +57,9 @@ pub struct Args {
     /// Agents keep their journals in memory; relay and server commit to disk as ever
     #[arg(long)]
     pub volatile_agents: bool,
+    /// Measures bare TLS on this machine first, and shows how many times as much it took; in fanout with one relay, and in storm
+    #[arg(long)]
+    pub reference: bool,
     /// Bits a second between branches and gateway, in each direction: 8kbit to 10gbit [default: as fast as loopback]
     #[arg(long, value_name = "RATE", value_parser = load::line::rate)]
     pub branch_line: Option<u64>,

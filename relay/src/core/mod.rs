@@ -9,6 +9,7 @@ mod back;
 mod below;
 mod bounds;
 mod event;
+mod gather;
 mod persist;
 mod put_back;
 mod recall;

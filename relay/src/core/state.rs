@@ -1,8 +1,8 @@
 //! The state between events and effects.
 
 use super::{
-    Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, persist, recall::Recalling, receipts::Receipts,
-    sleepers::Sleepers,
+    Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, gather::Gather, persist, recall::Recalling,
+    receipts::Receipts, sleepers::Sleepers,
 };
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
@@ -28,8 +28,6 @@ use std::{
     sync::Arc,
 };
 
-/// Milliseconds that inventory and logs may gather before they go up in one message (RLY-4).
-const GATHER_MS: u64 = 1_000;
 /// Milliseconds between two tellings of the relay's own figures.
 const FIGURES_EVERY_MS: u64 = 2_000;
 
@@ -117,7 +115,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     pub(super) facts: BTreeSet<(OrderNumber, u8, NodeId)>,
     figures: Option<String>,
     figures_told_at: Option<u64>,
-    gathered_at: u64,
+    /// When records go up.
+    pub(super) gather: Gather,
     pub(super) next_token: Token,
     pub(super) waiting: BTreeMap<Token, After>,
 }
@@ -151,7 +150,7 @@ impl<D: Defects> RelayCore<D> {
             facts: BTreeSet::new(),
             figures: None,
             figures_told_at: None,
-            gathered_at: 0,
+            gather: Gather::default(),
             next_token: 0,
             waiting: BTreeMap::new(),
         }
@@ -297,7 +296,7 @@ impl<D: Defects> RelayCore<D> {
             Event::Stopping => self.sign_heads(now, true, out),
         }
         self.let_go(out);
-        self.pump(now, false, out);
+        self.pump(false, out);
     }
 
     /// Presence, facts and gathered records go up; what is late goes back.
@@ -331,9 +330,8 @@ impl<D: Defects> RelayCore<D> {
                 out.push(Effect::ToParent(Lane::Control, Message::Presence { snapshot: false, entries }));
             }
         }
-        if now.mono.0 >= self.gathered_at + GATHER_MS {
-            self.gathered_at = now.mono.0;
-            self.pump(now, true, out);
+        if self.gather.is_due(now.mono) {
+            self.pump(true, out);
         }
     }
 
@@ -373,27 +371,6 @@ impl<D: Defects> RelayCore<D> {
 
     pub(super) fn alert(&mut self, now: Now, code: &str, message: String, out: &mut Vec<Effect>) {
         self.tell(now, class::ALERT, &Alert { code: code.into(), message }, out);
-    }
-
-    /// Sends what may be sent. While records of a lane are under way, later ones gather; inventory and logs gather up
-    /// to a second even so (RLY-4).
-    fn pump(&mut self, _now: Now, flush: bool, out: &mut Vec<Effect>) {
-        if !self.parent_up {
-            return;
-        }
-        let under_way: [usize; 5] = Lane::ALL.map(|l| self.spool.in_flight(l));
-        let may = |lane: Lane| match lane {
-            Lane::Inventory | Lane::Logs => flush,
-            _ => flush || under_way[lane as usize] == 0,
-        };
-        while let Some((lane, mut runs)) = self.spool.take_of(may) {
-            self.receipts.accompany(self.me.node, &mut runs);
-            out.push(Effect::ToParent(lane, Message::Records(runs)));
-        }
-        let keys = self.spool.to_load();
-        if !keys.is_empty() {
-            out.push(Effect::Load(keys));
-        }
     }
 
     pub(super) fn commit(&mut self, now: Now, mut batch: Batch, mut after: After, out: &mut Vec<Effect>) {

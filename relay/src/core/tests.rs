@@ -471,6 +471,7 @@ fn rly_4_results_that_come_while_others_are_under_way_go_up_in_one_message() {
 mod again;
 mod back;
 mod facts;
+mod gather;
 mod links;
 mod put_back;
 mod random;

@@ -9,7 +9,7 @@ use branchline_protocol::{
     job::Class,
     receipt::Receipt,
     refusal::Refusal,
-    wire::{Contact, DEPTH_MAX, Greeting, PROTOCOL, Preface},
+    wire::{CAPABILITIES_BYTES_MAX, Contact, DEPTH_MAX, Greeting, PROTOCOL, Preface},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -95,6 +95,11 @@ pub fn check(me: NodeId, facts: &Facts, peer: &PeerIdentity, greeting: &Greeting
     if !matches!(peer.role, Role::Agent | Role::Relay) {
         let what = format!("a {} has no parent; enrol this host as agent or relay", peer.role);
         return Err(Refusal::new(403, "wrong_role", what).field("role"));
+    }
+    let capabilities: usize = greeting.capabilities.iter().map(String::len).sum();
+    if capabilities > CAPABILITIES_BYTES_MAX {
+        let what = format!("{capabilities} bytes of capabilities, {CAPABILITIES_BYTES_MAX} are allowed");
+        return Err(Refusal::new(422, "too_large", what).field("capabilities"));
     }
     if greeting.protocol < *PROTOCOL.start() {
         let wanted = format!("protocol {} to {} is spoken here", PROTOCOL.start(), PROTOCOL.end());
@@ -284,6 +289,14 @@ mod tests {
         assert_eq!(code(&facts(5), &relay, &deep), Some((422, "too_deep".into())));
         let agent = peer(Role::Agent);
         assert_eq!(code(&facts(8), &agent, &greeting(&agent)), None, "an agent is no tier");
+    }
+
+    #[test]
+    fn capabilities_at_the_bound_pass_and_one_byte_more_is_422() {
+        let agent = peer(Role::Agent);
+        let of = |bytes| Greeting { capabilities: vec!["x".repeat(bytes - 1), "y".into()], ..greeting(&agent) };
+        assert_eq!(code(&facts(1), &agent, &of(CAPABILITIES_BYTES_MAX)), None);
+        assert_eq!(code(&facts(1), &agent, &of(CAPABILITIES_BYTES_MAX + 1)), Some((422, "too_large".into())));
     }
 
     #[test]

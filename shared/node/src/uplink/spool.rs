@@ -372,6 +372,11 @@ impl Spool {
         self.in_flight[lane as usize]
     }
 
+    /// Bytes of a lane's kind that are here and not under way. What the parent has stored and the server not settled counts too.
+    pub fn gathered(&self, lane: Lane) -> u64 {
+        self.used(Kind::of(lane)).saturating_sub(self.in_flight(lane) as u64)
+    }
+
     /// Whether everything here was stored by the parent: a poll may say that it is done.
     pub fn is_drained(&self) -> bool {
         self.ready.is_empty() && self.streams.values().all(|s| s.stored >= s.committed && s.committed == s.at.upto)

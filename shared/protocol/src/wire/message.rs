@@ -23,6 +23,7 @@
 //!
 //! Other kinds are counted and passed over.
 
+use super::presence::Presence;
 use crate::{
     document::Kind,
     id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role},
@@ -69,7 +70,7 @@ pub enum Reach {
 }
 
 /// One node below a relay, as that relay knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresenceEntry {
     /// The node.
     pub node: NodeId,
@@ -88,16 +89,12 @@ pub struct PresenceEntry {
     /// What it declared (rule P).
     pub capabilities: Vec<String>,
     /// A relay's figures for `tree`; JSON of its gauge and queues.
-    #[serde(default)]
     pub figures: Option<String>,
     /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
-    #[serde(default)]
     pub settings: (u32, u64),
     /// Milliseconds between its polls while it holds no slot, as its parent leases them; `None` when its parent has not said.
-    #[serde(default)]
     pub poll_interval_ms: Option<u64>,
     /// The slot that it holds or waits for.
-    #[serde(default)]
     pub slot: Option<SlotStanding>,
 }
 
@@ -214,7 +211,7 @@ impl Message {
             Message::Acks(v) => put(2, v, &mut out),
             Message::Orders(v) => put(3, v, &mut out),
             Message::Taken(v) => put(4, v, &mut out),
-            Message::Presence { snapshot, entries } => put(5, &(snapshot, entries), &mut out),
+            Message::Presence { snapshot, entries } => put(5, &Presence::of(*snapshot, entries), &mut out),
             Message::Document(kind, envelope) => put(6, &(kind, envelope), &mut out),
             Message::Sections(node, sections) => put(7, &(node, sections), &mut out),
             Message::Withdraw(v) => put(8, v, &mut out),
@@ -241,7 +238,8 @@ impl Message {
             3 => Message::Orders(get(kind, body)?),
             4 => Message::Taken(get(kind, body)?),
             5 => {
-                let (snapshot, entries) = get(kind, body)?;
+                let told: Presence = get(kind, body)?;
+                let (snapshot, entries) = told.entries().map_err(|why| MessageFault::Malformed { kind, why })?;
                 Message::Presence { snapshot, entries }
             }
             6 => {

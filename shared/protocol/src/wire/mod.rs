@@ -16,6 +16,7 @@ mod enrol;
 mod frame;
 mod message;
 mod preface;
+mod presence;
 mod trunk;
 
 pub use enrol::{ENROL_BYTES_MAX, EnrolAnswer, EnrolRequest, Facts as DeviceFacts};
@@ -24,6 +25,7 @@ pub use message::{
     Ack, MESSAGE_BYTES_MAX, Message, MessageFault, PresenceEntry, Reach, Recall, Recalled, SlotStanding,
 };
 pub use preface::{LINK_ALPN, LINK_PATH, PREFACE_ACCEPTED, PREFACE_BUSY, Preface, StreamHeader, TOKEN_HEADER};
+pub use presence::CAPABILITIES_BYTES_MAX;
 pub use trunk::{TRUNK_CONTROL_BYTES_MAX, TRUNK_DEAD_S, TRUNK_PING_S, TrunkControl};
 
 /// The newest protocol this build speaks, and the oldest.
