@@ -1,5 +1,5 @@
-//! What each [`Op`] does to the tables. Results, states and stream positions, of which a relay's batch brings hundreds,
-//! are gathered and written many rows a statement; everything else is one prepared statement an op.
+//! What each [`Op`] does to the tables. Results, states, inventories and stream positions, of which a relay's batch brings
+//! hundreds, are gathered and written many rows a statement; everything else is one prepared statement an op.
 
 mod inventory;
 mod job_row;
@@ -14,7 +14,7 @@ use branchline_protocol::{
     job::State,
     time::Millis,
 };
-use inventory::{inventory, wanted};
+use inventory::{Inventories, inventory, wanted};
 use job_row::{INSERT_JOB, job_row};
 use sqlx::{Arguments, AssertSqlSafe, Row, SqliteConnection, query, query_with, sqlite::SqliteArguments};
 use std::collections::BTreeMap;
@@ -64,6 +64,22 @@ pub async fn apply(connection: &mut SqliteConnection, batch: Vec<Op>) -> Done {
             Op::Stream(tenant, row) => {
                 many.streams.insert((tenant, row.stream.key()), row);
             }
+            Op::Inventory {
+                tenant,
+                device,
+                put,
+                gone,
+                digest,
+                collected_at,
+                settings_version,
+                need_full,
+                clock_skew,
+            } => {
+                let (of, facts) = ((tenant, device), (digest, collected_at, settings_version, clock_skew));
+                inventory(connection, &mut many, of.clone(), put, gone, facts).await?;
+                wanted(connection, &mut many, of, need_full).await?;
+            }
+            Op::NeedFull(tenant, device) => wanted(connection, &mut many, (tenant, device), true).await?,
             other => {
                 // What was gathered comes before what follows it: the effect is that of one op after another.
                 many.write(connection).await?;
@@ -84,6 +100,7 @@ struct Many {
     results: BTreeMap<Target, ResultRow>,
     holders: BTreeMap<Target, Vec<NodeId>>,
     streams: BTreeMap<(TenantId, [u8; 29]), StreamRow>,
+    inventories: Inventories,
 }
 
 impl Many {
@@ -110,7 +127,8 @@ impl Many {
         rows(connection, STREAMS, streams, |((tenant, key), row), arguments| {
             arguments.text(tenant.as_str()).blob(&key).add(signed(row.upto)).blob(&row.hash.0);
         })
-        .await
+        .await?;
+        self.inventories.write(connection).await
     }
 }
 
@@ -281,11 +299,6 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
             .await?;
         }
         Op::Job(row, devices) => job(connection, *row, devices).await?,
-        Op::Inventory { tenant, device, put, gone, digest, collected_at, settings_version, need_full, clock_skew } => {
-            let facts = (digest, collected_at, settings_version, clock_skew);
-            inventory(connection, &tenant, device, &put, &gone, facts).await?;
-            wanted(connection, &tenant, device, need_full).await?;
-        }
         Op::InventoryHistory { tenant, device, collected_at, report } => {
             query("INSERT INTO inventory_history (tenant, device, collected_at, report) VALUES (?, ?, ?, ?)")
                 .bind(tenant.as_str())
@@ -305,7 +318,6 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
             .execute(connection)
             .await?;
         }
-        Op::NeedFull(tenant, device) => wanted(connection, &tenant, device, true).await?,
         Op::Document(tenant, kind, site, (term, version), envelope) => {
             query(
                 "INSERT INTO document (tenant, kind, site, term, version, envelope) VALUES (?, ?, ?, ?, ?, ?) \
@@ -366,7 +378,9 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
         }
         Op::DeadLetter(row) => dead_letter(connection, row).await?,
         Op::Recalled(row, devices) => recalled::recalled(connection, *row, devices).await?,
-        Op::JobDevice { .. } | Op::Holders { .. } | Op::Stream(..) => unreachable!("gathered by `apply`"),
+        Op::JobDevice { .. } | Op::Holders { .. } | Op::Stream(..) | Op::Inventory { .. } | Op::NeedFull(..) => {
+            unreachable!("gathered by `apply`")
+        }
     }
     Ok(())
 }

@@ -129,6 +129,50 @@ async fn inv_4_a_summary_column_changes_with_its_section_alone() {
 }
 
 #[tokio::test]
+async fn inv_4_inventories_of_one_batch_are_as_if_each_came_alone() {
+    let software =
+        |n: u32| json!({"software": (0..n).map(|i| (format!("p{i}"), 1.into())).collect::<serde_json::Map<_, _>>()});
+    let first = json!({"os": {"pretty_name": "Debian 13"}, "disks": {}});
+    // Of the same device again, of others, with a section that goes and one that comes back, and with a wish in between.
+    let ops = || {
+        let mut ops = vec![
+            inventory("main", 1, items(first.clone()), &[], true),
+            inventory("main", 1, items(software(3)), &["disks"], false),
+            inventory("main", 2, items(first.clone()), &[], false),
+            Op::NeedFull(tenant("main"), node_id(2)),
+            inventory("main", 1, items(json!({"disks": {"sda": 1}})), &["os"], false),
+            inventory("other", 1, items(software(1)), &[], false),
+        ];
+        ops.extend((10..40).map(|n| inventory("main", n, items(software(n as u32)), &[], false)));
+        ops
+    };
+    let mut seen = Vec::new();
+    for alone in [false, true] {
+        let place = Place::new();
+        let store = place.open().await;
+        if alone {
+            for op in ops() {
+                store.commit(vec![op]).await.unwrap();
+            }
+        } else {
+            store.commit(ops()).await.unwrap();
+        }
+        let mut all = Vec::new();
+        for (of, device) in [("main", 1), ("main", 2), ("other", 1), ("main", 25)] {
+            all.push(store.inventory(&tenant(of), node_id(device)).await.unwrap().unwrap());
+        }
+        let (wanted, shown) =
+            (store.need_full().await.unwrap(), store.inventory_summaries(&tenant("main")).await.unwrap());
+        seen.push((all, wanted, shown));
+    }
+    assert_eq!(seen[0], seen[1]);
+    let (all, wanted, shown) = &seen[0];
+    assert_eq!(all[0].sections.keys().collect::<Vec<_>>(), ["disks", "software"]);
+    assert_eq!((&wanted[..], shown.len()), (&[(tenant("main"), node_id(2))][..], 32));
+    assert_eq!((shown[&node_id(1)].packages, shown[&node_id(25)].packages), (3, 25));
+}
+
+#[tokio::test]
 async fn inv_6_a_wish_for_the_whole_stands_until_it_has_come() {
     let place = Place::new();
     let store = place.open().await;
