@@ -346,11 +346,16 @@ impl Run<'_> {
         let agents = if self.plan.quick { 100 } else { 1_000 };
         let sqlite = Sample::of((0..5).filter_map(|_| storage::sqlite(self.folder.path(), agents, 200).ok()));
         let alone = if sqlite.len() == 5 { Ok(sqlite.measured()) } else { Err("SQLite alone failed".to_owned()) };
-        let load = self.load(&format!("--mode inventory --relays 1 --agents {agents} --timeout 1800s")).await;
+        let mode = format!("--mode inventory --relays 1 --agents {agents} --timeout 1800s");
+        let load = self.load(&format!("{mode} --volatile-agents")).await;
         let full = times(of(&load, "first_full.total_ms"), 1e-3);
         let work = format!("inventory, {agents} x 200 packages, first full");
         let target = if self.plan.quick { Target::None } else { Target::AtMost(1.0) };
         self.row(&work, "s", full, vec![("SQLite", alone)], target);
+        // In a company each agent has a disk of its own.
+        let load = self.load(&mode).await;
+        let full = times(of(&load, "first_full.total_ms"), 1e-3);
+        self.row("  the same, all agents' journals on this disk", "s", full, vec![], Target::None);
         let bytes = |part: &str| of(&load, &format!("{part}.branch_line_bytes_per_device"));
         let (again, changed) = (bytes("reconnect"), bytes("one_changed"));
         self.row("inventory, unchanged reconnect, a device", "B", again, vec![], Target::AtMost(200.0));

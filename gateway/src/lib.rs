@@ -26,6 +26,8 @@ use std::{future::Future, path::Path};
 /// Runs a gateway from a configuration file until it ends by itself or `stop` is ready; the process's exit code. `stop`
 /// is the caller's: libraries handle no signals.
 pub fn run_until(config: &Path, stop: impl Future<Output = ()>) -> i32 {
+    #[cfg(unix)]
+    branchline_node::process::allow_files();
     let runner = actix_rt::System::new();
     runner.block_on(async {
         let started = match config::Config::read(config) {

@@ -455,6 +455,7 @@ pub fn run_relay(config: &Path) -> i32 {
             return exit_code::CONFIGURATION;
         }
     };
+    branchline_node::process::allow_files();
     branchline_node::process::run_process(move || Relay::start(config, Ambient::system()))
 }
 

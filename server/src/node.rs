@@ -415,5 +415,6 @@ pub fn run_server(config: &Path) -> i32 {
             return exit_code::CONFIGURATION;
         }
     };
+    branchline_node::process::allow_files();
     branchline_node::process::run_process(move || Server::start(config, Ambient::system()))
 }

@@ -16,7 +16,7 @@ use branchline_agent::{
 use branchline_node::{
     config::{Mistakes, Reach, Reader, load},
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, write_whole},
-    process::{RunningNode, run_process},
+    process::{RunningNode, allow_files, run_process},
 };
 use branchline_protocol::wire::Contact;
 use futures_util::{StreamExt, TryStreamExt, future::LocalBoxFuture, stream};
@@ -196,7 +196,11 @@ pub(super) struct Host {
 
 /// Lets this process open as many files as its agents need, and a relay that they all dial.
 pub(super) fn allow_files_for(agents: usize) {
-    allow_files(FILES + FILES_EACH * agents as u64);
+    let wanted = FILES + FILES_EACH * agents as u64;
+    let allowed = allow_files();
+    if allowed < wanted {
+        tracing::warn!(wanted, allowed, "so many files cannot be open at once; agents may fail");
+    }
 }
 
 /// A thread for agents, which bears their name.
@@ -414,23 +418,6 @@ async fn tell_figures(listener: tokio::net::TcpListener, fsyncs: Vec<Arc<AtomicU
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
-    }
-}
-
-/// Systems allow a process 1024 open files unless it asks for more, as far as it may.
-#[allow(unsafe_code)]
-fn allow_files(wanted: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only read and write the struct they are given, which lives through them.
-    let done = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0
-            && (limit.rlim_cur >= wanted || {
-                limit.rlim_cur = wanted.min(limit.rlim_max);
-                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur == wanted
-            })
-    };
-    if !done {
-        tracing::warn!(wanted, "so many files cannot be open at once; agents may fail");
     }
 }
 

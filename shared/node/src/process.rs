@@ -25,6 +25,20 @@ pub fn init_logs(json: bool) {
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
 
+/// Lets this process open as many files as the system allows it at all: usually it may have 1,024 unless it asks for more,
+/// and each link is one. Answers how many it may open now. What it starts inherits that, so a node that runs other people's
+/// programs does not ask.
+pub fn allow_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = if raised.is_ok() { maximum } else { current };
+    // Without a limit there is no number.
+    let limit = limit.unwrap_or(u64::MAX);
+    tracing::debug!(limit, "open files");
+    limit
+}
+
 /// Runs a node until a signal or its own end; answers the process's exit code.
 pub fn run_process<N, F>(start: impl FnOnce() -> F) -> i32
 where
@@ -69,4 +83,18 @@ where
             None => 0,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Resource, getrlimit};
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows_at_all() {
+        let allowed = allow_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(allowed, limit.current.unwrap_or(u64::MAX));
+    }
 }
