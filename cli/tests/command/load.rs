@@ -21,7 +21,7 @@ fn number(json: &Value, path: &str) -> f64 {
 
 #[test]
 fn a_fanout_brings_every_result_back_and_tells_what_it_cost() {
-    let json = measured(&["--mode", "fanout", "--rounds", "2"]);
+    let json = measured(&["--mode", "fanout", "--rounds", "2", "--reference"]);
     for (path, exact) in [("/relays", 1.0), ("/agents", 5.0), ("/rounds", 2.0), ("/results", 10.0), ("/missing", 0.0)] {
         assert_eq!(number(&json, path), exact, "{path}: {json}");
     }
@@ -36,6 +36,13 @@ fn a_fanout_brings_every_result_back_and_tells_what_it_cost() {
     assert!(number(&json, "/fsyncs_by/agents") >= 20.0, "{json}");
     assert!(number(&json, "/fsyncs_by/server") >= 2.0, "{json}");
     assert!(number(&json, "/wire_bytes/relay_up") > 0.0 && number(&json, "/wire_bytes/gateway_down") > 0.0, "{json}");
+    // Bare TLS on as many connections, and how many times as much it took.
+    assert_eq!(number(&json, "/reference/links"), 5.0, "{json}");
+    for key in ["/reference/handshakes_ms", "/reference/sync_ms", "/ratio/p50_ms", "/ratio/p99_ms"] {
+        assert!(number(&json, key) > 0.0, "{key}: {json}");
+    }
+    let times = number(&json, "/ratio/p50_ms") * number(&json, "/reference/p50_ms") / number(&json, "/p50_ms");
+    assert!((0.9..1.1).contains(&times), "a ratio is of what stands beside it: {json}");
 }
 
 #[test]
@@ -145,6 +152,8 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
         (&["--mode", "storm", "--relays", "2"], "fanout"),
         (&["--mode", "inventory", "--agents", "1001"], "1 to 1000"),
         (&["--mode", "inventory", "--rate", "5"], "storm"),
+        (&["--mode", "links", "--reference"], "bare TLS"),
+        (&["--mode", "fanout", "--relays", "2", "--reference"], "bare TLS"),
         (&[], "--mode"),
     ] {
         let output = run(&[&["load"], args].concat());
