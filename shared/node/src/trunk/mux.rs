@@ -31,6 +31,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Requests for a stream that may wait for the driver; more wait with their callers.
 const OPENS_QUEUED: usize = 64;
 
+/// Bytes of one frame of a stream. Others wait for it: 32 KiB are a quarter of a millisecond at 1 Gbit/s.
+const FRAME_BYTES: usize = 32 * 1024;
+
 /// The bounds of one trunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MuxLimits {
@@ -59,6 +62,7 @@ impl MuxLimits {
         config
             .set_max_connection_receive_window(None)
             .set_max_num_streams(streams)
+            .set_split_send_size(FRAME_BYTES)
             .set_max_connection_receive_window(Some(streams * DEFAULT_CREDIT as usize + self.window_growth_bytes));
         config
     }
