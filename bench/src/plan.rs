@@ -110,6 +110,11 @@ impl Plan {
     }
 }
 
+/// One of the others by its name, with what came of it.
+type Named<T> = (&'static str, Result<T, String>);
+/// RSS or PSS of both.
+type Taken = fn(&(f64, f64)) -> f64;
+
 fn told<T>(outcome: Outcome<T>) -> Result<T, String> {
     outcome.map_err(|e| e.to_string())
 }
@@ -267,7 +272,7 @@ impl Run<'_> {
             Ok(nats) => told(nats.idle(count).await),
             Err(why) => Err(why),
         };
-        let mut proxies: Vec<(&'static str, Result<Links, String>)> = Vec::new();
+        let mut proxies: Vec<Named<Links>> = Vec::new();
         for (name, kind, asks) in [
             ("HAProxy", Kind::Haproxy, false),
             ("nginx", Kind::Nginx, false),
@@ -281,7 +286,7 @@ impl Run<'_> {
         }
         let load =
             self.load(&format!("--mode links --relays 1 --agents {count} --volatile-agents --timeout 900s")).await;
-        let kinds: [(&'static str, &str, fn(&(f64, f64)) -> f64); 2] =
+        let kinds: [(&'static str, &str, Taken); 2] =
             [("KiB RSS", "rss", |kib| kib.0), ("KiB PSS", "pss", |kib| kib.1)];
         for (unit, key, take) in kinds {
             let ours = |part: &str| times(of(&load, &format!("{key}_per_link_bytes.{part}")), 1.0 / 1_024.0);
@@ -305,7 +310,7 @@ impl Run<'_> {
     /// Row 7: bulk.
     async fn gateway(&mut self) {
         let runs = if self.plan.quick { 2 } else { 7 };
-        let mut others: Vec<(&'static str, Result<(Sample, f64), String>)> = Vec::new();
+        let mut others: Vec<Named<(Sample, f64)>> = Vec::new();
         for (name, kind) in [("nginx", Kind::Nginx), ("HAProxy", Kind::Haproxy)] {
             self.quiet().await;
             let told = match self.proxy(kind, false) {
