@@ -200,6 +200,7 @@ impl World {
             notice_port: 0,
         };
         std::fs::write(home.path().join("bundle"), bundle.seal(&signer)).unwrap();
+        // What a test sees of its few links: nobody is to wait for it to look.
         let (seen, from_links) = mpsc::unbounded_channel();
         let identity = Identity::new(vec![certificate], key).unwrap();
         let parent = Arc::new(Parent {

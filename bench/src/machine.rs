@@ -96,18 +96,6 @@ pub fn processor() -> String {
     name.map_or_else(|| "unknown".into(), |(_, name)| name.trim().to_owned())
 }
 
-/// Systems allow a process 1024 open files unless it asks for more, as far as it may.
-pub fn allow_files(wanted: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only read and write the struct they are given.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = wanted.min(limit.rlim_max);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -142,6 +142,11 @@ async fn inv_4_inventories_of_one_batch_are_as_if_each_came_alone() {
             Op::NeedFull(tenant("main"), node_id(2)),
             inventory("main", 1, items(json!({"disks": {"sda": 1}})), &["os"], false),
             inventory("other", 1, items(software(1)), &[], false),
+            // With nothing in between that would have what was gathered written.
+            inventory("main", 3, items(first.clone()), &[], false),
+            inventory("main", 3, items(software(2)), &["disks"], false),
+            inventory("main", 4, items(first.clone()), &[], false),
+            inventory("main", 4, items(software(2)), &[], false),
         ];
         ops.extend((10..40).map(|n| inventory("main", n, items(software(n as u32)), &[], false)));
         ops
@@ -158,7 +163,7 @@ async fn inv_4_inventories_of_one_batch_are_as_if_each_came_alone() {
             store.commit(ops()).await.unwrap();
         }
         let mut all = Vec::new();
-        for (of, device) in [("main", 1), ("main", 2), ("other", 1), ("main", 25)] {
+        for (of, device) in [("main", 1), ("main", 2), ("other", 1), ("main", 25), ("main", 3), ("main", 4)] {
             all.push(store.inventory(&tenant(of), node_id(device)).await.unwrap().unwrap());
         }
         let (wanted, shown) =
@@ -168,7 +173,9 @@ async fn inv_4_inventories_of_one_batch_are_as_if_each_came_alone() {
     assert_eq!(seen[0], seen[1]);
     let (all, wanted, shown) = &seen[0];
     assert_eq!(all[0].sections.keys().collect::<Vec<_>>(), ["disks", "software"]);
-    assert_eq!((&wanted[..], shown.len()), (&[(tenant("main"), node_id(2))][..], 32));
+    assert_eq!(all[4].sections.keys().collect::<Vec<_>>(), ["os", "software"]);
+    assert_eq!(shown[&node_id(4)].os, "Debian 13");
+    assert_eq!((&wanted[..], shown.len()), (&[(tenant("main"), node_id(2))][..], 34));
     assert_eq!((shown[&node_id(1)].packages, shown[&node_id(25)].packages), (3, 25));
 }
 
