@@ -6,11 +6,12 @@
 //!             └─ private             /getstatus, /metrics
 //! ```
 //!
-//! Pipes are tasks, not actors: their WebSocket payload cannot leave the worker thread that accepted it, and a pipe
+//! Pipes are tasks on the worker that accepted them, not actors: a pipe
 //! holds nothing that would have to be rebuilt. A pipe ends with its child or its trunk.
 
 pub mod listener;
 pub mod pipe;
 pub mod private;
 pub mod public;
+pub mod socket;
 pub mod trunk;

@@ -2,38 +2,28 @@
 //! whether this is an enrolment, nothing is looked at.
 //!
 //! Back-pressure is the copying itself: a direction reads again only when what it read before was taken. Held at most
-//! per pipe: the trunk's window of 256 KiB upwards, 32 messages of [`COPY_BYTES`] downwards.
+//! per pipe: the trunk's window of 256 KiB and a frame of [`socket::FRAME_BYTES_MAX`] upwards, one message of
+//! [`socket::COPY_BYTES`] downwards.
 
+use super::socket::{self, FromChild, Said, ToChild};
 use crate::{
     gate::{Gate, Place},
     limits::{Allowance, Opening},
 };
-use actix_ws::{CloseCode, CloseReason, Item, Message, MessageStream, Session};
+use actix_http::ws::CloseCode;
 use branchline_node::{
     enrol::{SPLICE_BYTES_MAX, SPLICE_S},
     trunk::{TrunkStream, write_header},
 };
 use branchline_protocol::wire::{HANDSHAKE_S, StreamHeader};
-use bytes::Bytes;
-use std::{
-    cell::RefCell,
-    future::{pending, poll_fn},
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Poll, ready},
-    time::Duration,
-};
+use bytes::{Bytes, BytesMut};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
-    sync::Notify,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::{Mutex, Notify},
     time::{sleep, timeout},
 };
 
-/// The largest WebSocket frame taken from a child: 1 MiB, what a child's carrier may gather.
-pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of one message to a child at most.
-const COPY_BYTES: usize = 32 * 1024;
 /// Time for the last words of an ended pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -97,11 +87,13 @@ impl End {
 }
 
 impl Pipe {
-    /// Copies until either end ends.
-    pub async fn run(self, mut session: Session, mut messages: MessageStream) {
+    /// Copies until either end ends. `read` came with the child's request.
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, io: S, read: BytesMut) {
         let Pipe { gate, place, header } = self;
         let source = header.source;
-        let copied = copy(&gate, header, &mut session, &mut messages);
+        let (mut from_child, to_child) = socket::split(io, read);
+        let to_child = Mutex::new(to_child);
+        let copied = copy(&gate, header, &mut from_child, &to_child);
         let end = tokio::select! {
             biased;
             () = gate.stop.cancelled() => End::Stopping,
@@ -111,21 +103,26 @@ impl Pipe {
             gate.refused(reason);
             tracing::debug!(?source, ?end, "pipe refused");
         }
-        let reason = CloseReason { code: end.code(), description: None };
+        let mut to_child = to_child.into_inner();
         // A child that does not take the goodbye finds out from the closed connection.
-        let _unsaid = timeout(LAST_WORDS, session.close(Some(reason))).await;
-        drop(messages);
+        let _unsaid = timeout(LAST_WORDS, to_child.close(end.code())).await;
         drop(place);
+        socket::linger(socket::unsplit(from_child, to_child)).await;
     }
 }
 
-async fn copy(gate: &Gate, header: StreamHeader, session: &mut Session, messages: &mut MessageStream) -> End {
+async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
+    gate: &Gate,
+    header: StreamHeader,
+    from_child: &mut FromChild<S>,
+    to_child: &Mutex<ToChild<S>>,
+) -> End {
     let handshake = sleep(Duration::from_secs(HANDSHAKE_S));
     tokio::pin!(handshake);
     // The stream is opened only once the child has said something: yamux allows 256 streams without an answer, so
     // silent children must not have one.
     let opened = async {
-        let first = first_bytes(session, messages).await?;
+        let first = first_bytes(from_child, to_child).await?;
         let (enrolment, bytes) = match Opening::of(first[0]) {
             Opening::Refused => return Err(End::Preface),
             Opening::Open => (None, Allowance::unbounded()),
@@ -162,10 +159,9 @@ async fn copy(gate: &Gate, header: StreamHeader, session: &mut Session, messages
         }
         End::EnrolmentBounds
     };
-    let mut answers = session.clone();
     let end = tokio::select! {
-        end = up(gate, messages, &mut answers, &mut write, up_left) => end,
-        end = down(gate, read, session, down_left, &answered) => end,
+        end = up(gate, from_child, to_child, &mut write, up_left) => end,
+        end = down(gate, read, to_child, down_left, &answered) => end,
         end = too_late => end,
     };
     // A stream that is finished in order keeps what was written before; a dropped one would lose it.
@@ -187,9 +183,12 @@ async fn open(gate: &Gate, header: StreamHeader, first: &[u8]) -> Result<TrunkSt
     Err(End::NoStream)
 }
 
-async fn first_bytes(session: &mut Session, messages: &mut MessageStream) -> Result<Bytes, End> {
+async fn first_bytes<S: AsyncRead + AsyncWrite + Unpin>(
+    from_child: &mut FromChild<S>,
+    to_child: &Mutex<ToChild<S>>,
+) -> Result<Bytes, End> {
     loop {
-        let bytes = next(session, messages).await?;
+        let bytes = next(from_child, to_child).await?;
         if !bytes.is_empty() {
             return Ok(bytes);
         }
@@ -197,29 +196,29 @@ async fn first_bytes(session: &mut Session, messages: &mut MessageStream) -> Res
 }
 
 /// The next bytes from the child. Pings are answered on the way.
-async fn next(session: &mut Session, messages: &mut MessageStream) -> Result<Bytes, End> {
+async fn next<S: AsyncRead + AsyncWrite + Unpin>(
+    from_child: &mut FromChild<S>,
+    to_child: &Mutex<ToChild<S>>,
+) -> Result<Bytes, End> {
     loop {
-        match messages.recv().await {
-            Some(Ok(Message::Binary(bytes))) => return Ok(bytes),
-            // Where one message ends and the next begins means nothing to a byte stream.
-            Some(Ok(Message::Continuation(Item::FirstBinary(b) | Item::Continue(b) | Item::Last(b)))) => return Ok(b),
-            Some(Ok(Message::Ping(bytes))) => session.pong(&bytes).await.map_err(|_| End::Child)?,
-            Some(Ok(Message::Pong(_) | Message::Nop)) => {}
-            Some(Ok(Message::Text(_) | Message::Continuation(Item::FirstText(_)))) => return Err(End::NotBinary),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(End::Child),
+        match from_child.next().await {
+            Said::Bytes(bytes) => return Ok(bytes),
+            Said::Ping(bytes) => to_child.lock().await.pong(bytes).await.map_err(|_| End::Child)?,
+            Said::Text => return Err(End::NotBinary),
+            Said::End => return Err(End::Child),
         }
     }
 }
 
-async fn up(
+async fn up<S: AsyncRead + AsyncWrite + Unpin>(
     gate: &Gate,
-    messages: &mut MessageStream,
-    answers: &mut Session,
+    from_child: &mut FromChild<S>,
+    to_child: &Mutex<ToChild<S>>,
     write: &mut WriteHalf<TrunkStream>,
     mut left: Allowance,
 ) -> End {
     loop {
-        let bytes = match next(answers, messages).await {
+        let bytes = match next(from_child, to_child).await {
             Ok(bytes) => bytes,
             Err(end) => return end,
         };
@@ -233,43 +232,25 @@ async fn up(
     }
 }
 
-async fn down(
+async fn down<S: AsyncRead + AsyncWrite + Unpin>(
     gate: &Gate,
     mut read: ReadHalf<TrunkStream>,
-    session: &mut Session,
+    to_child: &Mutex<ToChild<S>>,
     mut left: Allowance,
     answered: &Notify,
 ) -> End {
     loop {
-        let bytes = match some(&mut read).await {
-            Ok(bytes) if !bytes.is_empty() => bytes,
+        let (n, message) = match socket::message(&mut read).await {
+            Ok((n, message)) if n > 0 => (n, message),
             Ok(_) | Err(_) => return End::Server,
         };
-        let n = bytes.len();
         answered.notify_one();
         if !left.take(n) {
             return End::EnrolmentBounds;
         }
-        if session.binary(bytes).await.is_err() {
+        if to_child.lock().await.send(&message).await.is_err() {
             return End::Child;
         }
         gate.counters.down.increment(n as u64);
     }
-}
-
-thread_local! {
-    /// What a pipe of this thread reads into before it knows how much there is: an idle one needs no buffer.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_BYTES]);
-}
-
-/// What the trunk has for this child, at most [`COPY_BYTES`]; nothing at its end.
-async fn some(read: &mut ReadHalf<TrunkStream>) -> io::Result<Bytes> {
-    poll_fn(|cx| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *read).poll_read(cx, &mut buffer))?;
-            Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
-        })
-    })
-    .await
 }

@@ -2,68 +2,92 @@
 //! answer but the upgrade ends the connection.
 //!
 //! It is put together from actix's parts instead of `HttpServer`, which would also offer HTTP/2: there, an answer
-//! cannot end the connection, and a stranger has many more ways to be expensive.
+//! cannot end the connection, and a stranger has many more ways to be expensive. At the upgrade the connection is taken
+//! from the HTTP server, whose buffers and state would be the larger part of an idle link's memory.
 
-use super::pipe::{self, Pipe};
+use super::{
+    pipe::Pipe,
+    socket::{self, LINGER},
+};
 use crate::{
     board::Admission,
     flood,
-    gate::Gate,
+    gate::{Gate, Place},
     limits::{Request, TOKEN_BYTES_MAX, Verdict},
 };
-use actix_http::{HttpService, KeepAlive};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_codec::{Framed, FramedParts};
+use actix_http::{
+    Error, HttpMessage, HttpService, KeepAlive, Request as HttpRequest, Response, StatusCode, Version,
+    body::BodySize,
+    h1::{Codec, Message},
+    header,
+};
+use actix_rt::net::TcpStream;
+use actix_service::{ServiceFactoryExt, fn_service};
 use actix_tls::accept::{
     TlsError,
     rustls_0_23::{Acceptor, TlsStream},
 };
-use actix_web::{
-    App, HttpRequest, HttpResponse,
-    dev::{AppConfig, Server},
-    http::{StatusCode, Version, header},
-    rt::net::TcpStream,
-    web,
-};
+use actix_web::dev::Server;
+use branchline_node::link::ReadAhead;
 use branchline_protocol::wire::{HANDSHAKE_S, StreamHeader, TOKEN_HEADER};
+use bytes::BytesMut;
+use futures_util::SinkExt;
 use rustls::ServerConfig;
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// Connections that the system may hold for us while all workers are busy: an office of 300 and its neighbours coming
 /// back at once.
 const BACKLOG: u32 = 4_096;
 /// TLS handshakes at once per worker, 0.3 ms each; actix allows 256, which silent strangers could fill.
 const HANDSHAKES_MAX: usize = 4_096;
-/// Connections at once per worker: every pipe, and room for those that are just coming.
+/// Connections at once per worker that are just coming or going; links have left the HTTP server and count among the
+/// pipes.
 const CONNECTIONS_MAX: usize = 16_384;
-/// How long a refused connection is still read, and what comes thrown away: closed at once, the system might reset it
-/// before the answer has arrived.
-const LINGER: Duration = Duration::from_secs(1);
+
+/// A child's connection. On the heap: its TLS state would otherwise stand in every future that it passes through.
+type Connection = Box<TlsStream<ReadAhead<TcpStream>>>;
+
+/// Whether a request of this connection was refused: what came behind it is not looked at.
+#[derive(Default)]
+struct Ended(Cell<bool>);
 
 /// The server on this socket.
 pub fn serve(socket: TcpListener, mut tls: ServerConfig, workers: usize, gate: Arc<Gate>) -> io::Result<Server> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     actix_tls::accept::max_concurrent_tls_connect(HANDSHAKES_MAX);
-    let gate = web::Data::from(gate);
     let factory = move || {
-        let app = App::new().app_data(gate.clone()).default_service(web::to(answer));
-        let app = app.into_factory().map_err(|e: actix_web::Error| e.error_response());
+        let (refusing, asked) = (Arc::clone(&gate), Arc::clone(&gate));
+        let refuse = fn_service(move |request: HttpRequest| {
+            refusing.refused("path");
+            if let Some(Ended(ended)) = request.conn_data() {
+                ended.set(true);
+            }
+            async { Ok::<_, Infallible>(not_found()) }
+        });
+        let upgrade = fn_service(move |(request, framed)| answer(Arc::clone(&asked), request, framed));
         let http = HttpService::build()
             .keep_alive(KeepAlive::Disabled)
             .client_request_timeout(Duration::from_secs(HANDSHAKE_S))
             .client_disconnect_timeout(LINGER)
-            .h1(map_config(app, |()| AppConfig::default()));
+            .on_connect_ext(|_, extensions| {
+                extensions.insert(Ended::default());
+            })
+            .upgrade(upgrade)
+            .h1(refuse);
         let mut acceptor = Acceptor::new(tls.clone());
         acceptor.set_handshake_timeout(Duration::from_secs(HANDSHAKE_S));
-        acceptor
-            .map_init_err(|()| ())
+        fn_service(|tcp: TcpStream| async { Ok::<_, TlsError<io::Error, Infallible>>(ReadAhead::new(tcp)) })
+            .and_then(acceptor.map_init_err(|()| ()))
             .map_err(TlsError::into_service_error)
-            .map(|io: TlsStream<TcpStream>| {
-                let tcp = io.get_ref().0;
+            .map(|io: TlsStream<ReadAhead<TcpStream>>| {
+                let tcp = io.get_ref().0.get_ref();
                 // actix does not set it by itself; small frames must not wait for one another. A connection that
                 // cannot be set is closed already.
                 let _closed = tcp.set_nodelay(true);
                 let peer = tcp.peer_addr().ok();
-                (io, peer)
+                (Connection::new(io), peer)
             })
             .and_then(http.map_err(TlsError::Service))
     };
@@ -76,17 +100,47 @@ pub fn serve(socket: TcpListener, mut tls: ServerConfig, workers: usize, gate: A
     Ok(server.run())
 }
 
+/// Answers what asks for an upgrade: lets it in, or says why not.
+async fn answer(gate: Arc<Gate>, request: HttpRequest, mut framed: Framed<Connection, Codec>) -> Result<(), Error> {
+    let ended = request.conn_data().is_some_and(|Ended(ended)| ended.get());
+    let judged = if ended { None } else { Some(judge(&request, &gate)) };
+    drop(request);
+    let (answer, link) = match judged {
+        Some(Ok((place, header, response))) => (Some((response, BodySize::None)), Some((place, header))),
+        Some(Err(refused)) => (Some((refused, BodySize::Sized(0))), None),
+        None => (None, None),
+    };
+    let say = async {
+        if let Some(answer) = answer {
+            framed.feed(Message::Item(answer)).await?;
+        }
+        SinkExt::<Message<_>>::flush(&mut framed).await
+    };
+    let said = timeout(Duration::from_secs(HANDSHAKE_S), say).await;
+    // The HTTP server's buffers go, but for what came behind the request.
+    let FramedParts { io, read_buf, .. } = framed.into_parts();
+    let read = BytesMut::from(&read_buf[..]);
+    drop(read_buf);
+    let Ok(Ok(())) = said else { return Ok(()) };
+    match link {
+        // A task of its own: the HTTP server's part of the connection ends here, and its memory with it.
+        Some((place, header)) => drop(actix_rt::spawn(Pipe { gate, place, header }.run(io, read))),
+        None => socket::linger(io).await,
+    }
+    Ok(())
+}
+
 /// Judges a request in this order: the path, the source's limit, the server's presence, the token, the room. So a
 /// stranger learns nothing that he could not learn from any web server, and costs as little as possible.
-async fn answer(request: HttpRequest, payload: web::Payload, gate: web::Data<Gate>) -> HttpResponse {
-    let Verdict::Link = judge(&request, &gate) else {
+fn judge(request: &HttpRequest, gate: &Gate) -> Result<(Place, StreamHeader, Response<()>), Response<()>> {
+    let Verdict::Link = asks(request, gate) else {
         gate.refused("path");
-        return not_found();
+        return Err(not_found());
     };
-    let Some(source) = request.peer_addr() else { return not_found() };
+    let Some(source) = request.peer_addr() else { return Err(not_found()) };
     if let Err(seconds) = gate.flood.check(source.ip()) {
         gate.refused("flood");
-        return later(StatusCode::TOO_MANY_REQUESTS, seconds);
+        return Err(later(StatusCode::TOO_MANY_REQUESTS, seconds));
     }
     let mut tokens = request.headers().get_all(TOKEN_HEADER).map(|v| v.to_str().ok());
     let token = match (tokens.next(), tokens.next()) {
@@ -97,28 +151,25 @@ async fn answer(request: HttpRequest, payload: web::Payload, gate: web::Data<Gat
         Admission::Known => {}
         Admission::Stranger => {
             gate.refused("token");
-            return not_found();
+            return Err(not_found());
         }
         Admission::NoServer => {
             gate.refused("no_server");
-            return away(&gate);
+            return Err(away(gate));
         }
     }
     let Some(place) = gate.place() else {
         gate.refused("room");
-        return away(&gate);
+        return Err(away(gate));
     };
-    let Ok((response, session, messages)) = actix_ws::handle(&request, payload) else {
+    let Ok(mut response) = actix_http::ws::handshake(request.head()) else {
         gate.refused("upgrade");
-        return not_found();
+        return Err(not_found());
     };
-    let messages = messages.max_frame_size(pipe::FRAME_BYTES_MAX);
-    let header = StreamHeader { source: Some(source), token };
-    actix_web::rt::spawn(Pipe { gate: gate.into_inner(), place, header }.run(session, messages));
-    response
+    Ok((place, StreamHeader { source: Some(source), token }, response.finish().drop_body()))
 }
 
-fn judge(request: &HttpRequest, gate: &Gate) -> Verdict {
+fn asks(request: &HttpRequest, gate: &Gate) -> Verdict {
     let target = request.uri().to_string();
     let mut headers = Vec::with_capacity(request.headers().len());
     for (name, value) in request.headers() {
@@ -138,14 +189,16 @@ fn judge(request: &HttpRequest, gate: &Gate) -> Verdict {
     })
 }
 
-fn not_found() -> HttpResponse {
-    HttpResponse::NotFound().force_close().finish()
+fn not_found() -> Response<()> {
+    Response::build(StatusCode::NOT_FOUND).force_close().finish().drop_body()
 }
 
-fn away(gate: &Gate) -> HttpResponse {
+fn away(gate: &Gate) -> Response<()> {
     later(StatusCode::SERVICE_UNAVAILABLE, flood::away_s(&*gate.random))
 }
 
-fn later(status: StatusCode, seconds: u64) -> HttpResponse {
-    HttpResponse::build(status).insert_header((header::RETRY_AFTER, seconds.to_string())).force_close().finish()
+fn later(status: StatusCode, seconds: u64) -> Response<()> {
+    let mut response = Response::build(status);
+    response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+    response.force_close().finish().drop_body()
 }

@@ -150,10 +150,12 @@ async fn gw_2_only_the_one_request_passes_and_everything_else_is_cut_off() {
 async fn gw_2_a_second_request_on_a_refused_connection_is_not_read() {
     let world = World::start(Serve::Echo).await;
     let ours = world.public().to_string();
-    let both = upgrade("GET /nothing HTTP/1.1", &ours) + &upgrade(&format!("GET {LINK_PATH} HTTP/1.1"), &ours);
-    let (status, answer) = world.ask(&both).await;
-    assert_eq!(status, 404);
-    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    let good = upgrade(&format!("GET {LINK_PATH} HTTP/1.1"), &ours);
+    for first in [upgrade("GET /nothing HTTP/1.1", &ours), format!("GET / HTTP/1.1\r\nHost: {ours}\r\n\r\n")] {
+        let (status, answer) = world.ask(&(first + &good)).await;
+        assert_eq!(status, 404);
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    }
     assert_eq!(world.server.streams(), 0);
     world.gateway.stop().await;
 }
@@ -387,6 +389,25 @@ async fn a_slow_request_head_is_cut_by_the_header_time() {
     let mut nothing = Vec::new();
     let _cut = timeout(SOON, tcp.read_to_end(&mut nothing)).await.expect("closed by the gateway");
     assert!(nothing.is_empty());
+    world.gateway.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_ping_is_answered_and_what_came_with_the_request_is_not_lost() {
+    let world = World::start(Serve::Echo).await;
+    let mut tls = world.tls(world.public()).await;
+    let mut all = upgrade(&format!("GET {LINK_PATH} HTTP/1.1"), PUBLIC_NAME).into_bytes();
+    // A ping, and the first byte of a link with two more in two fragments, all in one write with the request.
+    all.extend([0x89, 0x83, 0, 0, 0, 0, b'a', b'b', b'c']);
+    all.extend([0x02, 0x82, 0, 0, 0, 0, b'L', 7, 0x80, 0x81, 0, 0, 0, 0, 8]);
+    tls.write_all(&all).await.unwrap();
+    let mut got = Vec::new();
+    let holds = |got: &[u8], bytes: &[u8]| got.windows(bytes.len()).any(|w| w == bytes);
+    while !(holds(&got, &[0x8a, 3, b'a', b'b', b'c']) && got.ends_with(&[7, 8])) {
+        let mut byte = [0; 1];
+        timeout(SOON, tls.read_exact(&mut byte)).await.unwrap().unwrap();
+        got.push(byte[0]);
+    }
     world.gateway.stop().await;
 }
 

@@ -2,6 +2,7 @@
 //! the system; where a read was filled, the next ones take what is there, up to [`AHEAD_BYTES`]. An idle connection keeps no
 //! buffer for that.
 
+use actix_rt::net::{ActixStream, Ready};
 use std::{
     io,
     pin::Pin,
@@ -29,6 +30,11 @@ impl<T> ReadAhead<T> {
     /// Over this connection.
     pub fn new(io: T) -> Self {
         ReadAhead { io, ahead: Vec::new(), from: 0, to: 0, much: false }
+    }
+
+    /// The connection below.
+    pub fn get_ref(&self) -> &T {
+        &self.io
     }
 
     fn take(&mut self, buf: &mut ReadBuf<'_>) {
@@ -63,6 +69,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
         (this.from, this.to) = (0, came);
         this.take(buf);
         polled
+    }
+}
+
+impl<T: ActixStream> ActixStream for ReadAhead<T> {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        match self.from < self.to {
+            true => Poll::Ready(Ok(Ready::READABLE)),
+            false => self.io.poll_read_ready(cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        self.io.poll_write_ready(cx)
     }
 }
 
