@@ -15,7 +15,7 @@ use branchline_protocol::{
     time::Millis,
     wire::DEPTH_MAX,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Parents of one node whose receipts are remembered; the oldest attachment gives way.
 const PARENTS_MAX: usize = 8;
@@ -50,9 +50,10 @@ impl Held {
 #[derive(Default)]
 struct Known {
     key: Option<PublicKey>,
-    parents: BTreeMap<NodeId, Held>,
-    /// Heads that the node signed and that the server has not come to.
-    ahead: BTreeSet<(StreamId, u64, Hash)>,
+    /// By parent, sorted: nearly always one, for which a tree would hold room for eleven.
+    parents: Vec<(NodeId, Held)>,
+    /// Heads that the node signed and that the server has not come to, sorted; nearly always none.
+    ahead: Vec<(StreamId, u64, Hash)>,
     /// Streams that relays brought, latest last.
     brought: Vec<Brought>,
 }
@@ -67,6 +68,32 @@ struct Brought {
 }
 
 impl Known {
+    fn parent(&self, parent: NodeId) -> Option<&Held> {
+        let at = self.parents.binary_search_by_key(&parent, |(of, _)| *of).ok()?;
+        Some(&self.parents[at].1)
+    }
+
+    fn attached(&mut self, parent: NodeId, held: Held) {
+        match self.parents.binary_search_by_key(&parent, |(of, _)| *of) {
+            Ok(at) => self.parents[at].1 = held,
+            Err(at) => {
+                self.parents.reserve_exact(1);
+                self.parents.insert(at, (parent, held));
+            }
+        }
+        if self.parents.len() > PARENTS_MAX
+            && let Some(oldest) = (0..self.parents.len()).min_by_key(|at| self.parents[*at].1.key)
+        {
+            self.parents.remove(oldest);
+        }
+    }
+
+    fn expect(&mut self, head: (StreamId, u64, Hash)) {
+        if let Err(at) = self.ahead.binary_search(&head) {
+            self.ahead.insert(at, head);
+        }
+    }
+
     /// Everything that came of a stream is signed.
     fn signed(&mut self, stream: &StreamId) {
         if let Some(brought) = self.brought.iter_mut().find(|brought| brought.stream == *stream) {
@@ -131,7 +158,7 @@ impl Receipts {
     ) -> Result<Option<Receipt>, Refused> {
         let said = Receipt::read(envelope).map_err(|fault| Refused { of: None, fault })?;
         let refused = |fault| Refused { of: Some(said.node), fault };
-        let held = self.nodes.get(&said.node).and_then(|known| known.parents.get(&said.parent));
+        let held = self.nodes.get(&said.node).and_then(|known| known.parent(said.parent));
         if held.is_some_and(|held| held.digest == Hash::of(&envelope.payload) || held.key >= said.attachment_key()) {
             return Ok(None);
         }
@@ -155,12 +182,7 @@ impl Receipts {
         known.key = Some(receipt.key);
         let mut heads: Vec<_> = receipt.heads.iter().map(|head| (head.stream(node), head.number)).collect();
         heads.sort();
-        known.parents.insert(receipt.parent, Held { key, digest, heads, complete: receipt.complete });
-        if known.parents.len() > PARENTS_MAX
-            && let Some(oldest) = known.parents.iter().min_by_key(|(_, held)| held.key).map(|(parent, _)| *parent)
-        {
-            known.parents.remove(&oldest);
-        }
+        known.attached(receipt.parent, Held { key, digest, heads, complete: receipt.complete });
         let mut mismatches = Vec::new();
         for head in receipt.heads.iter().filter(|head| head.number > 0) {
             let stream = head.stream(node);
@@ -173,32 +195,25 @@ impl Receipts {
                 }
                 // Only the newest hash is kept: what is past cannot be compared, and was signed again later.
                 Some(at) if at.upto > head.number => {}
-                _ => {
-                    known.ahead.insert((stream, head.number, head.hash));
-                }
+                _ => known.expect((stream, head.number, head.hash)),
             }
         }
-        while known.ahead.len() > AHEAD_MAX {
-            known.ahead.pop_first();
-        }
+        known.ahead.drain(..known.ahead.len().saturating_sub(AHEAD_MAX));
         mismatches
     }
 
     /// A stream has come to this position: the heads signed up to there are compared and let go.
     pub fn reached(&mut self, stream: &StreamId, at: Position) -> Option<Mismatch> {
         let ahead = &mut self.nodes.get_mut(&stream.node)?.ahead;
-        let mut found = None;
-        while let Some(first) = ahead.range((*stream, 0, Hash::ZERO)..).next().copied()
-            && first.0 == *stream
-            && first.1 <= at.upto
-        {
-            ahead.remove(&first);
-            // One within a gap is not to be compared.
-            if first.1 == at.upto && first.2 != at.head {
-                found = Some(Mismatch { stream: *stream, number: first.1 });
-            }
+        let from = ahead.partition_point(|(of, ..)| of < stream);
+        let to = ahead.partition_point(|(of, number, _)| (of, *number) <= (stream, at.upto));
+        let reached = ahead.drain(from..to);
+        // One within a gap is not to be compared.
+        let found = reached.filter(|(_, number, hash)| *number == at.upto && *hash != at.head).last();
+        if ahead.is_empty() {
+            *ahead = Vec::new();
         }
-        found
+        found.map(|(_, number, _)| Mismatch { stream: *stream, number })
     }
 
     /// The last number of a stream that this child may bring; `None`: it does not speak for the stream's node.
@@ -211,7 +226,7 @@ impl Receipts {
             let later = known
                 .parents
                 .iter()
-                .filter(|(other, newer)| *other != parent && newer.key.epoch == held.key.epoch && newer.key > held.key);
+                .filter(|(other, newer)| other != parent && newer.key.epoch == held.key.epoch && newer.key > held.key);
             later.filter_map(|(_, newer)| newer.head(stream)).min().unwrap_or(u64::MAX)
         });
         open.max()
@@ -231,7 +246,7 @@ impl Receipts {
     /// Whether a relay said that it is attached to this child, or to a relay that is below it.
     fn is_below(&self, relay: NodeId, child: NodeId, depth: usize) -> bool {
         let Some(known) = self.nodes.get(&relay).filter(|_| depth > 0) else { return false };
-        known.parents.keys().any(|parent| *parent == child || self.is_below(*parent, child, depth - 1))
+        known.parents.iter().any(|(parent, _)| *parent == child || self.is_below(*parent, child, depth - 1))
     }
 
     /// The key with which a node signs, if it was shown.
@@ -257,6 +272,9 @@ impl Receipts {
             brought.unsigned.get_or_insert(now);
         }
         brought.by = by;
+        if known.brought.is_empty() {
+            known.brought.reserve_exact(1);
+        }
         known.brought.push(brought);
         let over = known.brought.len().saturating_sub(BROUGHT_MAX);
         known.brought.drain(..over);
@@ -271,7 +289,7 @@ impl Receipts {
 
     /// Whom a node said it was attached to.
     pub fn parents_of(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
-        self.nodes.get(&node).into_iter().flat_map(|known| known.parents.keys().copied())
+        self.nodes.get(&node).into_iter().flat_map(|known| known.parents.iter().map(|(parent, _)| *parent))
     }
 
     /// A node is gone for good.
