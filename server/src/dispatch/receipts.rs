@@ -207,9 +207,8 @@ impl Receipts {
         let ahead = &mut self.nodes.get_mut(&stream.node)?.ahead;
         let from = ahead.partition_point(|(of, ..)| of < stream);
         let to = ahead.partition_point(|(of, number, _)| (of, *number) <= (stream, at.upto));
-        let reached = ahead.drain(from..to);
         // One within a gap is not to be compared.
-        let found = reached.filter(|(_, number, hash)| *number == at.upto && *hash != at.head).last();
+        let found = ahead.drain(from..to).rfind(|(_, number, hash)| *number == at.upto && *hash != at.head);
         if ahead.is_empty() {
             *ahead = Vec::new();
         }
