@@ -11,7 +11,8 @@ use branchline_node::{
         server_name,
     },
     link::{
-        dial::{Dialler, Route},
+        BoxStream,
+        dial::{DialFault, Dialler, Route},
         names::SystemResolver,
     },
     node::Ambient,
@@ -23,7 +24,7 @@ use branchline_protocol::{
     id::{NodeId, Role, TenantId},
     time::Millis,
     trust::{KeyStatus, TrustDocument, TrustedKey},
-    wire::{EnrolAnswer, EnrolRequest, PREFACE_ACCEPTED, Preface, StreamHeader, TrunkControl},
+    wire::{EnrolAnswer, EnrolRequest, LINK_PATH, PREFACE_ACCEPTED, Preface, StreamHeader, TrunkControl},
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::{
@@ -411,4 +412,47 @@ pub fn upgrade(first: &str, host: &str) -> String {
         "{first}\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Branchline-Link-Token: {TOKEN}\r\n\r\n"
     )
+}
+
+/// Sends the bytes and reads as many back.
+pub async fn echoed(stream: BoxStream, bytes: Arc<Vec<u8>>) -> Vec<u8> {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let (sent, length) = (Arc::clone(&bytes), bytes.len());
+    let sending = tokio::spawn(async move {
+        for chunk in sent.chunks(100_000) {
+            write.write_all(chunk).await.unwrap();
+        }
+        write.flush().await.unwrap();
+        write
+    });
+    let mut received = vec![0; length];
+    timeout(SOON, read.read_exact(&mut received)).await.unwrap().unwrap();
+    let mut write = sending.await.unwrap();
+    let _closing = write.shutdown().await;
+    received
+}
+
+/// Bytes that do not repeat.
+pub fn payload(length: usize) -> Arc<Vec<u8>> {
+    Arc::new((0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 23) as u8).collect())
+}
+
+/// Status and `Retry-After` of a refusal.
+pub fn refused(fault: Result<BoxStream, DialFault>) -> (u16, Option<u64>) {
+    match fault {
+        Err(DialFault::Gateway { status, retry_after_s, .. }) => (status, retry_after_s),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("let in"),
+    }
+}
+
+/// An upgraded connection that says nothing more.
+pub async fn silent(world: &World) -> TlsStream<TcpStream> {
+    let mut tls = world.tls(world.public()).await;
+    let request = upgrade(&format!("GET {LINK_PATH} HTTP/1.1"), PUBLIC_NAME);
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    timeout(SOON, tls.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    tls
 }

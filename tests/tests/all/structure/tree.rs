@@ -2,11 +2,8 @@
 
 use super::{files, read, root};
 use branchline::topology;
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-/// Rust files over [`LINES_MAX`] lines, each with the reason why it is one.
-const LONG: [(&str, &str); 1] =
-    [("gateway/tests/gateway/main.rs", "the gateway's one test binary: its scenarios share one set-up")];
 /// A file that is longer asks whether it has a second responsibility.
 const LINES_MAX: usize = 500;
 
@@ -114,16 +111,8 @@ fn starts_a_path(line: &str, path: &str) -> bool {
 }
 
 #[test]
-fn long_files_are_known_with_their_reason() {
-    let lines = |file: &str| read(file).lines().count();
-    let new: Vec<_> = rust_files()
-        .into_iter()
-        .map(|file| (lines(&file), file))
-        .filter(|(n, file)| *n > LINES_MAX && !LONG.iter().any(|(known, _)| known == file))
-        .collect();
-    assert!(new.is_empty(), "over {LINES_MAX} lines; split them, or list them with their reason: {new:#?}");
-    for (file, reason) in LONG {
-        assert!(Path::new(&root()).join(file).is_file(), "{file} is gone");
-        assert!(lines(file) > LINES_MAX && reason.len() > 20, "{file} is not long any more: take it off the list");
-    }
+fn no_file_is_long() {
+    let files = rust_files().into_iter().map(|file| (read(&file).lines().count(), file));
+    let long: Vec<_> = files.filter(|(lines, _)| *lines > LINES_MAX).collect();
+    assert!(long.is_empty(), "over {LINES_MAX} lines; look for the second responsibility: {long:#?}");
 }
