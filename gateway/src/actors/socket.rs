@@ -195,7 +195,7 @@ fn poll_some(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::Future;
+    use futures_util::FutureExt;
     use tokio::io::{DuplexStream, duplex};
 
     /// A masked binary message with the mask 0, or the beginning of one.
@@ -213,10 +213,6 @@ mod tests {
         (child, from, to)
     }
 
-    async fn now<T>(work: impl Future<Output = T>) -> Option<T> {
-        timeout(Duration::from_millis(20), work).await.ok()
-    }
-
     #[tokio::test]
     async fn a_child_that_says_nothing_costs_no_buffer_whatever_it_said_before() {
         for length in [1, 100, 20_000, 64 * 1024, FRAME_BYTES_MAX] {
@@ -224,7 +220,7 @@ mod tests {
             let payload: Vec<u8> = (0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
             child.write_all(&masked(length as u64, &payload)).await.unwrap();
             assert_eq!(from.next().await, Said::Bytes(payload.into()), "{length}");
-            assert!(now(from.next()).await.is_none(), "nothing more was said");
+            assert!(from.next().now_or_never().is_none(), "nothing more was said");
             assert_eq!(from.buffer.capacity(), 0, "{length}");
         }
     }
@@ -233,17 +229,17 @@ mod tests {
     async fn a_message_over_the_bound_ends_it_before_its_payload_has_come() {
         let (mut child, mut from, _to) = pair(1_024);
         child.write_all(&masked(FRAME_BYTES_MAX as u64, b"")).await.unwrap();
-        assert!(now(from.next()).await.is_none(), "at the bound it is waited for");
+        assert!(from.next().now_or_never().is_none(), "at the bound it is waited for");
         let (mut child, mut from, _to) = pair(1_024);
         child.write_all(&masked(FRAME_BYTES_MAX as u64 + 1, b"")).await.unwrap();
-        assert_eq!(now(from.next()).await, Some(Said::End));
+        assert_eq!(from.next().now_or_never(), Some(Said::End));
     }
 
     #[tokio::test]
     async fn nothing_follows_a_message_that_was_cut_off() {
         for (room, goodbye) in [(64, false), (1_024, true)] {
             let (mut child, from, mut to) = pair(room);
-            assert_eq!(now(to.send(&[7; 100])).await.is_some(), goodbye, "{room}");
+            assert_eq!(to.send(&[7; 100]).now_or_never().is_some(), goodbye, "{room}");
             let closing = async {
                 to.close(CloseCode::Normal).await.unwrap();
                 linger(unsplit(from, to)).await;
