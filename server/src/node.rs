@@ -269,7 +269,7 @@ impl Server {
         };
         supervision.start_child(trunks::child(trunk_socket, setup, registry.clone())).await.map_err(add)?;
 
-        let steering = Steering { dispatcher, office: office.clone(), trunks: registry, store: store.clone() };
+        let steering = Steering { dispatcher, office: office.clone(), trunks: registry };
         let state = ApiState {
             store: store.clone(),
             control: Arc::new(steering),

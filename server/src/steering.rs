@@ -3,12 +3,15 @@
 use crate::{
     actors::{
         dispatcher::{
-            CancelOrder, Dispatcher, DocumentsChanged, EndRecovery, FindOrder, IssueJob, NodeRevoked, ReissueJob,
-            TenantMade, ViewFigures, ViewNodes, WaitComplete,
+            CancelOrder, ChooseDevices, CountDevices, Dispatcher, DocumentsChanged, EndRecovery, FindDevice, FindOrder,
+            IssueJob, NodeRevoked, ReissueJob, TenantMade, ViewContacts, ViewDevices, ViewFigures, ViewNodes,
+            WaitComplete,
         },
         trunks::TrunkRegistry,
     },
-    api::control::{Control, NewJob, NodeView, RecoveryFigures, ServerFigures, TokenWish, Whereabouts},
+    api::control::{
+        Contacts, Control, Devices, NewJob, NodeView, RecoveryFigures, ServerFigures, TokenWish, Whereabouts,
+    },
     domain::Office,
     store::JobRow,
 };
@@ -19,6 +22,7 @@ use branchline_protocol::{
     document::Settings,
     id::{Epoch, JobId, NodeId, OrderNumber, Role, TenantId},
     refusal::Refusal,
+    selector::Selector,
     time::Millis,
 };
 use bytes::Bytes;
@@ -32,8 +36,6 @@ pub struct Steering {
     pub office: Office,
     /// Live trunks.
     pub trunks: Arc<TrunkRegistry>,
-    /// Names of gateways and everything else.
-    pub store: Arc<dyn crate::store::Store>,
 }
 
 /// The dispatcher is being rebuilt; the caller may come again.
@@ -72,6 +74,26 @@ impl Control for Steering {
         self.dispatcher().await?.send(ViewNodes(tenant.clone(), role)).await.map_err(away)
     }
 
+    async fn device(&self, tenant: &TenantId, words: &str) -> Result<Option<NodeId>, Refusal> {
+        self.dispatcher().await?.send(FindDevice(tenant.clone(), words.into())).await.map_err(away)
+    }
+
+    async fn chosen(&self, tenant: &TenantId, on: &Selector) -> Result<Vec<NodeId>, Refusal> {
+        self.dispatcher().await?.send(ChooseDevices(tenant.clone(), on.clone())).await.map_err(away)
+    }
+
+    async fn device_counts(&self, tenant: &TenantId, on: &Selector) -> Result<BTreeMap<&'static str, u64>, Refusal> {
+        self.dispatcher().await?.send(CountDevices(tenant.clone(), on.clone())).await.map_err(away)
+    }
+
+    async fn devices(&self, tenant: &TenantId, devices: Vec<NodeId>) -> Result<Devices, Refusal> {
+        self.dispatcher().await?.send(ViewDevices(tenant.clone(), devices)).await.map_err(away)
+    }
+
+    async fn contacts(&self, tenant: &TenantId, devices: Vec<NodeId>) -> Result<Contacts, Refusal> {
+        self.dispatcher().await?.send(ViewContacts(tenant.clone(), devices)).await.map_err(away)
+    }
+
     fn recovery(&self) -> RecoveryFigures {
         let now = self.office.time().now().mono;
         let recovering = self.office.recovery().map(|p| {
@@ -88,20 +110,15 @@ impl Control for Steering {
 
     async fn figures(&self) -> Result<ServerFigures, Refusal> {
         let mut figures = self.dispatcher().await?.send(ViewFigures).await.map_err(away)?;
-        let nodes = self.store.nodes().await.map_err(|e| Refusal::new(503, "store", e.to_string()))?;
         let mut live: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
         for trunk in self.trunks.list() {
             let entry = live.entry(trunk.gateway).or_default();
             entry.0 += 1;
             entry.1 = entry.1.max(trunk.links);
         }
-        let gateways = nodes.iter().filter(|n| n.role == Role::Gateway && n.revoked_at.is_none());
-        figures.gateways = gateways
-            .map(|n| {
-                let (trunks, links) = live.get(&n.id).copied().unwrap_or_default();
-                (n.id, n.name.clone(), trunks, links)
-            })
-            .collect();
+        for (id, _, trunks, links) in &mut figures.gateways {
+            (*trunks, *links) = live.get(id).copied().unwrap_or_default();
+        }
         Ok(figures)
     }
 

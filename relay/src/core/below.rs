@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, sync::Arc};
 impl<D: Defects> RelayCore<D> {
     /// What the open orders of this relay's own children ask of its slots.
     pub fn demands(&self) -> BTreeMap<NodeId, Demand> {
-        self.ledger.demands(|device| self.directory.get(device).is_some_and(|entry| entry.via.is_empty()))
+        self.ledger.demands(self.directory.children())
     }
 
     pub(super) fn child_up(&mut self, now: Now, child: Arc<Child>, out: &mut Vec<Effect>) {

@@ -17,7 +17,9 @@ pub use again::{CancelOrder, ReissueJob};
 pub use changed::{DocumentsChanged, NodeChanged, NodeRevoked, TenantMade};
 pub use issue::IssueJob;
 pub use recovery::EndRecovery;
-pub use views::{FindOrder, ViewFigures, ViewNodes};
+pub use views::{
+    ChooseDevices, CountDevices, FindDevice, FindOrder, ViewContacts, ViewDevices, ViewFigures, ViewNodes,
+};
 pub use wait::WaitComplete;
 
 use version::version_of;
@@ -46,7 +48,7 @@ use branchline_node::{
 };
 use branchline_protocol::{
     document::{Kind, TimeStatement},
-    id::{Epoch, JobId, NodeId, Role, TenantId},
+    id::{JobId, NodeId, Role, TenantId},
     inventory::Snapshot,
     order::Envelope,
     record::class,
@@ -111,7 +113,7 @@ pub struct Dispatcher {
     committing: bool,
     /// The store was found to be an older one: this actor ends as soon as that is durable.
     falling_back: bool,
-    raising: Vec<(TenantId, NodeId, Epoch)>,
+    raising: raise::Raising,
     issuing: BTreeMap<JobId, oneshot::Sender<()>>,
     waiting: BTreeMap<(TenantId, JobId), Vec<oneshot::Sender<()>>>,
     stated_at: Mono,
@@ -136,7 +138,7 @@ impl Dispatcher {
             queue: Vec::new(),
             committing: false,
             falling_back: false,
-            raising: Vec::new(),
+            raising: raise::Raising::default(),
             issuing: BTreeMap::new(),
             waiting: BTreeMap::new(),
             stated_at: Mono(0),
@@ -180,7 +182,7 @@ impl Dispatcher {
             Effect::Goodbye(node, session, goodbye) => self.ask(node, session, LinkCommand::Goodbye(goodbye)),
             Effect::Refuse(node, session, refusal) => self.ask(node, session, LinkCommand::Refuse(refusal.into())),
             Effect::Drop(..) | Effect::Reachable(..) | Effect::Sleeps(_) | Effect::Wake(_) => self.datagram(effect),
-            Effect::Raise(tenant, device, epoch) => self.raising.push((tenant, device, epoch)),
+            Effect::Raise(tenant, device, epoch) => self.raising.add(tenant, device, epoch),
             Effect::JobChanged(tenant, job) => {
                 let complete = self.core.tenant(&tenant).is_none_or(|t| t.orders.values().all(|o| o.job != job));
                 if complete && let Some(waiting) = self.waiting.remove(&(tenant, job)) {

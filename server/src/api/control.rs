@@ -1,5 +1,6 @@
 //! What the API asks of the running server: everything that is not a plain read of the store.
 
+use super::select::Names;
 use crate::{dispatch::Promise, store::JobRow};
 use async_trait::async_trait;
 use branchline_node::downstream::ledger::Row;
@@ -15,6 +16,7 @@ use branchline_protocol::{
 };
 use bytes::Bytes;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A job as ordered, checked for shape only.
 #[derive(Clone, Debug)]
@@ -77,6 +79,24 @@ pub struct NodeView {
     pub standing: Standing,
 }
 
+/// Devices with what their views need.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    /// The devices.
+    pub views: Vec<NodeView>,
+    /// Names of the relays on their ways.
+    pub names: Names,
+}
+
+/// What keeps devices from a job, as the server knows it now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contacts {
+    /// When each is due again, of those of which it is known.
+    pub next: BTreeMap<NodeId, Millis>,
+    /// Those that are suspended.
+    pub suspended: BTreeSet<NodeId>,
+}
+
 /// What the running server knows of one order on its way to one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -129,6 +149,16 @@ pub trait Control: Send + Sync + 'static {
     async fn whereabouts(&self, tenant: &TenantId, order: OrderNumber, device: NodeId) -> Result<Whereabouts, Refusal>;
     /// Every node of the tenant, by role if one is given, with its standing.
     async fn nodes(&self, tenant: &TenantId, role: Option<Role>) -> Result<Vec<NodeView>, Refusal>;
+    /// A device of the tenant by its id or its name; a name that a revoked device bore means its successor.
+    async fn device(&self, tenant: &TenantId, words: &str) -> Result<Option<NodeId>, Refusal>;
+    /// The tenant's devices that a selector means, by name; revoked ones are none.
+    async fn chosen(&self, tenant: &TenantId, on: &Selector) -> Result<Vec<NodeId>, Refusal>;
+    /// How many devices that a selector means stand how: each word of [`Standing::state`] is there.
+    async fn device_counts(&self, tenant: &TenantId, on: &Selector) -> Result<BTreeMap<&'static str, u64>, Refusal>;
+    /// These devices, or relays, as they stand, in this order; those that are not the tenant's are left out.
+    async fn devices(&self, tenant: &TenantId, devices: Vec<NodeId>) -> Result<Devices, Refusal>;
+    /// What keeps these devices, or what of them is the tenant's, from a job.
+    async fn contacts(&self, tenant: &TenantId, devices: Vec<NodeId>) -> Result<Contacts, Refusal>;
     /// Whether the server recovers, and how far it is (OPS-7).
     fn recovery(&self) -> RecoveryFigures;
     /// Ends a recovery before its time; audited. 409 `not_recovering`.

@@ -1,7 +1,7 @@
 //! The JSON of DESIGN 9. Scripts rely on these shapes: fields may be added, none changes its meaning.
 
 use super::{
-    control::{NodeView, RecoveryFigures, ServerFigures},
+    control::{Contacts, NodeView, RecoveryFigures, ServerFigures},
     delay::{self, DelayView, LinkDelayView, SlotView},
     select::Names,
 };
@@ -17,7 +17,7 @@ use branchline_protocol::{
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// RFC 3339, UTC, always with three digits of milliseconds, so that texts sort as times do.
@@ -151,6 +151,13 @@ pub struct DevicesView {
     pub devices: Vec<DeviceView>,
 }
 
+/// How many devices are in which state.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeviceCountsView {
+    /// `online`, `offline`, `suspended`, `unknown`: each is there, zero included.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
 /// A device's whole inventory.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InventoryView {
@@ -178,6 +185,15 @@ pub struct InventoryView {
 pub struct Counts(pub BTreeMap<State, u64>);
 
 impl Counts {
+    /// Of a job's devices as they are shown.
+    pub fn of(devices: &[JobDeviceRow], fetch_by: Millis, present: &Present) -> Counts {
+        let mut counts = Counts::default();
+        for device in devices {
+            *counts.0.entry(shown(device, fetch_by, present).0).or_default() += 1;
+        }
+        counts
+    }
+
     /// Whether no device is short of its end.
     pub fn complete(&self) -> bool {
         self.0.iter().all(|(state, count)| state.is_end() || *count == 0)
@@ -205,7 +221,9 @@ pub struct JobView {
     pub complete: bool,
     #[schema(value_type = BTreeMap<String, u64>)]
     counts: Counts,
-    results: Vec<ResultView>,
+    /// One a device; not there where only the counts were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Vec<ResultView>>,
     /// The job that this one was issued anew from.
     #[serde(skip_serializing_if = "Option::is_none")]
     reissue_of: Option<String>,
@@ -253,42 +271,39 @@ const SUSPENDED: &str = "suspended";
 pub struct Present {
     /// When.
     pub now: Millis,
-    /// When each is due again.
-    pub next_contact: BTreeMap<NodeId, Millis>,
-    /// Devices that are suspended.
-    pub suspended: BTreeSet<NodeId>,
+    /// What keeps those that are short of their end.
+    pub contacts: Contacts,
 }
 
 /// A device's state and reason as they are shown.
 pub fn shown(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> (State, Option<String>) {
     match row.state {
         State::Queued if row.reason.is_none() && present.now > fetch_by => (State::Expired, Some(UNCONFIRMED.into())),
-        State::Queued if row.reason.is_none() && row.device.as_ref().is_ok_and(|id| present.suspended.contains(id)) => {
+        State::Queued
+            if row.reason.is_none() && row.device.as_ref().is_ok_and(|id| present.contacts.suspended.contains(id)) =>
+        {
             (State::Queued, Some(SUSPENDED.into()))
         }
         state => (state, row.reason.clone()),
     }
 }
 
-/// A job's view. Counts are taken from the rows themselves, so that they always add up to them.
-pub fn job(job: &JobRow, devices: &[JobDeviceRow], present: &Present) -> JobView {
-    let mut counts = Counts::default();
-    for device in devices {
-        *counts.0.entry(shown(device, job.fetch_by, present).0).or_default() += 1;
-    }
+/// A job's view without its devices.
+pub fn job(job: &JobRow, counts: Counts) -> JobView {
     JobView {
         id: job.id.to_string(),
         verb: job.verb.clone(),
         command: job.command.clone(),
         issued_at: time(job.issued_at),
-        complete: devices.iter().all(|device| device.state.is_end()),
+        complete: counts.complete(),
         counts,
-        results: devices.iter().map(|device| result(device, job.fetch_by, present)).collect(),
+        results: None,
         reissue_of: job.origin.map(|old| old.to_string()),
     }
 }
 
-fn result(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> ResultView {
+/// What came of a job on one device.
+pub fn result(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> ResultView {
     let (state, reason) = shown(row, fetch_by, present);
     let told = row.result.as_ref();
     let (stdout, stdout_base64) = text_or_base64(told.map_or(&[], |r| &r.stdout));
@@ -307,7 +322,7 @@ fn result(row: &JobDeviceRow, fetch_by: Millis, present: &Present) -> ResultView
         started_at: told.and_then(|r| r.started_at).map(time),
         ended_at: told.map(|r| r.ended_at).or(row.state.is_end().then_some(row.changed_at)).map(time),
         late: row.late,
-        next_contact: open.and_then(|id| present.next_contact.get(id)).copied().map(time),
+        next_contact: open.and_then(|id| present.contacts.next.get(id)).copied().map(time),
     }
 }
 

@@ -8,6 +8,7 @@ mod left;
 mod promise;
 mod receipts;
 pub mod recovery;
+mod select;
 mod standing;
 mod streams;
 #[cfg(test)]
@@ -20,4 +21,5 @@ pub use self::core::{
 };
 pub use intake::Preloaded;
 pub use promise::{PERSISTENT_MS, Promise};
-pub use standing::standing;
+pub use select::{Seen, chosen, counts, device};
+pub use standing::{contacts, standing};

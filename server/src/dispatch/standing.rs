@@ -1,7 +1,10 @@
 //! How a node stands towards the server (pure): never "up" behind a relay that is cut off.
 
 use super::{core::TenantState, promise::promise};
-use crate::{api::control::Standing, store::NodeRow};
+use crate::{
+    api::control::{Contacts, Standing},
+    store::NodeRow,
+};
 use branchline_protocol::{
     capability::Reached,
     id::{NodeId, Role},
@@ -17,6 +20,20 @@ fn reached(state: &TenantState, row: &NodeRow, relays: &[NodeId]) -> Option<Reac
     // What the disk remembers of a device does not tell whether it was outside.
     let known = state.is_way_known(row.id) || !relays.is_empty();
     known.then(|| Reached::of(state.gateway_of(row.id).is_some(), relays.len()))
+}
+
+/// What keeps these devices of a tenant from a job: the same that their standing tells, without the rest of it, for there
+/// may be a hundred thousand.
+pub fn contacts(state: &TenantState, devices: &[NodeId]) -> Contacts {
+    let of = |device: &NodeId| Some((*device, state.directory.get(*device)?.next_contact?));
+    let suspended = |device: &&NodeId| {
+        let node = state.nodes.get(device);
+        node.is_some_and(|node| node.revoked_at.is_none()) && state.suspended.contains(device)
+    };
+    Contacts {
+        next: devices.iter().filter_map(of).collect(),
+        suspended: devices.iter().filter(suspended).copied().collect(),
+    }
 }
 
 /// The standing of one node of a tenant.

@@ -4,6 +4,7 @@ mod inventory;
 mod presence;
 mod put_back;
 mod receipts;
+mod select;
 mod upward;
 mod withdrawals;
 use super::*;
@@ -125,7 +126,12 @@ impl Bench {
 
     fn stands(&self, device: u128) -> &'static str {
         let state = self.core.tenant(&tenant()).unwrap();
-        standing(state, &state.nodes[&node(device)], Millis(self.clock as i64)).state
+        let standing = standing(state, &state.nodes[&node(device)], Millis(self.clock as i64));
+        // The short form tells the same.
+        let contacts = contacts(state, &[node(device)]);
+        assert_eq!(contacts.next.get(&node(device)).copied(), standing.next_contact);
+        assert_eq!(contacts.suspended.contains(&node(device)), standing.state == "suspended");
+        standing.state
     }
 }
 

@@ -17,7 +17,7 @@ use branchline_protocol::{
 };
 use bytes::Bytes;
 use rustls::{RootCertStore, pki_types::CertificateDer};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::broadcast;
 
 /// Gateways one installation may have.
@@ -167,39 +167,44 @@ impl Office {
         Ok(envelope)
     }
 
-    /// Gives a device this epoch, in its row and in the list that every node on the way to it holds, in one transaction. A
-    /// device that is in this epoch already, or a later one, changes nothing. 404 `no_such_node` for a revoked one, too.
-    pub async fn raise_epoch(&self, tenant: &TenantId, device: NodeId, epoch: Epoch) -> Result<(), Refusal> {
+    /// Gives devices these epochs, in their rows and in the list that every node on the way to them holds, in one
+    /// transaction: when a site's machines are put back together, that list is made once and not for each of them. Devices
+    /// that are in that epoch already, or a later one, and those that are no nodes or were revoked, change nothing.
+    pub async fn raise_epochs(&self, tenant: &TenantId, devices: &[(NodeId, Epoch)]) -> Result<(), Refusal> {
         self.may_issue()?;
         let turn = self.turn().await;
-        let row = self.node_row(tenant, device).await?.filter(|row| row.revoked_at.is_none());
-        let mut row = row.ok_or_else(no_such_node)?;
-        if row.epoch >= epoch {
+        let mut rows = Vec::new();
+        for (device, epoch) in devices {
+            let row = self.node_row(tenant, *device).await?;
+            rows.extend(row.filter(|row| row.revoked_at.is_none() && row.epoch < *epoch).map(|row| (row, *epoch)));
+        }
+        if rows.is_empty() {
             return Ok(());
         }
         let draft = self.read(|state| {
             let held = state.tenants.get(tenant)?;
             let mut list = Revocations::clone(&held.revocations.0);
-            list.raised.retain(|(id, _)| *id != device);
-            list.raised.push((device, epoch));
+            let raised: BTreeMap<NodeId, Epoch> = rows.iter().map(|(row, epoch)| (row.id, *epoch)).collect();
+            list.raised.retain(|(id, _)| !raised.contains_key(id));
+            list.raised.extend(raised);
             (list.term, list.version) = (state.term, list.version + 1);
             let envelope = list.seal(&held.keys.signer);
             Some((list, envelope))
         });
         let (list, envelope) = draft.ok_or_else(no_such_node)?;
-        let detail = format!("{} {:?} {} epoch {} to {epoch}", row.role, row.name, row.id, row.epoch);
-        (row.epoch, row.attachment) = (epoch, 0);
-        let ops = vec![
-            Op::Document(tenant.clone(), Kind::Revocations, String::new(), list.version(), envelope.clone()),
-            Op::Node(row.clone()),
-            audit(tenant, self.now(), "server", "device.epoch", detail),
-        ];
-        let change = Change { tenant: tenant.clone(), kind: Kind::Revocations, site: String::new() };
+        let (version, kind) = (list.version(), Kind::Revocations);
+        let mut ops = vec![Op::Document(tenant.clone(), kind, String::new(), version, envelope.clone())];
+        for (row, epoch) in &mut rows {
+            let detail = format!("{} {:?} {} epoch {} to {epoch}", row.role, row.name, row.id, row.epoch);
+            (row.epoch, row.attachment) = (*epoch, 0);
+            ops.extend([Op::Node(row.clone()), audit(tenant, self.now(), "server", "device.epoch", detail)]);
+        }
+        let change = Change { tenant: tenant.clone(), kind, site: String::new() };
         let own = tenant.clone();
         let apply = Box::new(move |state: &mut State| {
             if let Some(held) = state.tenants.get_mut(&own) {
                 held.revocations = (Arc::new(list), envelope);
-                held.population.put(&row);
+                rows.iter().for_each(|(row, _)| held.population.put(row));
             }
         });
         self.keep(turn, Draft { changes: vec![change], apply, ..Draft::of(ops) }).await.map_err(store_refusal)
@@ -329,8 +334,7 @@ impl Office {
 
     /// One node's row as the store has it.
     pub(super) async fn node_row(&self, tenant: &TenantId, node: NodeId) -> Result<Option<NodeRow>, Refusal> {
-        let rows = self.0.store.nodes().await.map_err(store_refusal)?;
-        Ok(rows.into_iter().find(|row| row.tenant == *tenant && row.id == node))
+        self.0.store.node(tenant, node).await.map_err(store_refusal)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod codec;
 mod heads;
+mod op;
 mod read;
 mod snapshot;
 mod sqlite;
@@ -17,6 +18,7 @@ mod writer;
 mod tests;
 
 pub use heads::{InventorySummary, JobHead};
+pub use op::Op;
 pub use snapshot::Snapshot;
 pub use sqlite::SqliteStore;
 pub use summary::{Summary, summary};
@@ -271,140 +273,6 @@ pub const DEAD_LETTERS_MAX: u32 = 1_024;
 /// Reports kept as history per device. A device that sends nothing but what cannot be applied fills this and no more.
 pub const INVENTORY_HISTORY_MAX: u32 = 64;
 
-/// One write.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// A tenant; the batch fails with [`StoreError::Conflict`] when it exists.
-    Tenant(TenantId),
-    /// A site of an existing tenant; a conflict when it exists.
-    Site(TenantId, String),
-    /// A node, new or changed; a conflict when another node of its tenant and role that is not revoked bears its name.
-    Node(NodeRow),
-    /// A node's newest attachment. An older (epoch, attachment) than the node's own changes nothing.
-    Attached {
-        /// Whose.
-        tenant: TenantId,
-        /// The node.
-        node: NodeId,
-        /// Its epoch.
-        epoch: Epoch,
-        /// Its attachment.
-        attachment: Attachment,
-        /// Relays above it.
-        route: Vec<NodeId>,
-        /// Last contact.
-        last_contact: Millis,
-        /// What it declares now.
-        capabilities: Vec<String>,
-    },
-    /// A new enrolment token.
-    Token(TokenRow),
-    /// Uses one of a token's enrolments; the batch fails with [`StoreError::Conflict`] when none is left.
-    UseToken(Hash),
-    /// An API token, new or renamed.
-    ApiToken(ApiTokenRow),
-    /// A new job with all its devices, as they stand at issue.
-    Job(Box<JobRow>, Vec<JobDeviceRow>),
-    /// A job of the server's own that its store does not know, with devices of it: it came back from below (OPS-7). What
-    /// is there already stays as it is; where another job has its number nothing is kept.
-    Recalled(Box<JobRow>, Vec<JobDeviceRow>),
-    /// One device of a job changed. Written as told: whether an end may change is the caller's rule. A device that is
-    /// not of the job changes nothing, and its result is not kept.
-    JobDevice {
-        /// Whose.
-        tenant: TenantId,
-        /// The job.
-        job: JobId,
-        /// The device.
-        device: NodeId,
-        /// Where it stands now.
-        state: State,
-        /// Why.
-        reason: Option<String>,
-        /// When.
-        at: Millis,
-        /// With the agent's report, if this is one; without one an earlier report stays.
-        result: Option<ResultRow>,
-    },
-    /// Who may have a device's order. A device that is not of the job changes nothing.
-    Holders {
-        /// Whose.
-        tenant: TenantId,
-        /// The job.
-        job: JobId,
-        /// The device.
-        device: NodeId,
-        /// All of them.
-        holders: Vec<NodeId>,
-    },
-    /// An agent's result for an order that is over at the server. It replaces an end that was concluded from silence,
-    /// `expired` or `outcome_unknown` without a report, once, and is marked late; anything else it leaves as it is.
-    LateResult {
-        /// Whose.
-        tenant: TenantId,
-        /// The order.
-        order: OrderNumber,
-        /// The device.
-        device: NodeId,
-        /// How it ended.
-        state: State,
-        /// Why.
-        reason: Option<String>,
-        /// When the result came.
-        at: Millis,
-        /// The report.
-        result: ResultRow,
-    },
-    /// How far a stream is held.
-    Stream(TenantId, StreamRow),
-    /// A stream is forgotten.
-    StreamGone(TenantId, StreamId),
-    /// A refused record. The newest [`DEAD_LETTERS_MAX`] of a tenant are kept.
-    DeadLetter(DeadLetterRow),
-    /// A device's inventory: replaced sections only; sections named in `gone` are removed.
-    Inventory {
-        /// Whose.
-        tenant: TenantId,
-        /// The device.
-        device: NodeId,
-        /// New content of changed sections.
-        put: BTreeMap<String, Items>,
-        /// Sections that are gone.
-        gone: Vec<String>,
-        /// Digest of the whole.
-        digest: Hash,
-        /// See [`InventoryRow`].
-        collected_at: Millis,
-        /// See [`InventoryRow`].
-        settings_version: u64,
-        /// See [`InventoryRow`].
-        need_full: bool,
-        /// See [`InventoryRow`].
-        clock_skew: bool,
-    },
-    /// A report kept as history: what could not be applied, or was older (INV-13). The newest
-    /// [`INVENTORY_HISTORY_MAX`] of a device are kept.
-    InventoryHistory {
-        /// Whose.
-        tenant: TenantId,
-        /// The device.
-        device: NodeId,
-        /// When it was collected.
-        collected_at: Millis,
-        /// MessagePack of the report.
-        report: Bytes,
-    },
-    /// Asks for a device's inventory anew (INV-6).
-    NeedFull(TenantId, NodeId),
-    /// A document's newest signed form: tenant, kind, site (for upstream lists, else empty), (term, version), envelope.
-    /// An older version than the one held changes nothing.
-    Document(TenantId, Kind, String, (u32, u64), Envelope),
-    /// A value of the installation: counters, addresses.
-    Meta(String, Bytes),
-    /// An audited act.
-    Audit(AuditRow),
-}
-
 /// Why the store did not do it. Nothing of the batch was kept.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -449,6 +317,8 @@ pub trait Store: Send + Sync + 'static {
     async fn sites(&self, tenant: &TenantId) -> Result<Vec<String>, StoreError>;
     /// Every node of every tenant.
     async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
+    /// One of a tenant.
+    async fn node(&self, tenant: &TenantId, id: NodeId) -> Result<Option<NodeRow>, StoreError>;
     /// An enrolment token by the hash of its secret.
     async fn token(&self, hash: Hash) -> Result<Option<TokenRow>, StoreError>;
     /// An API token by the hash of its secret.
@@ -459,6 +329,13 @@ pub trait Store: Send + Sync + 'static {
     async fn job(&self, tenant: &TenantId, job: JobId) -> Result<Option<JobRow>, StoreError>;
     /// A job's devices in leaf order, those without a leaf last.
     async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError>;
+    /// One of them.
+    async fn job_device(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        device: NodeId,
+    ) -> Result<Option<JobDeviceRow>, StoreError>;
     /// Devices per state of a job.
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError>;
     /// Orders that steer this job, oldest first.
@@ -471,14 +348,18 @@ pub trait Store: Send + Sync + 'static {
     async fn dead_letters(&self, tenant: &TenantId, limit: u32) -> Result<Vec<DeadLetterRow>, StoreError>;
     /// A device's inventory.
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Result<Option<InventoryRow>, StoreError>;
-    /// The last job that each of the tenant's devices had, or that one of them.
+    /// The last job that each of these devices of the tenant had.
     async fn last_deliveries(
         &self,
         tenant: &TenantId,
-        device: Option<NodeId>,
+        devices: &[NodeId],
     ) -> Result<BTreeMap<NodeId, Delivery>, StoreError>;
-    /// What lists show of inventories, without loading them.
-    async fn inventory_summaries(&self, tenant: &TenantId) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError>;
+    /// What lists show of these devices' inventories, without loading them.
+    async fn inventory_summaries(
+        &self,
+        tenant: &TenantId,
+        devices: &[NodeId],
+    ) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError>;
     /// Reports kept as history, oldest first.
     async fn inventory_history(&self, tenant: &TenantId, device: NodeId) -> Result<Vec<(Millis, Bytes)>, StoreError>;
     /// Devices whose inventory is asked for anew.

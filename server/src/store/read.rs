@@ -19,7 +19,7 @@ use branchline_protocol::{
     time::Millis,
 };
 use bytes::Bytes;
-use sqlx::{SqlitePool, query, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, SqlitePool, query, sqlite::SqliteRow};
 use std::collections::BTreeMap;
 
 type Read<T> = Result<T, StoreError>;
@@ -56,33 +56,38 @@ pub async fn sites(readers: &SqlitePool, tenant: &TenantId) -> Read<Vec<String>>
     all(readers, sql, |row| column(row, 0)).await
 }
 
+const NODE: &str = "SELECT tenant, id, role, site, name, host_name, platform, capabilities, kind, epoch, attachment, route, \
+     last_contact, enrolled_at, revoked_at, key_hash, tags FROM node";
+
 pub async fn nodes(readers: &SqlitePool) -> Read<Vec<NodeRow>> {
-    let sql = query(
-        "SELECT tenant, id, role, site, name, host_name, platform, capabilities, kind, epoch, attachment, route, \
-         last_contact, enrolled_at, revoked_at, key_hash, tags FROM node ORDER BY tenant, id",
-    );
-    all(readers, sql, |row| {
-        Ok(NodeRow {
-            tenant: codec::tenant(row, 0)?,
-            id: NodeId(uuid(row, 1)?),
-            role: parsed_role(row, 2)?,
-            site: column(row, 3)?,
-            name: column(row, 4)?,
-            host_name: column(row, 5)?,
-            platform: column(row, 6)?,
-            capabilities: json(row, 7)?,
-            kind: column(row, 8)?,
-            epoch: unsigned_32(row, 9)?,
-            attachment: unsigned(row, 10)?,
-            route: ids(row, 11)?,
-            last_contact: maybe_at(row, 12)?,
-            enrolled_at: at(row, 13)?,
-            revoked_at: maybe_at(row, 14)?,
-            key_hash: hash(row, 15)?,
-            tags: json(row, 16)?,
-        })
+    all(readers, query(AssertSqlSafe(format!("{NODE} ORDER BY tenant, id"))), node_row).await
+}
+
+pub async fn node(readers: &SqlitePool, tenant: &TenantId, id: NodeId) -> Read<Option<NodeRow>> {
+    let sql = query(AssertSqlSafe(format!("{NODE} WHERE tenant = ? AND id = ?")));
+    first(readers, sql.bind(tenant.as_str().to_owned()).bind(id.bytes().to_vec()), node_row).await
+}
+
+fn node_row(row: &SqliteRow) -> Read<NodeRow> {
+    Ok(NodeRow {
+        tenant: codec::tenant(row, 0)?,
+        id: NodeId(uuid(row, 1)?),
+        role: parsed_role(row, 2)?,
+        site: column(row, 3)?,
+        name: column(row, 4)?,
+        host_name: column(row, 5)?,
+        platform: column(row, 6)?,
+        capabilities: json(row, 7)?,
+        kind: column(row, 8)?,
+        epoch: unsigned_32(row, 9)?,
+        attachment: unsigned(row, 10)?,
+        route: ids(row, 11)?,
+        last_contact: maybe_at(row, 12)?,
+        enrolled_at: at(row, 13)?,
+        revoked_at: maybe_at(row, 14)?,
+        key_hash: hash(row, 15)?,
+        tags: json(row, 16)?,
     })
-    .await
 }
 
 fn parsed_role(row: &SqliteRow, place: usize) -> Read<branchline_protocol::id::Role> {
@@ -239,23 +244,37 @@ pub async fn inventory(readers: &SqlitePool, tenant: &TenantId, device: NodeId) 
     }))
 }
 
+type Sql<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// A condition that the column is one of these devices, whose values are the parameters from the second on.
+fn among(column: &str, devices: &[NodeId]) -> String {
+    let values: Vec<String> = (2..).zip(devices).map(|(n, _)| format!("?{n}")).collect();
+    format!("AND {column} IN ({})", values.join(", "))
+}
+
+/// Binds what [`among`] asks for.
+fn of_these<'q>(sql: Sql<'q>, devices: &[NodeId]) -> Sql<'q> {
+    devices.iter().fold(sql, |sql, device| sql.bind(device.bytes().to_vec()))
+}
+
 /// Ends that only a device asserts count as deliveries, too: a result may come before anything else is heard.
 pub async fn last_deliveries(
     readers: &SqlitePool,
     tenant: &TenantId,
-    device: Option<NodeId>,
+    devices: &[NodeId],
 ) -> Read<BTreeMap<NodeId, Delivery>> {
-    let sql = query(
+    let sql = query(AssertSqlSafe(format!(
         "WITH last AS (SELECT n.id AS device, (SELECT d.job FROM job_device d \
             WHERE d.tenant = n.tenant AND d.device = n.id \
               AND (d.delivered_at IS NOT NULL OR d.state IN ('succeeded', 'failed', 'unsupported', 'refused')) \
             ORDER BY d.job DESC LIMIT 1) AS job \
-          FROM node n WHERE n.tenant = ?1 AND n.role = 'agent' AND (?2 IS NULL OR n.id = ?2)) \
+          FROM node n WHERE n.tenant = ?1 AND n.role = 'agent' {}) \
          SELECT last.device, j.id, j.class, j.issued_at, coalesce(d.delivered_at, d.changed_at) FROM last \
          JOIN job j ON j.tenant = ?1 AND j.id = last.job \
          JOIN job_device d ON d.tenant = ?1 AND d.job = last.job AND d.device = last.device",
-    );
-    let sql = sql.bind(tenant.as_str().to_owned()).bind(device.map(|device| device.bytes().to_vec()));
+        among("n.id", devices)
+    )));
+    let sql = of_these(sql.bind(tenant.as_str().to_owned()), devices);
     let rows = all(readers, sql, |row| {
         let delivery = Delivery {
             job: JobId(uuid(row, 1)?),
@@ -268,12 +287,18 @@ pub async fn last_deliveries(
     Ok(rows.await?.into_iter().collect())
 }
 
-pub async fn inventory_summaries(readers: &SqlitePool, tenant: &TenantId) -> Read<BTreeMap<NodeId, InventorySummary>> {
-    let sql = query(
+pub async fn inventory_summaries(
+    readers: &SqlitePool,
+    tenant: &TenantId,
+    devices: &[NodeId],
+) -> Read<BTreeMap<NodeId, InventorySummary>> {
+    let sql = query(AssertSqlSafe(format!(
         "SELECT device, collected_at, digest, os, cpu, memory_bytes, packages, settings_version, clock_skew \
-         FROM inventory WHERE tenant = ?",
-    );
-    let rows = all(readers, sql.bind(tenant.as_str().to_owned()), |row| {
+         FROM inventory WHERE tenant = ?1 {}",
+        among("device", devices)
+    )));
+    let sql = of_these(sql.bind(tenant.as_str().to_owned()), devices);
+    let rows = all(readers, sql, |row| {
         let summary = InventorySummary {
             collected_at: at(row, 1)?,
             digest: hash(row, 2)?,

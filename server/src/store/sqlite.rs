@@ -190,6 +190,10 @@ impl Store for SqliteStore {
         read::nodes(&self.readers).await
     }
 
+    async fn node(&self, tenant: &TenantId, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
+        read::node(&self.readers, tenant, id).await
+    }
+
     async fn token(&self, hash: Hash) -> Result<Option<TokenRow>, StoreError> {
         read::token(&self.readers, hash).await
     }
@@ -207,7 +211,16 @@ impl Store for SqliteStore {
     }
 
     async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError> {
-        targets::job_devices(&self.readers, tenant, job).await
+        targets::job_devices(&self.readers, tenant, job, None).await
+    }
+
+    async fn job_device(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        device: NodeId,
+    ) -> Result<Option<JobDeviceRow>, StoreError> {
+        Ok(targets::job_devices(&self.readers, tenant, job, Some(device)).await?.pop())
     }
 
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Result<BTreeMap<State, u64>, StoreError> {
@@ -237,13 +250,17 @@ impl Store for SqliteStore {
     async fn last_deliveries(
         &self,
         tenant: &TenantId,
-        device: Option<NodeId>,
+        devices: &[NodeId],
     ) -> Result<BTreeMap<NodeId, Delivery>, StoreError> {
-        read::last_deliveries(&self.readers, tenant, device).await
+        read::last_deliveries(&self.readers, tenant, devices).await
     }
 
-    async fn inventory_summaries(&self, tenant: &TenantId) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError> {
-        read::inventory_summaries(&self.readers, tenant).await
+    async fn inventory_summaries(
+        &self,
+        tenant: &TenantId,
+        devices: &[NodeId],
+    ) -> Result<BTreeMap<NodeId, InventorySummary>, StoreError> {
+        read::inventory_summaries(&self.readers, tenant, devices).await
     }
 
     async fn inventory_history(&self, tenant: &TenantId, device: NodeId) -> Result<Vec<(Millis, Bytes)>, StoreError> {

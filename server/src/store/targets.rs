@@ -12,23 +12,28 @@ use branchline_protocol::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use sqlx::{SqlitePool, query};
+use sqlx::{AssertSqlSafe, SqlitePool, query};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// One statement, so that it sees one state of the database: 256 devices a row, and behind them, one a row, the outputs
 /// that are too long to stand between others. Materialised, so that the sorting by place carries no outputs along.
-const TARGETS: &str = "\
-    WITH target AS MATERIALIZED (SELECT d.leaf / 256 AS part, json_array(hex(d.device), typeof(d.device) = 'text', d.leaf, \
-        d.epoch, d.state, d.reason, d.changed_at, hex(d.holders), d.delivered_at, d.late, \
-        r.ended_at, r.started_at, r.exit_code, r.truncated, \
-        iif(length(r.stdout) <= 1024, hex(r.stdout), ''), iif(length(r.stderr) <= 1024, hex(r.stderr), '')) AS packed \
-        FROM job_device d LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
-        WHERE d.tenant = ?1 AND d.job = ?2) \
-    SELECT '[' || group_concat(packed) || ']', NULL, NULL, NULL FROM target GROUP BY part \
-    UNION ALL SELECT NULL, r.device, iif(length(r.stdout) > 1024, r.stdout, NULL), \
-        iif(length(r.stderr) > 1024, r.stderr, NULL) \
-        FROM job_result r WHERE r.tenant = ?1 AND r.job = ?2 AND (length(r.stdout) > 1024 OR length(r.stderr) > 1024)";
+fn targets(device: Option<NodeId>) -> String {
+    let (of_target, of_result) = device.map_or(("", ""), |_| ("AND d.device = ?3", "AND r.device = ?3"));
+    format!(
+        "WITH target AS MATERIALIZED (SELECT d.leaf / 256 AS part, json_array(hex(d.device), \
+            typeof(d.device) = 'text', d.leaf, d.epoch, d.state, d.reason, d.changed_at, hex(d.holders), d.delivered_at, d.late, \
+            r.ended_at, r.started_at, r.exit_code, r.truncated, \
+            iif(length(r.stdout) <= 1024, hex(r.stdout), ''), iif(length(r.stderr) <= 1024, hex(r.stderr), '')) AS packed \
+            FROM job_device d LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
+            WHERE d.tenant = ?1 AND d.job = ?2 {of_target}) \
+        SELECT '[' || group_concat(packed) || ']', NULL, NULL, NULL FROM target GROUP BY part \
+        UNION ALL SELECT NULL, r.device, iif(length(r.stdout) > 1024, r.stdout, NULL), \
+            iif(length(r.stderr) > 1024, r.stderr, NULL) \
+            FROM job_result r WHERE r.tenant = ?1 AND r.job = ?2 {of_result} \
+            AND (length(r.stdout) > 1024 OR length(r.stderr) > 1024)"
+    )
+}
 
 /// A device as the statement packs it, in its order.
 #[derive(Deserialize)]
@@ -51,9 +56,18 @@ struct Packed<'a>(
     &'a str,
 );
 
-/// A job's devices, those that are in its order by their place in it, then the words that named none.
-pub async fn job_devices(readers: &SqlitePool, tenant: &TenantId, job: JobId) -> Result<Vec<JobDeviceRow>, StoreError> {
-    let sql = query(TARGETS).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec());
+/// A job's devices, those that are in its order by their place in it, then the words that named none; or that device of it.
+pub async fn job_devices(
+    readers: &SqlitePool,
+    tenant: &TenantId,
+    job: JobId,
+    device: Option<NodeId>,
+) -> Result<Vec<JobDeviceRow>, StoreError> {
+    let sql = query(AssertSqlSafe(targets(device))).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec());
+    let sql = match device {
+        Some(device) => sql.bind(device.bytes().to_vec()),
+        None => sql,
+    };
     let rows = sql.fetch_all(readers).await.map_err(|e| database("reading", e))?;
     let (mut devices, mut places) = (Vec::new(), BTreeMap::new());
     for row in &rows {

@@ -246,7 +246,7 @@ impl World {
             held: state.held(job.number, device.id()),
         };
         let mut present = Present { now: self.now_of(Place::Server).node, ..Present::default() };
-        present.suspended.extend((view.standing.state == "suspended").then_some(device.id()));
+        present.contacts.suspended.extend((view.standing.state == "suspended").then_some(device.id()));
         let known = Known {
             job,
             row,

@@ -3,8 +3,8 @@
 use super::Dispatcher;
 use crate::{
     api::control::NewJob,
-    dispatch::{Event, Issue},
-    store::{JobDeviceRow, JobRow, NodeRow},
+    dispatch::{Event, Issue, Seen},
+    store::{JobDeviceRow, JobRow},
 };
 use actix::prelude::*;
 use branchline_protocol::{
@@ -46,28 +46,6 @@ pub(super) struct Draft {
     /// Words of the selector that name no device.
     pub unknown: Vec<String>,
     pub origin: Option<JobId>,
-}
-
-struct Seen<'s> {
-    state: &'s crate::dispatch::TenantState,
-    row: &'s NodeRow,
-}
-
-impl Candidate for Seen<'_> {
-    fn in_site(&self, site: &str) -> bool {
-        self.row.site == site
-    }
-    fn below(&self, relay: &str) -> bool {
-        let route = self.state.directory.get(self.row.id).map_or(&self.row.route, |e| &e.via);
-        let named = |id: &NodeId| self.state.nodes.get(id).is_some_and(|n| n.name == relay) || id.to_string() == relay;
-        route.iter().any(named)
-    }
-    fn is(&self, device: &str) -> bool {
-        self.row.name.eq_ignore_ascii_case(device) || self.row.id.to_string() == device
-    }
-    fn tagged(&self, tag: &str) -> bool {
-        self.row.tags.iter().any(|t| t == tag)
-    }
 }
 
 impl Dispatcher {

@@ -12,8 +12,9 @@ use crate::{
 };
 use actix_web::{HttpRequest, HttpResponse};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use branchline_protocol::id::NodeId;
 use serde::Serialize;
-use std::ops::RangeInclusive;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 use utoipa::ToSchema;
 
 /// Entries a list shows unless told.
@@ -93,7 +94,8 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
 )]
 pub async fn dead_letters(caller: Caller, shared: Shared, request: HttpRequest) -> Answer {
     let rows = shared.store.dead_letters(&caller.tenant, limit(&request)?).await?;
-    let names = names(&shared.control.nodes(&caller.tenant, None).await?);
+    let known: BTreeSet<NodeId> = rows.iter().flat_map(|row| [row.stream.node, row.via]).collect();
+    let names = names(&shared.control.devices(&caller.tenant, known.into_iter().collect()).await?.views);
     Ok(HttpResponse::Ok().json(DeadLettersView { dead_letters: rows.iter().map(|row| letter(row, &names)).collect() }))
 }
 

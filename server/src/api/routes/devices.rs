@@ -1,16 +1,20 @@
 //! Devices: listed, shown, their inventory read and asked for anew.
 
-use super::{Answer, Shared, find_device, jobs, no_body, segment};
+use super::{
+    Answer, Shared, find_device,
+    jobs::{self, Detail},
+    listing, no_body, segment,
+};
 use crate::api::{
+    ApiState,
     auth::Caller,
-    control::NewJob,
+    control::{NewJob, NodeView},
     error::{ApiError, Code},
     input::{Fields, Params},
-    select::{Target, names},
-    views::{self, DevicesView, InventoryView},
+    views::{self, DeviceCountsView, DevicesView, InventoryView},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
-use branchline_protocol::{id::Role, job::RefreshInventory, selector::Selector};
+use branchline_protocol::{job::RefreshInventory, selector::Selector};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -20,27 +24,23 @@ const REFRESH_RUN_MS: u64 = 600_000;
 /// The tenant's devices that a selector means; all without one. Revoked ones are not listed.
 #[utoipa::path(
     get, path = "/api/v1/devices", tag = "devices",
-    params(("on" = Option<String>, Query, description = "a selector"), ("tenant" = Option<String>, Query)),
+    params(
+        ("on" = Option<String>, Query, description = "a selector"),
+        ("results" = Option<String>, Query, description = "`all`, or `none` for how many are in which state only"),
+        ("tenant" = Option<String>, Query)
+    ),
     responses((status = 200, body = DevicesView), (status = 422, body = crate::api::error::ErrorView))
 )]
 pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answer {
-    let on = Params::known(&request, &["on"])?.text("on")?;
+    let params = Params::known(&request, &["on", "results"])?;
+    let (on, detail) = (params.text("on")?, Detail::of(&params)?);
     let on = on.map_or(Ok(Selector::All), |text| selector("on", &text))?;
-    let nodes = shared.control.nodes(&caller.tenant, None).await?;
-    let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
-    let names = names(&nodes);
-    let mut chosen: Vec<_> = nodes
-        .iter()
-        .filter(|view| view.node.role == Role::Agent && view.node.revoked_at.is_none())
-        .filter(|view| on.matches(&Target { view, names: &names }))
-        .collect();
-    chosen.sort_by(|a, b| (&a.node.name, a.node.id).cmp(&(&b.node.name, b.node.id)));
-    let wanted = shared.control.settings(&caller.tenant).await?.version;
-    let last = shared.store.last_deliveries(&caller.tenant, None).await?;
-    let devices = chosen
-        .into_iter()
-        .map(|view| views::device(view, &names, inventories.get(&view.node.id), wanted, last.get(&view.node.id)));
-    Ok(HttpResponse::Ok().json(DevicesView { devices: devices.collect() }))
+    if detail == Detail::Counts {
+        let counts = shared.control.device_counts(&caller.tenant, &on).await?;
+        return Ok(HttpResponse::Ok().json(DeviceCountsView { counts }));
+    }
+    let chosen = shared.control.chosen(&caller.tenant, &on).await?;
+    listing::devices(ApiState::clone(&shared), caller.tenant, chosen).await
 }
 
 /// One device by id or name.
@@ -56,13 +56,8 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
 
 /// A device as it stands.
 async fn shown(caller: &Caller, shared: &Shared, words: &str) -> Answer {
-    let nodes = shared.control.nodes(&caller.tenant, None).await?;
-    let view = find_device(&nodes, words)?;
-    let id = view.node.id;
-    let inventories = shared.store.inventory_summaries(&caller.tenant).await?;
-    let wanted = shared.control.settings(&caller.tenant).await?.version;
-    let last = shared.store.last_deliveries(&caller.tenant, Some(id)).await?;
-    Ok(HttpResponse::Ok().json(views::device(view, &names(&nodes), inventories.get(&id), wanted, last.get(&id))))
+    let NodeView { node, .. } = &find_device(shared, &caller.tenant, words).await?;
+    Ok(HttpResponse::Ok().json(listing::one(ApiState::clone(shared), caller.tenant.clone(), node.id).await?))
 }
 
 /// What may be changed of a device.
@@ -90,7 +85,7 @@ pub async fn change(caller: Caller, shared: Shared, request: HttpRequest, payloa
     let keep: Option<bool> = fields.optional("keep_connection")?;
     fields.finish()?;
     let words = segment(&request, "device");
-    let id = find_device(&shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?, &words)?.node.id;
+    let id = find_device(&shared, &caller.tenant, &words).await?.node.id;
     shared.control.keep_connection(&caller.tenant, &caller.name, id, keep).await?;
     shown(&caller, &shared, &id.to_string()).await
 }
@@ -103,8 +98,7 @@ pub async fn change(caller: Caller, shared: Shared, request: HttpRequest, payloa
 )]
 pub async fn inventory(caller: Caller, shared: Shared, request: HttpRequest) -> Answer {
     Params::known(&request, &[])?;
-    let nodes = shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?;
-    let view = find_device(&nodes, &segment(&request, "device"))?;
+    let view = find_device(&shared, &caller.tenant, &segment(&request, "device")).await?;
     let held = shared.store.inventory(&caller.tenant, view.node.id).await?;
     let held = held.ok_or_else(|| Code::NoInventory.refuse(format!("{} has sent no inventory yet", view.node.name)))?;
     Ok(HttpResponse::Ok().json(InventoryView {
@@ -131,8 +125,7 @@ pub async fn inventory(caller: Caller, shared: Shared, request: HttpRequest) -> 
 pub async fn refresh(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
     let full = Params::known(&request, &["full"])?.flag("full")?;
     no_body(payload).await?;
-    let nodes = shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?;
-    let view = find_device(&nodes, &segment(&request, "device"))?;
+    let view = find_device(&shared, &caller.tenant, &segment(&request, "device")).await?;
     let (args, command) = jobs::refresh_inventory(RefreshInventory { full });
     let job = NewJob {
         on: Selector::Device(view.node.id.to_string()),
@@ -144,7 +137,7 @@ pub async fn refresh(caller: Caller, shared: Shared, request: HttpRequest, paylo
         run_ms_max: REFRESH_RUN_MS,
     };
     let id = shared.control.issue(&caller.tenant, &caller.name, job).await?;
-    Ok(HttpResponse::Created().json(jobs::view(&shared, &caller.tenant, id).await?))
+    jobs::answer(HttpResponse::Created(), &shared, &caller.tenant, id, Detail::Rows).await
 }
 
 /// Suspends a device: it is given no orders, begins nothing and collects nothing until it is revived. Lives of jobs that
@@ -178,7 +171,7 @@ async fn suspended(
     Params::known(&request, &[])?;
     no_body(payload).await?;
     let words = segment(&request, "device");
-    let id = find_device(&shared.control.nodes(&caller.tenant, Some(Role::Agent)).await?, &words)?.node.id;
+    let id = find_device(&shared, &caller.tenant, &words).await?.node.id;
     shared.control.suspend(&caller.tenant, &caller.name, id, suspended).await?;
     shown(&caller, &shared, &id.to_string()).await
 }

@@ -1,18 +1,16 @@
 //! Where a job is on one device, and why it has not ended.
 
 use super::{Answer, Shared, find_device, jobs, segment};
-use crate::{
-    api::{
-        auth::Caller,
-        error::Code,
-        explain::{ExplainView, Known, explain},
-        input::Params,
-        select::names,
-        views::Present,
-    },
-    store::JobDeviceRow,
+use crate::api::{
+    auth::Caller,
+    error::Code,
+    explain::{ExplainView, Known, explain},
+    input::Params,
+    select::names,
+    views::Present,
 };
 use actix_web::{HttpRequest, HttpResponse};
+use branchline_protocol::id::Role;
 
 /// One timeline, hop by hop.
 #[utoipa::path(
@@ -28,22 +26,22 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
     let (tenant, store) = (&caller.tenant, &shared.store);
     let job = jobs::named(&shared, tenant, &segment(&request, "job")).await?;
     let words = segment(&request, "device");
-    let nodes = shared.control.nodes(tenant, None).await?;
-    let view = find_device(&nodes, &words)?;
+    let view = find_device(&shared, tenant, &words).await?;
     let device = view.node.id;
-    let of_device = |rows: Vec<JobDeviceRow>| rows.into_iter().find(|row| row.device == Ok(device));
     let not_in = || Code::UnknownDevice.refuse(format!("{words:?} is no device of job {}", job.id));
-    let row = of_device(store.job_devices(tenant, job.id).await?).ok_or_else(not_in)?;
+    let row = store.job_device(tenant, job.id, device).await?.ok_or_else(not_in)?;
     let mut steering = Vec::new();
     for order in store.steering(tenant, job.id).await? {
-        let answer = of_device(store.job_devices(tenant, order.id).await?);
+        let answer = store.job_device(tenant, order.id, device).await?;
         steering.extend(answer.map(|answer| (order, answer)));
     }
     let whereabouts = shared.control.whereabouts(tenant, job.number, device).await?;
-    let mut names = names(&nodes);
+    // What is told on the way is told of relays.
+    let mut names = names(&shared.control.nodes(tenant, Some(Role::Relay)).await?);
+    names.insert(device, view.node.name.clone());
     names.insert(shared.server_id, shared.control.figures().await?.name);
     let mut present = Present { now: shared.ambient.clock.wall(), ..Present::default() };
-    present.suspended.extend((view.standing.state == "suspended").then_some(device));
+    present.contacts.suspended.extend((view.standing.state == "suspended").then_some(device));
     let known = Known {
         job: &job,
         row: &row,

@@ -1,19 +1,19 @@
 //! Jobs: ordered, listed, shown.
 
-use super::{Answer, Shared, devices::selector, no_body, segment};
+use super::{Answer, Shared, devices::selector, listing, no_body, segment};
 use crate::api::{
     ApiState,
     auth::Caller,
-    control::{NewJob, NodeView},
+    control::NewJob,
     error::{ApiError, Code},
     input::{Fields, LIFE_S, Params, within},
-    views::{self, JobView, JobsView, Present},
+    views::{self, Counts, JobView, JobsView, Present},
 };
-use crate::store::JobRow;
-use actix_web::{HttpRequest, HttpResponse, web};
+use crate::store::{JobDeviceRow, JobRow};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use branchline_protocol::{
-    id::{JobId, NodeId, Role, TenantId},
+    id::{JobId, NodeId, TenantId},
     job::{CANCEL, Class, RefreshInventory, RunScript, Runnable, SCRIPT_BYTES_MAX, State, verb},
 };
 use bytes::Bytes;
@@ -74,17 +74,20 @@ pub async fn list(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
 /// Orders a job.
 #[utoipa::path(
     post, path = "/api/v1/jobs", tag = "jobs", request_body = JobBody,
-    params(("tenant" = Option<String>, Query)),
+    params(
+        ("results" = Option<String>, Query, description = "`all`, or `none` for the counts only"),
+        ("tenant" = Option<String>, Query)
+    ),
     responses(
         (status = 201, body = JobView), (status = 400, body = crate::api::error::ErrorView),
         (status = 413, body = crate::api::error::ErrorView), (status = 422, body = crate::api::error::ErrorView)
     )
 )]
 pub async fn issue(caller: Caller, shared: Shared, request: HttpRequest, payload: web::Payload) -> Answer {
-    Params::known(&request, &[])?;
+    let detail = Detail::of(&Params::known(&request, &["results"])?)?;
     let job = new_job(Fields::read(payload).await?)?;
     let id = shared.control.issue(&caller.tenant, &caller.name, job).await?;
-    Ok(HttpResponse::Created().json(view(&shared, &caller.tenant, id).await?))
+    answer(HttpResponse::Created(), &shared, &caller.tenant, id, detail).await
 }
 
 /// One job, at once or when it is complete.
@@ -92,12 +95,14 @@ pub async fn issue(caller: Caller, shared: Shared, request: HttpRequest, payload
     get, path = "/api/v1/jobs/{job}", tag = "jobs",
     params(
         ("job" = String, Path), ("tenant" = Option<String>, Query),
+        ("results" = Option<String>, Query, description = "`all`, or `none` for the counts only"),
         ("wait_ms" = Option<u64>, Query, description = "answer when complete, or after this long; at most 30000")
     ),
     responses((status = 200, body = JobView), (status = 404, body = crate::api::error::ErrorView))
 )]
 pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answer {
-    let wait = Params::known(&request, &["wait_ms"])?.number("wait_ms", WAIT_MS)?;
+    let params = Params::known(&request, &["results", "wait_ms"])?;
+    let (detail, wait) = (Detail::of(&params)?, params.number("wait_ms", WAIT_MS)?);
     let words = segment(&request, "job");
     let id: JobId = words.parse().map_err(|_| unknown(&words))?;
     if let Some(ms) = wait.filter(|ms| *ms > 0) {
@@ -105,7 +110,7 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
         named(&shared, &caller.tenant, &words).await?;
         shared.control.wait_complete(&caller.tenant, id, ms).await?;
     }
-    Ok(HttpResponse::Ok().json(view(&shared, &caller.tenant, id).await?))
+    answer(HttpResponse::Ok(), &shared, &caller.tenant, id, detail).await
 }
 
 /// Cancels a job: where nobody can have it, at once; elsewhere it is `queued` with the reason `cancelling` until whoever
@@ -127,7 +132,7 @@ pub async fn cancel(caller: Caller, shared: Shared, request: HttpRequest, payloa
         return Err(Code::JobFinal.refuse("the job is at its end on every device"));
     }
     shared.control.cancel(&caller.tenant, &caller.name, job.id).await?;
-    Ok(HttpResponse::Ok().json(view(&shared, &caller.tenant, job.id).await?))
+    answer(HttpResponse::Ok(), &shared, &caller.tenant, job.id, Detail::Rows).await
 }
 
 /// Issues a job anew, as a job of its own, for the devices on which it did not succeed.
@@ -153,7 +158,29 @@ pub async fn reissue(caller: Caller, shared: Shared, request: HttpRequest, paylo
         return Err(Code::NothingToReissue.refuse("the job succeeded on every device there is"));
     }
     let id = shared.control.reissue(&caller.name, job, left).await?;
-    Ok(HttpResponse::Created().json(view(&shared, &caller.tenant, id).await?))
+    answer(HttpResponse::Created(), &shared, &caller.tenant, id, Detail::Rows).await
+}
+
+/// How much of a job, or of a list, is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A row for each device, of which there may be a hundred thousand.
+    Rows,
+    /// How many devices are in which state: as cheap for many devices as for one.
+    Counts,
+}
+
+impl Detail {
+    /// As `results` says; all unless it does.
+    pub fn of(params: &Params) -> Result<Detail, ApiError> {
+        match params.text("results")?.as_deref() {
+            None | Some("all") => Ok(Detail::Rows),
+            Some("none") => Ok(Detail::Counts),
+            Some(other) => {
+                Err(Code::BadValue.refuse(format!("results is all or none, not {other:?}")).field("results"))
+            }
+        }
+    }
 }
 
 /// The job that a path names. Steering orders are nobody's jobs.
@@ -167,18 +194,43 @@ fn unknown(words: &str) -> ApiError {
     Code::UnknownJob.refuse(format!("there is no job {words:?}"))
 }
 
-/// A job of the tenant as it stands.
-pub async fn view(shared: &ApiState, tenant: &TenantId, id: JobId) -> Result<JobView, ApiError> {
+/// Answers with a job of the tenant as it stands.
+pub async fn answer(
+    with: HttpResponseBuilder,
+    shared: &ApiState,
+    tenant: &TenantId,
+    id: JobId,
+    detail: Detail,
+) -> Answer {
     let job = named(shared, tenant, &id.to_string()).await?;
-    let devices = shared.store.job_devices(tenant, id).await?;
-    let mut present = Present { now: shared.ambient.clock.wall(), ..Present::default() };
-    if devices.iter().any(|device| !device.state.is_end()) {
-        for NodeView { node, standing } in shared.control.nodes(tenant, Some(Role::Agent)).await? {
-            present.next_contact.extend(standing.next_contact.map(|at| (node.id, at)));
-            present.suspended.extend((standing.state == "suspended").then_some(node.id));
+    let now = shared.ambient.clock.wall();
+    let mut with = with;
+    if detail == Detail::Counts {
+        let counts = Counts(shared.store.job_counts(tenant, id).await?);
+        // What is late is shown by each device's reason.
+        if counts.complete() || now <= job.fetch_by {
+            return Ok(with.json(views::job(&job, counts)));
         }
     }
-    Ok(views::job(&job, &devices, &present))
+    let devices = shared.store.job_devices(tenant, job.id).await?;
+    let mut present = Present { now, ..Present::default() };
+    let open = devices.iter().filter(|device| !device.state.is_end());
+    let open: Vec<NodeId> = open.filter_map(|device| device.device.as_ref().ok().copied()).collect();
+    let complete = open.is_empty();
+    if !complete {
+        present.contacts = shared.control.contacts(tenant, open).await?;
+    }
+    // From the rows themselves, so that they always add up to them.
+    let counts = Counts::of(&devices, job.fetch_by, &present);
+    let mut view = views::job(&job, counts);
+    view.complete = complete;
+    match detail {
+        Detail::Counts => Ok(with.json(view)),
+        Detail::Rows => {
+            let show = move |row: &JobDeviceRow| views::result(row, job.fetch_by, &present);
+            Ok(listing::job(with, &view, devices, show))
+        }
+    }
 }
 
 fn new_job(mut fields: Fields) -> Result<NewJob, ApiError> {

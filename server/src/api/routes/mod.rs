@@ -4,6 +4,7 @@ pub mod audit;
 pub mod devices;
 pub mod explain;
 pub mod jobs;
+mod listing;
 pub mod nodes;
 pub mod recovery;
 pub mod settings;
@@ -19,10 +20,9 @@ use super::{
     control::NodeView,
     error::{ApiError, Code},
     input::Fields,
-    select::same_name,
 };
 use actix_web::{HttpRequest, HttpResponse, web};
-use branchline_protocol::id::{NodeId, Role};
+use branchline_protocol::id::TenantId;
 
 /// What every handler answers.
 type Answer = Result<HttpResponse, ApiError>;
@@ -86,14 +86,11 @@ fn segment(request: &HttpRequest, name: &str) -> String {
     request.match_info().query(name).to_owned()
 }
 
-/// A device of the caller's tenant by id or name; a name that a revoked device bore means its successor.
-fn find_device<'n>(nodes: &'n [NodeView], words: &str) -> Result<&'n NodeView, ApiError> {
-    let id = words.parse::<NodeId>().ok();
-    let mut devices = nodes.iter().filter(|view| view.node.role == Role::Agent);
-    let found = devices.clone().find(|view| Some(view.node.id) == id);
-    let found =
-        found.or_else(|| devices.find(|view| view.node.revoked_at.is_none() && same_name(&view.node.name, words)));
-    found.ok_or_else(|| Code::UnknownDevice.refuse(format!("there is no device {words:?}")))
+/// A device of the tenant by id or name.
+async fn find_device(shared: &ApiState, tenant: &TenantId, words: &str) -> Result<NodeView, ApiError> {
+    let unknown = || Code::UnknownDevice.refuse(format!("there is no device {words:?}"));
+    let device = shared.control.device(tenant, words).await?.ok_or_else(unknown)?;
+    shared.control.devices(tenant, vec![device]).await?.views.pop().ok_or_else(unknown)
 }
 
 /// Whether the caller may see figures that count all tenants: the system may, and who is alone here (TOP-22).
@@ -102,7 +99,7 @@ async fn sees_all(shared: &ApiState, caller: &Caller) -> Result<bool, ApiError> 
         return Ok(true);
     }
     let tenants = shared.store.tenants().await?;
-    Ok(tenants.iter().all(|t| *t == caller.tenant || *t == branchline_protocol::id::TenantId::system()))
+    Ok(tenants.iter().all(|t| *t == caller.tenant || *t == TenantId::system()))
 }
 
 /// Reads the body of a request that has nothing to say.

@@ -63,10 +63,7 @@ pub async fn revoke(caller: Caller, shared: Shared, request: HttpRequest, payloa
     let words = segment(&request, "node");
     let unknown = || Code::UnknownNode.refuse(format!("there is no node {words:?}; name it by its id"));
     let id: NodeId = words.parse().map_err(|_| unknown())?;
-    let nodes = shared.store.nodes().await?;
-    if !nodes.iter().any(|node| node.id == id && node.tenant == caller.tenant) {
-        return Err(unknown());
-    }
+    shared.store.node(&caller.tenant, id).await?.ok_or_else(unknown)?;
     let epoch = shared.control.revoke(&caller.tenant, &caller.name, id).await?;
     Ok(HttpResponse::Ok().json(RevokedView { revoked: id.to_string(), epoch }))
 }

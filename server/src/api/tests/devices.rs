@@ -3,7 +3,7 @@
 use super::*;
 use branchline_protocol::inventory::Items;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 async fn with_inventory() -> World {
     let world = World::new().await;
@@ -120,6 +120,52 @@ async fn an_inventory_is_shown_whole_once_there_is_one() {
     assert_eq!((status, answer), (200, expected));
     let (status, answer) = world.get("a", "/devices/pc-2/inventory").await;
     assert_eq!((status, &answer["code"]), (404, &json!("no_inventory")));
+}
+
+#[actix_web::test]
+async fn a_list_of_any_length_is_whole_and_in_order() {
+    let mut world = World::new().await;
+    for length in [0, 1, 255, 256, 257, 1_000] {
+        let offline = world_nodes().pop().unwrap();
+        let row = |n: u128| {
+            // Neither by id nor by number: by name.
+            let node =
+                NodeRow { id: id(10_000 - n), tenant: tenant("a"), name: format!("d{n}"), ..offline.node.clone() };
+            NodeView { node, standing: offline.standing.clone() }
+        };
+        let mut names: Vec<String> = (0..length).map(|n| format!("d{n}")).collect();
+        names.sort();
+        let control = FakeControl { nodes: (0..length).map(row).collect(), ..FakeControl::new(world.store.clone()) };
+        world.shared = web::Data::new(ApiState { control: Arc::new(control), ..ApiState::clone(&world.shared) });
+        let (status, list) = world.get("a", "/devices").await;
+        let told = list["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap().to_owned());
+        assert_eq!((status, told.collect::<Vec<_>>()), (200, names));
+        assert_eq!(list.as_object().unwrap().len(), 1);
+        let counts = json!({ "offline": length as u64, "online": 0, "suspended": 0, "unknown": 0 });
+        assert_eq!(world.get("a", "/devices?results=none").await, (200, json!({ "counts": counts })));
+        if length > 0 {
+            let order = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["true"] } });
+            let (status, job) = world.post("a", "/jobs", order).await;
+            let devices: BTreeSet<_> =
+                job["results"].as_array().unwrap().iter().map(|r| r["device"].as_str()).collect();
+            assert_eq!((status, devices.len() as u128, &job["counts"]["queued"]), (201, length, &json!(length as u64)));
+            // The stand-in gives its orders their ids by their number, and is a new one each time.
+            let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+            assert_eq!(world.get("a", &path).await, (200, job));
+            world = World::new().await;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn devices_are_counted_for_who_asks_for_that() {
+    let world = World::new().await;
+    let counts = |offline: u64, online: u64| json!({ "counts": { "offline": offline, "online": online, "suspended": 0, "unknown": 0 } });
+    assert_eq!(world.get("a", "/devices?results=none").await, (200, counts(2, 1)));
+    assert_eq!(world.get("a", "/devices?on=device:pc-1&results=none").await, (200, counts(0, 1)));
+    assert_eq!(world.get("b", "/devices?results=none").await, (200, counts(1, 0)));
+    let (status, answer) = world.get("a", "/devices?results=few").await;
+    assert_eq!((status, &answer["code"], &answer["field"]), (422, &json!("bad_value"), &json!("results")));
 }
 
 #[actix_web::test]

@@ -69,6 +69,31 @@ async fn job_1_every_device_has_its_own_state_and_totals_add_up() {
 }
 
 #[actix_web::test]
+async fn a_job_is_shown_without_its_devices_to_who_asks_for_that() {
+    let world = World::new().await;
+    let (status, mut job) = world.post("a", "/jobs", order("all or device:pc-x")).await;
+    assert_eq!(status, 201);
+    job.as_object_mut().unwrap().remove("results").unwrap();
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    assert_eq!(world.get("a", &format!("{path}?results=none")).await, (200, job.clone()));
+    let (_, mut whole) = world.get("a", &format!("{path}?results=all&wait_ms=30000")).await;
+    let all: u64 = job["counts"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(whole["results"].as_array().map(|rows| rows.len() as u64), Some(all));
+    whole.as_object_mut().unwrap().remove("results");
+    assert_eq!((&job["complete"], &whole["complete"]), (&json!(false), &json!(true)));
+    assert_eq!(world.get("a", &format!("{path}?results=none")).await, (200, whole));
+    let (status, counted) = world.post("a", "/jobs?results=none", order("all or device:pc-x")).await;
+    assert_eq!((status, &counted["counts"], counted.get("results")), (201, &job["counts"], None));
+    for (words, code) in [("some", "bad_value"), ("", "bad_value"), ("none&results=all", "bad_value")] {
+        let (status, answer) = world.get("a", &format!("{path}?results={words}")).await;
+        assert_eq!((status, &answer["code"], &answer["field"]), (422, &json!(code), &json!("results")), "{words:?}");
+        let refused = (422, code, Some("results"));
+        world.refused("a", &format!("/jobs?results={words}"), order("all"), refused).await;
+    }
+    assert_eq!(world.get("a", "/jobs").await.1["jobs"].as_array().unwrap().len(), 2, "nothing was ordered");
+}
+
+#[actix_web::test]
 async fn job_1_an_empty_target_is_refused() {
     let world = World::new().await;
     world.refused("a", "/jobs", order(""), (422, "bad_selector", Some("on"))).await;

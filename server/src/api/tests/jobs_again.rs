@@ -103,6 +103,9 @@ async fn job_4_past_its_time_a_job_shows_expired_and_is_complete_only_once_that_
     world.clock.set_wall(NOW.plus(30 * DAY_MS + 1));
     let (_, past) = world.get("a", &path).await;
     assert_eq!(shown(&past), (json!("expired"), json!("unconfirmed"), json!(false), json!(1)));
+    let (_, counted) = world.get("a", &format!("{path}?results=none")).await;
+    assert_eq!((&counted["counts"], &counted["complete"]), (&past["counts"], &json!(false)));
+    assert_eq!(counted.get("results"), None);
     let (_, list) = world.get("a", "/jobs").await;
     assert_eq!((&list["jobs"][0]["counts"]["expired"], &list["jobs"][0]["complete"]), (&json!(1), &json!(false)));
     let (_, done) = world.get("a", &format!("{path}?wait_ms=10")).await;

@@ -100,9 +100,7 @@ pub(in crate::dispatch) fn reopen(
 impl<D: Defects> Core<D> {
     /// What the open orders of the server's own children ask of its slots.
     pub fn demands(&self) -> BTreeMap<NodeId, Demand> {
-        let of = |state: &TenantState| {
-            state.ledger.demands(|device| state.directory.get(device).is_some_and(|entry| entry.via.is_empty()))
-        };
+        let of = |state: &TenantState| state.ledger.demands(state.directory.children());
         self.tenants.values().flat_map(of).collect()
     }
 }

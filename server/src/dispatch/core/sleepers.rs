@@ -56,6 +56,9 @@ pub(super) fn met(state: &mut TenantState, child: &Child, work: &mut Work, out: 
 /// What waited before the start waits still: those that sleep may be woken for it.
 pub(super) fn after_start(state: &mut TenantState) -> Vec<NodeId> {
     let recovered = std::mem::take(&mut state.sleepers.recovered);
+    if recovered.is_empty() {
+        return Vec::new();
+    }
     state.ledger.devices().filter(|device| recovered.contains(device)).collect()
 }
 

@@ -65,27 +65,31 @@ async fn rolled_back_another_epoch_is_in_row_and_list_and_a_revocation_covers_ev
     let one = world.enrol(&bundle, &key, "pc-1").await.unwrap().id();
     let two = world.enrol(&bundle, &new_key(), "pc-2").await.unwrap().id();
     let mut changes = world.office.changes();
-    world.office.raise_epoch(&acme(), one, 2).await.unwrap();
+    world.office.raise_epochs(&acme(), &[(one, 2)]).await.unwrap();
     let change = Change { tenant: acme(), kind: Kind::Revocations, site: String::new() };
     assert_eq!(soon(changes.recv()).await.unwrap(), change);
-    world.office.raise_epoch(&acme(), one, 3).await.unwrap();
+    world.office.raise_epochs(&acme(), &[(one, 3)]).await.unwrap();
     for older in 1..=3 {
-        world.office.raise_epoch(&acme(), one, older).await.unwrap();
+        world.office.raise_epochs(&acme(), &[(one, older)]).await.unwrap();
     }
     let world = world.restarted().await;
     let list: Revocations = world.opened("hq");
     assert_eq!((list.version(), &list.raised), ((1, 3), &vec![(one, 3)]), "an older epoch is no change");
     assert_eq!((list.epoch_of(one, 1), list.epoch_of(one, 4), list.epoch_of(two, 1)), (3, 4, 1));
     assert_eq!((world.row(one).await.epoch, world.row(one).await.attachment), (3, 0));
-    let stranger = world.office.raise_epoch(&tenant("other"), one, 4).await.unwrap_err();
-    assert_eq!((stranger.status, stranger.code.as_str()), (404, "no_such_node"));
+    world.office.raise_epochs(&tenant("other"), &[(one, 4)]).await.unwrap();
+    assert_eq!(world.row(one).await.epoch, 3, "nobody of that tenant");
     let again = world.enrol(&bundle, &key, "pc-1").await.unwrap();
     assert_eq!((again.id(), world.row(one).await.epoch), (one, 3), "enrolled again with its key it keeps its epoch");
 
     world.office.revoke(&acme(), "admin", one).await.unwrap();
     let list: Revocations = world.opened("hq");
     assert!(list.covers(one, 1) && list.covers(one, 3) && list.raised.is_empty());
-    assert_eq!(world.office.raise_epoch(&acme(), one, 4).await.unwrap_err().status, 404, "a revoked one gets none");
+    let stranger = NodeId(uuid::Uuid::from_u128(7));
+    world.office.raise_epochs(&acme(), &[(one, 4), (stranger, 2), (two, 6)]).await.unwrap();
+    let both: Revocations = world.opened("hq");
+    assert_eq!((both.version, &both.raised), (list.version + 1, &vec![(two, 6)]), "one list; a revoked one gets none");
+    assert_eq!((world.row(two).await.epoch, world.row(one).await.epoch), (6, 3));
 }
 
 #[tokio::test]

@@ -72,6 +72,9 @@ impl Store for FaultyStore {
     async fn nodes(&self) -> Kept<Vec<NodeRow>> {
         self.real.nodes().await
     }
+    async fn node(&self, tenant: &TenantId, id: NodeId) -> Kept<Option<NodeRow>> {
+        self.real.node(tenant, id).await
+    }
     async fn token(&self, hash: Hash) -> Kept<Option<TokenRow>> {
         self.real.token(hash).await
     }
@@ -86,6 +89,9 @@ impl Store for FaultyStore {
     }
     async fn job_devices(&self, tenant: &TenantId, job: JobId) -> Kept<Vec<JobDeviceRow>> {
         self.real.job_devices(tenant, job).await
+    }
+    async fn job_device(&self, tenant: &TenantId, job: JobId, device: NodeId) -> Kept<Option<JobDeviceRow>> {
+        self.real.job_device(tenant, job, device).await
     }
     async fn job_counts(&self, tenant: &TenantId, job: JobId) -> Kept<BTreeMap<State, u64>> {
         self.real.job_counts(tenant, job).await
@@ -105,11 +111,15 @@ impl Store for FaultyStore {
     async fn inventory(&self, tenant: &TenantId, device: NodeId) -> Kept<Option<InventoryRow>> {
         self.real.inventory(tenant, device).await
     }
-    async fn last_deliveries(&self, tenant: &TenantId, device: Option<NodeId>) -> Kept<BTreeMap<NodeId, Delivery>> {
-        self.real.last_deliveries(tenant, device).await
+    async fn last_deliveries(&self, tenant: &TenantId, devices: &[NodeId]) -> Kept<BTreeMap<NodeId, Delivery>> {
+        self.real.last_deliveries(tenant, devices).await
     }
-    async fn inventory_summaries(&self, tenant: &TenantId) -> Kept<BTreeMap<NodeId, InventorySummary>> {
-        self.real.inventory_summaries(tenant).await
+    async fn inventory_summaries(
+        &self,
+        tenant: &TenantId,
+        devices: &[NodeId],
+    ) -> Kept<BTreeMap<NodeId, InventorySummary>> {
+        self.real.inventory_summaries(tenant, devices).await
     }
     async fn inventory_history(&self, tenant: &TenantId, device: NodeId) -> Kept<Vec<(Millis, Bytes)>> {
         self.real.inventory_history(tenant, device).await

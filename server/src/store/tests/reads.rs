@@ -43,7 +43,7 @@ async fn top_22_no_read_shows_another_tenants_rows() {
             store.job_devices(t, job_id(70)).await.unwrap().len(),
             store.job_counts(t, job_id(70)).await.unwrap().len(),
             store.inventory(t, node_id(1)).await.unwrap().is_some() as usize,
-            store.inventory_summaries(t).await.unwrap().len(),
+            store.inventory_summaries(t, &[node_id(1), node_id(2)]).await.unwrap().len(),
             store.inventory_history(t, node_id(1)).await.unwrap().len(),
             store.documents(t).await.unwrap().len(),
             store.audit(t, 10).await.unwrap().len(),
@@ -114,7 +114,7 @@ async fn inv_4_a_summary_column_changes_with_its_section_alone() {
     });
     store.commit(vec![inventory("main", 1, items(first), &[], false)]).await.unwrap();
     let shown = async || {
-        let s = store.inventory_summaries(&main).await.unwrap().remove(&node_id(1)).unwrap();
+        let s = store.inventory_summaries(&main, &[node_id(1)]).await.unwrap().remove(&node_id(1)).unwrap();
         (s.os, s.cpu, s.memory_bytes, s.packages)
     };
     let whole = ("Debian 13".to_string(), "EPYC".to_string(), Some(8_589_934_592), 2);
@@ -166,8 +166,9 @@ async fn inv_4_inventories_of_one_batch_are_as_if_each_came_alone() {
         for (of, device) in [("main", 1), ("main", 2), ("other", 1), ("main", 25), ("main", 3), ("main", 4)] {
             all.push(store.inventory(&tenant(of), node_id(device)).await.unwrap().unwrap());
         }
+        let devices: Vec<NodeId> = (1..=100).map(node_id).collect();
         let (wanted, shown) =
-            (store.need_full().await.unwrap(), store.inventory_summaries(&tenant("main")).await.unwrap());
+            (store.need_full().await.unwrap(), store.inventory_summaries(&tenant("main"), &devices).await.unwrap());
         seen.push((all, wanted, shown));
     }
     assert_eq!(seen[0], seen[1]);
@@ -254,5 +255,11 @@ async fn outputs_at_the_bound_of_a_shared_row_and_one_byte_past_it_come_back_as_
     for (row, wanted) in rows.iter().zip(&targets) {
         let changed_at = row.changed_at;
         assert_eq!(row, &JobDeviceRow { changed_at, ..wanted.clone() });
+        if let Ok(device) = row.device {
+            let alone = store.job_device(&tenant("main"), job_id(70), device).await.unwrap();
+            assert_eq!(alone.as_ref(), Some(row), "one alone is read as it is among all");
+        }
     }
+    assert_eq!(store.job_device(&tenant("main"), job_id(70), node_id(5_000)).await.unwrap(), None);
+    assert_eq!(store.job_device(&tenant("other"), job_id(70), node_id(1_000)).await.unwrap(), None);
 }

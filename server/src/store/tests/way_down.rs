@@ -102,8 +102,11 @@ async fn adm_9_the_last_delivery_of_a_device_is_of_its_newest_job_that_it_had() 
     let (_place, store) = open_with_a_job().await;
     let rows = vec![target(2, 71, 0), target(2, 72, 1)];
     store.commit(vec![Op::Job(job("main", 2, 6), rows)]).await.unwrap();
-    let last = async |device: Option<u128>| store.last_deliveries(&tenant("main"), device.map(node_id)).await.unwrap();
-    assert!(last(None).await.is_empty(), "nobody had any");
+    let last = async |devices: &[u128]| {
+        let devices: Vec<NodeId> = devices.iter().copied().map(node_id).collect();
+        store.last_deliveries(&tenant("main"), &devices).await.unwrap()
+    };
+    assert!(last(&[71, 72, 73]).await.is_empty(), "nobody had any");
     for n in [71, 72, 73] {
         store.commit(vec![Op::Node(node("main", n, &format!("pc-{n}")))]).await.unwrap();
     }
@@ -125,13 +128,13 @@ async fn adm_9_the_last_delivery_of_a_device_is_of_its_newest_job_that_it_had() 
         step(1, 73, State::Cancelled, 50),
     ];
     store.commit(steps).await.unwrap();
-    let all = last(None).await;
+    let all = last(&[71, 72, 73]).await;
     let brief = |device| all.get(&node_id(device)).map(|d| (d.job, d.delivered_at.0, d.class));
     assert_eq!(brief(71), Some((job_id(1), 40, Class::Urgent)), "the newer one expired without it");
     assert_eq!(brief(72), Some((job_id(2), 90, Class::Urgent)));
     assert_eq!((brief(73), all.len()), (None, 2), "cancelled, and no device had it");
-    assert_eq!(last(Some(72)).await, BTreeMap::from([(node_id(72), all[&node_id(72)].clone())]));
-    assert!(store.last_deliveries(&tenant("other"), None).await.unwrap().is_empty());
+    assert_eq!(last(&[72]).await, BTreeMap::from([(node_id(72), all[&node_id(72)].clone())]));
+    assert!(store.last_deliveries(&tenant("other"), &[node_id(71), node_id(72)]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

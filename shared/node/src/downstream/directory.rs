@@ -1,6 +1,7 @@
 //! Who is below this node, and by which child they are reached (pure). Soft state: rebuilt from live sessions and the
 //! snapshots of child relays, never from disk (DESIGN 5 "Presence").
 
+mod hops;
 mod overtaken;
 mod sleeping;
 mod slot;
@@ -11,6 +12,7 @@ use branchline_protocol::{
     time::Millis,
     wire::{Lease, PresenceEntry, Reach, SlotStanding},
 };
+use hops::Hops;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For so long, in milliseconds of node time, a node is awaited that its parent lost sight of without its doing: within
@@ -71,6 +73,8 @@ pub struct Attach {
 #[derive(Default)]
 pub struct Directory {
     nodes: BTreeMap<NodeId, Entry>,
+    /// The same by the way to them; [`Directory::put`] and [`Directory::forget`] keep it.
+    hops: Hops,
     /// Children with a live link here.
     live: BTreeMap<NodeId, u64>,
     /// Attachments of children that were here, as the disk has them: who went elsewhere or away is not known by them.
@@ -165,6 +169,8 @@ impl Directory {
         } else {
             self.awaited.remove(&node);
         }
+        let before = self.nodes.get(&node);
+        self.hops.moved(node, before.map(|e| &e.via[..]), Some(&entry.via));
         self.nodes.insert(node, entry);
     }
 
@@ -250,13 +256,14 @@ impl Directory {
             }
         }
         if snapshot {
-            for (node, entry) in &mut self.nodes {
-                let here = entry.via.first() == Some(&relay) && !listed.contains(node);
-                if here && !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited) {
+            let unlisted: Vec<NodeId> = self.behind(relay).filter(|node| !listed.contains(node)).collect();
+            for node in unlisted {
+                let Some(entry) = self.nodes.get_mut(&node) else { continue };
+                if !matches!(entry.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited) {
                     entry.reach = Reach::Awaited;
-                    self.awaited.insert(*node, None);
-                    self.changed.insert(*node);
-                    touched.push(*node);
+                    self.awaited.insert(node, None);
+                    self.changed.insert(node);
+                    touched.push(node);
                 }
             }
         }
@@ -272,7 +279,8 @@ impl Directory {
 
     /// A node left the tenant or was revoked.
     pub fn forget(&mut self, node: NodeId) {
-        self.nodes.remove(&node);
+        let before = self.nodes.remove(&node);
+        self.hops.moved(node, before.as_ref().map(|e| &e.via[..]), None);
         self.live.remove(&node);
         self.cut.remove(&node);
         self.awaited.remove(&node);
@@ -308,11 +316,6 @@ impl Directory {
     /// Live links.
     pub fn links(&self) -> usize {
         self.live.len()
-    }
-
-    /// Nodes reached by this child, itself included.
-    pub fn below(&self, child: NodeId) -> Vec<NodeId> {
-        self.nodes.iter().filter(|(n, e)| **n == child || e.via.first() == Some(&child)).map(|(n, _)| *n).collect()
     }
 
     /// The first relay on the way that cannot be reached, and since when.

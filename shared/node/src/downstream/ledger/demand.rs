@@ -7,10 +7,10 @@ use branchline_protocol::{id::NodeId, job::Class};
 use std::collections::BTreeMap;
 
 impl Ledger {
-    /// The demands of those devices with open orders that are this node's own children. An order that nobody is given any
-    /// more and that the device does not have asks for nothing.
-    pub fn demands(&self, is_child: impl Fn(NodeId) -> bool) -> BTreeMap<NodeId, Demand> {
-        let children = self.by_device.iter().filter(|(device, _)| is_child(**device));
+    /// The demands of those of this node's own children that have open orders. An order that nobody is given any more and
+    /// that the device does not have asks for nothing.
+    pub fn demands(&self, children: impl Iterator<Item = NodeId>) -> BTreeMap<NodeId, Demand> {
+        let children = children.filter_map(|child| self.by_device.get_key_value(&child));
         let of = |device: NodeId, number| {
             let order = self.orders.get(number)?;
             let entry = order.rows.get(&device)?;

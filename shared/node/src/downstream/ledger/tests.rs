@@ -259,7 +259,7 @@ fn adm_9_open_orders_ask_for_a_slot_of_the_nodes_own_children_until_they_are_ove
     ledger.add(&tenant(), payload, message, kept).unwrap();
     let (payload, message) = order(SECOND, &[2, 3]);
     ledger.add(&tenant(), Payload { class: Class::Urgent, ..payload }, message, kept).unwrap();
-    let demands = |ledger: &Ledger| ledger.demands(|device| device.0.as_u128() < 10);
+    let demands = |ledger: &Ledger| ledger.demands((1..10).map(node));
     let of = |urgent, in_progress| Demand { urgent, in_progress };
     assert_eq!(demands(&ledger), [(node(2), of(true, false)), (node(3), of(true, false))].into(), "a normal one waits");
     ledger.offers(Millis(0), None, hop);

@@ -1,0 +1,69 @@
+//! Which devices of a tenant a selector means now (pure): of its list as of its jobs.
+
+use super::{core::TenantState, standing::standing};
+use crate::{api::select::same_name, store::NodeRow};
+use branchline_protocol::{
+    id::{NodeId, Role},
+    selector::{Candidate, Selector},
+    time::Millis,
+};
+use std::collections::BTreeMap;
+
+/// A device as a selector sees it.
+pub struct Seen<'s> {
+    /// Its tenant.
+    pub state: &'s TenantState,
+    /// Its row.
+    pub row: &'s NodeRow,
+}
+
+impl Candidate for Seen<'_> {
+    fn in_site(&self, site: &str) -> bool {
+        self.row.site == site
+    }
+
+    fn below(&self, relay: &str) -> bool {
+        let route = self.state.directory.get(self.row.id).map_or(&self.row.route, |e| &e.via);
+        let named = |id: &NodeId| self.state.nodes.get(id).is_some_and(|n| same_name(&n.name, relay));
+        route.iter().any(|id| named(id) || is_id(*id, relay))
+    }
+
+    fn is(&self, device: &str) -> bool {
+        same_name(&self.row.name, device) || is_id(self.row.id, device)
+    }
+
+    fn tagged(&self, tag: &str) -> bool {
+        self.row.tags.iter().any(|t| t == tag)
+    }
+}
+
+fn is_id(id: NodeId, words: &str) -> bool {
+    words.parse::<NodeId>().is_ok_and(|named| named == id)
+}
+
+/// The devices that a selector means, by name; revoked ones are none.
+pub fn chosen(state: &TenantState, on: &Selector) -> Vec<NodeId> {
+    let devices = state.nodes.values().filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
+    let mut chosen: Vec<&NodeRow> = devices.filter(|row| on.matches(&Seen { state, row })).collect();
+    chosen.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    chosen.into_iter().map(|row| row.id).collect()
+}
+
+/// How many of the devices that a selector means stand how now.
+pub fn counts(state: &TenantState, on: &Selector, now: Millis) -> BTreeMap<&'static str, u64> {
+    let mut counts: BTreeMap<_, _> = ["offline", "online", "suspended", "unknown"].map(|word| (word, 0)).into();
+    let devices = state.nodes.values().filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
+    for row in devices.filter(|row| on.matches(&Seen { state, row })) {
+        *counts.entry(standing(state, row, now).state).or_default() += 1;
+    }
+    counts
+}
+
+/// The device that these words mean: an id, or the name of one that was not revoked, for a name that a revoked device bore
+/// means its successor.
+pub fn device<'n>(nodes: &'n BTreeMap<NodeId, NodeRow>, words: &str) -> Option<&'n NodeRow> {
+    let is_device = |row: &&NodeRow| row.role == Role::Agent;
+    let by_id = words.parse().ok().and_then(|id: NodeId| nodes.get(&id)).filter(is_device);
+    let named = |row: &&NodeRow| row.revoked_at.is_none() && same_name(&row.name, words);
+    by_id.or_else(|| nodes.values().filter(is_device).find(named))
+}
