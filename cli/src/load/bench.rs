@@ -208,6 +208,20 @@ impl Bench {
         let mut steps = Steps::new(what, names.len() as u64);
         loop {
             let client = self.client.clone();
+            let counted =
+                self.sequence.call(move || client.get("/devices", &[("on", "all"), ("results", "none")])).await?;
+            let online = counted["counts"]["online"].as_u64().unwrap_or(0);
+            if online < names.len() as u64 {
+                // The list cannot be complete, and making it is more work than counting.
+                self.none_ended()?;
+                if self.sequence.left().is_zero() {
+                    let what = format!("{online} of {} agents are online", names.len());
+                    return Err(told(self.sequence.late(&what, host)));
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+                continue;
+            }
+            let client = self.client.clone();
             let answer = self.sequence.call(move || client.get("/devices", &[("on", "all")])).await?;
             let told_all = |d: &Value| !inventory || !d["inventory"]["collected_at"].is_null();
             let ready = |d: &&Value| d["state"] == "online" && told_all(d);

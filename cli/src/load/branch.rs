@@ -1,7 +1,10 @@
 //! What a process of a load test runs: agents, and with them maybe the whole relay that they dial, so that hundreds of
 //! branches need no more than hundreds of processes. Between the two in one process there is a real link all the same.
 
-use super::host::{self, Config, Host};
+use super::{
+    host::{self, Config, Host},
+    process,
+};
 use branchline_node::{
     node::{Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code},
     process::RunningNode,
@@ -29,6 +32,7 @@ impl Branch {
             let end = host.end();
             return Ok(Branch { relay: None, host, end });
         };
+        process::leave_the_processor();
         host::allow_files_for(config.agents.len());
         let of_relay = RelayConfig::read(&file)
             .map_err(|m| StartFault::new(exit_code::CONFIGURATION, "bad_configuration", m.to_string()))?;

@@ -66,7 +66,8 @@ fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
     let body = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["true"] }, "time_out_s": 60 });
     let limit = ROUND_TIME_OUT + ROUND_TIME_OUT_EACH * agents;
     let begin = std::time::Instant::now();
-    let mut job = client.post("/jobs", &[], &body)?;
+    let counts = ("results", "none");
+    let mut job = client.post("/jobs", &[counts], &body)?;
     let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?.to_string();
     let path = format!("/jobs/{}", segment(&id));
     while job["complete"] != true {
@@ -74,8 +75,9 @@ fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
         if left == 0 {
             break;
         }
-        job = client.get(&path, &[("wait_ms", &left.min(POLL_MS_MAX).to_string())])?;
+        job = client.get(&path, &[counts, ("wait_ms", &left.min(POLL_MS_MAX).to_string())])?;
     }
+    let job = client.get(&path, &[])?;
     let ms = begin.elapsed().as_secs_f64() * 1_000.0;
     let results = succeeded(&job);
     if results < u64::from(agents) {

@@ -9,6 +9,20 @@ pub const AGENTS_THREAD: &str = "agents";
 /// How the names of threads begin on which nodes commit.
 const STORE_THREADS: &str = "store-";
 
+/// What a branch of many runs at, as `nice` says it.
+const BRANCH_NICE: libc::c_int = 10;
+
+/// This thread, and those that it starts, leave the processor to server and gateway when these want it. Where those stand
+/// alone they need not wait for hundreds of branches to have had their turns.
+#[allow(unsafe_code)]
+pub fn leave_the_processor() {
+    // SAFETY: setpriority changes how the calling thread is scheduled and touches no memory of ours.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BRANCH_NICE) } == 0;
+    if !done {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "this branch keeps its priority");
+    }
+}
+
 /// One reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
@@ -102,6 +116,22 @@ mod tests {
             assert_eq!(ticks(&format!("42 {name} {rest}")), Some(300), "{name}");
         }
         assert_eq!(ticks("42 (x) S 1 2"), None);
+    }
+
+    #[test]
+    fn a_thread_that_leaves_the_processor_starts_others_that_do() {
+        let nice = |()| {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let mut fields = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace();
+            fields.nth(16).unwrap().parse::<libc::c_int>().unwrap()
+        };
+        let before = nice(());
+        let branch = std::thread::spawn(move || {
+            leave_the_processor();
+            (nice(()), std::thread::spawn(move || nice(())).join().unwrap())
+        });
+        assert_eq!(branch.join().unwrap(), (BRANCH_NICE.max(before), BRANCH_NICE.max(before)));
+        assert_eq!(nice(()), before, "others keep theirs");
     }
 
     #[test]

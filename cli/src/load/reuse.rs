@@ -52,6 +52,11 @@ impl Made {
                         let why = format!("it was made by {made}, and this is {wanted}; use another --state");
                         return Err(wrong("other_state", why));
                     }
+                    if self.volatile_agents {
+                        let why = "its agents kept their journals in memory and would come back as devices that were put back \
+                                   to an older state; use another --state";
+                        return Err(wrong("other_state", why.into()));
+                    }
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(wrong("state_not_empty", "it is not empty, and no measurement made it".into()));
@@ -75,7 +80,7 @@ mod tests {
     use super::*;
 
     fn made() -> Made {
-        Made { mode: "fanout".into(), relays: 2, agents: 3, volatile_agents: true }
+        Made { mode: "fanout".into(), relays: 2, agents: 3, volatile_agents: false }
     }
 
     #[test]
@@ -95,7 +100,7 @@ mod tests {
             Made { relays: 3, ..made() },
             Made { agents: 2, ..made() },
             Made { agents: 4, ..made() },
-            Made { volatile_agents: false, ..made() },
+            Made { volatile_agents: true, ..made() },
         ] {
             let failure = other.fits(path).unwrap_err();
             let told = (failure.exit, failure.code.as_str(), failure.field.as_deref());
@@ -103,6 +108,18 @@ mod tests {
             assert!(failure.message.contains(&made().options()), "{failure}");
             assert!(failure.message.contains(&other.options()), "{failure}");
         }
+    }
+
+    #[test]
+    fn journals_that_were_in_memory_cannot_be_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Made { volatile_agents: true, ..made() };
+        assert_eq!(made.fits(folder.path()).unwrap(), folder.path(), "a new one");
+        let (name, text) = made.mark();
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let failure = made.fits(folder.path()).unwrap_err();
+        assert_eq!((failure.exit, failure.code.as_str()), (2, "other_state"));
+        assert!(failure.message.contains("journals in memory"), "{failure}");
     }
 
     #[test]

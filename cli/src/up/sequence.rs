@@ -390,7 +390,7 @@ impl Sequence {
         let mut ordered = vec![];
         for tenant in self.plan.tenants.iter().filter(|t| self.plan.devices(&t.name).next().is_some()) {
             let (client, body) = (self.tenant(server, &tenant.name)?.clone(), body.clone());
-            let job = self.call(move || client.post("/jobs", &[], &body)).await?;
+            let job = self.call(move || client.post("/jobs", &[("results", "none")], &body)).await?;
             let id = job["id"].as_str().ok_or_else(|| Failure::ended("bad_answer", "the job has no id"))?;
             ordered.push((tenant.name.clone(), id.to_string()));
         }

@@ -57,7 +57,7 @@ pub struct Args {
     /// Agents keep their journals in memory; relay and server commit to disk as ever
     #[arg(long)]
     pub volatile_agents: bool,
-    /// Measures bare TLS on this machine first, and shows how many times as much it took; in fanout with one relay, and in storm
+    /// Measures bare TLS on this machine first, and shows how many times as much it took; with one relay
     #[arg(long)]
     pub reference: bool,
     /// Bits a second between branches and gateway, in each direction: 8kbit to 10gbit [default: as fast as loopback]
@@ -66,8 +66,8 @@ pub struct Args {
     /// How many percent of what crosses that line is late, and by how much, as in 5%:50ms [default: nothing]
     #[arg(long, value_name = "SHARE:TIME", value_parser = load::line::late)]
     pub late: Option<(u8, Duration)>,
-    /// Where the nodes keep their state: new, empty, or left by the same mode, relays and agents, whose nodes then need not
-    /// enrol again [default: a folder in .branchline, removed at the end]
+    /// Where the nodes keep their state: new, empty, or left by the same mode, relays and agents (with journals on disk), whose
+    /// nodes then need not enrol again [default: a folder in .branchline, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// How long it may take until all agents are online and quiet [default: 300s and a tenth of a second for each agent]

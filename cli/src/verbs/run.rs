@@ -77,7 +77,8 @@ impl Ordering {
     /// Orders a job, and waits for it if asked to.
     pub fn order(&self, request: &Value, session: &Session) -> Result<Answer, Failure> {
         let client = session.client()?;
-        let mut job = client.post("/jobs", &[], request)?;
+        let detail: &[_] = if self.wait { &[("results", "none")] } else { &[] };
+        let mut job = client.post("/jobs", detail, request)?;
         if !self.wait {
             let text = format!("job {} ordered: branchline job {0}\n", super::text::cell(&job["id"]));
             return Ok(Answer::done(job, text));

@@ -62,19 +62,21 @@ fn ended(job: &Value) -> (u64, u64) {
     })
 }
 
-/// Polls until the job is complete or the time is over, and returns it as it then is.
+/// Polls until the job is complete or the time is over, and returns it as it then is, with what came of it on each device.
 pub fn for_completion(client: &Client, id: &str, time_out: Duration, shown: &mut Shown) -> Result<Value, Failure> {
     // The clock's monotonic reading needs no runtime; only its timers would.
     let clock = SystemClock::shared();
     let (start, limit) = (clock.mono(), time_out.as_millis() as u64);
+    let path = format!("/jobs/{}", segment(id));
     loop {
         let left = limit.saturating_sub(clock.mono().since(start));
         // Short polls keep a terminal's figures fresh while devices answer one by one.
         let wait = left.min(POLL_MS_MAX).min(1_000).to_string();
-        let job = client.get(&format!("/jobs/{}", segment(id)), &[("wait_ms", &wait)])?;
+        // Each second a row for every device would be more work for the server than the job.
+        let job = client.get(&path, &[("results", "none"), ("wait_ms", &wait)])?;
         shown.told(&job);
         if job["complete"].as_bool() == Some(true) || clock.mono().since(start) >= limit {
-            return Ok(job);
+            return client.get(&path, &[]);
         }
     }
 }
