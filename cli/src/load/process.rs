@@ -10,7 +10,7 @@ pub const AGENTS_THREAD: &str = "agents";
 const STORE_THREADS: &str = "store-";
 
 /// What a branch of many runs at, as `nice` says it.
-const BRANCH_NICE: libc::c_int = 10;
+const BRANCH_NICE: libc::c_int = 19;
 
 /// This thread, and those that it starts, leave the processor to server and gateway when these want it. Where those stand
 /// alone they need not wait for hundreds of branches to have had their turns.
