@@ -272,7 +272,11 @@ fn job_1_run_wait_ends_as_the_job_does() {
         assert!(stderr(&output).contains("0/2 ended"), "progress is told in lines: {}", stderr(&output));
         let ordered = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["uname", "-a", "--json"] },
             "life_s": 3_600, "time_out_s": 1 });
-        assert_eq!(canned.requests()[0].body, ordered);
+        let requests = canned.requests();
+        assert_eq!((&requests[0].body, requests[0].query.as_str()), (&ordered, "results=none"));
+        // A row for every device is asked for once, when there is something in all of them.
+        let looks: Vec<_> = requests.iter().filter(|r| r.path == "/api/v1/jobs/j").map(|r| r.query.as_str()).collect();
+        assert_eq!(looks, ["results=none&wait_ms=1000", "results=none&wait_ms=1000", ""]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the API asks of the running server: everything that is not a plain read of the store.
 
-use super::select::Names;
+use super::names::Names;
 use crate::{dispatch::Promise, store::JobRow};
 use async_trait::async_trait;
 use branchline_node::downstream::ledger::Row;

@@ -3,7 +3,7 @@
 
 use super::{
     control::{Standing, Whereabouts},
-    select::Names,
+    names::Names,
     views::{Present, shown, time},
 };
 use crate::store::{JobDeviceRow, JobRow};

@@ -7,9 +7,9 @@ mod delay;
 pub mod error;
 pub mod explain;
 mod input;
+pub mod names;
 mod openapi;
 mod routes;
-pub mod select;
 pub mod views;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{
     control::{Contacts, NodeView, RecoveryFigures, ServerFigures},
     delay::{self, DelayView, LinkDelayView, SlotView},
-    select::Names,
+    names::Names,
 };
 use crate::store::{Delivery, InventorySummary, JobDeviceRow, JobHead, JobRow};
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -21,5 +21,5 @@ pub use self::core::{
 };
 pub use intake::Preloaded;
 pub use promise::{PERSISTENT_MS, Promise};
-pub use select::{Seen, chosen, counts, device};
+pub use select::{Seen, chosen, counts, device, means};
 pub use standing::{contacts, standing};

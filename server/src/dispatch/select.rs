@@ -1,7 +1,7 @@
 //! Which devices of a tenant a selector means now (pure): of its list as of its jobs.
 
 use super::{core::TenantState, standing::standing};
-use crate::{api::select::same_name, store::NodeRow};
+use crate::store::NodeRow;
 use branchline_protocol::{
     id::{NodeId, Role},
     selector::{Candidate, Selector},
@@ -24,12 +24,12 @@ impl Candidate for Seen<'_> {
 
     fn below(&self, relay: &str) -> bool {
         let route = self.state.directory.get(self.row.id).map_or(&self.row.route, |e| &e.via);
-        let named = |id: &NodeId| self.state.nodes.get(id).is_some_and(|n| same_name(&n.name, relay));
-        route.iter().any(|id| named(id) || is_id(*id, relay))
+        let name = |id: &NodeId| self.state.nodes.get(id).map_or("", |n| &n.name);
+        route.iter().any(|id| means(relay, *id, name(id)))
     }
 
     fn is(&self, device: &str) -> bool {
-        same_name(&self.row.name, device) || is_id(self.row.id, device)
+        means(device, self.row.id, &self.row.name)
     }
 
     fn tagged(&self, tag: &str) -> bool {
@@ -37,8 +37,18 @@ impl Candidate for Seen<'_> {
     }
 }
 
-fn is_id(id: NodeId, words: &str) -> bool {
-    words.parse::<NodeId>().is_ok_and(|named| named == id)
+/// Whether words mean a node: by its id or its name.
+pub fn means(words: &str, id: NodeId, name: &str) -> bool {
+    same_name(name, words) || words.parse::<NodeId>().is_ok_and(|named| named == id)
+}
+
+/// Names are one whatever their case, as the store keeps them unique.
+fn same_name(name: &str, words: &str) -> bool {
+    // One is sought among all of a tenant's, nearly all of which are of letters that need no folding.
+    match name.is_ascii() && words.is_ascii() {
+        true => name.eq_ignore_ascii_case(words),
+        false => name.to_lowercase() == words.to_lowercase(),
+    }
 }
 
 /// The devices that a selector means, by name; revoked ones are none.

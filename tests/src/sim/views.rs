@@ -18,7 +18,7 @@ use branchline_server::{
     api::{
         control::{NodeView, Whereabouts},
         explain::{Known, explain},
-        select::Names,
+        names::Names,
         views::{Present, tree_node},
     },
     dispatch::standing,

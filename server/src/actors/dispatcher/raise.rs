@@ -11,6 +11,7 @@ const AT_ONCE: usize = 256;
 /// What the core asked for.
 #[derive(Default)]
 pub(super) struct Raising {
+    /// A device at most once: the core asks for another epoch of it only when this one is given, or was not.
     waiting: Vec<(TenantId, NodeId, Epoch)>,
     /// Whether the office is at it.
     under_way: bool,

@@ -4,7 +4,7 @@ use super::Dispatcher;
 use crate::{
     api::{
         control::{Contacts, Devices, NodeView, ServerFigures, Standing, Whereabouts},
-        select::Names,
+        names::Names,
     },
     dispatch::{TenantState, chosen, contacts, counts, device, standing},
     store::NodeRow,

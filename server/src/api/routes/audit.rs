@@ -5,7 +5,7 @@ use crate::{
     api::{
         auth::Caller,
         input::Params,
-        select::{Names, names},
+        names::{Names, names},
         views::time,
     },
     store::DeadLetterRow,

@@ -57,7 +57,7 @@ pub async fn show(caller: Caller, shared: Shared, request: HttpRequest) -> Answe
 /// A device as it stands.
 async fn shown(caller: &Caller, shared: &Shared, words: &str) -> Answer {
     let NodeView { node, .. } = &find_device(shared, &caller.tenant, words).await?;
-    Ok(HttpResponse::Ok().json(listing::one(ApiState::clone(shared), caller.tenant.clone(), node.id).await?))
+    Ok(HttpResponse::Ok().json(listing::device(shared, &caller.tenant, node.id).await?))
 }
 
 /// What may be changed of a device.

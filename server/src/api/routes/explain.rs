@@ -6,7 +6,7 @@ use crate::api::{
     error::Code,
     explain::{ExplainView, Known, explain},
     input::Params,
-    select::names,
+    names::names,
     views::Present,
 };
 use actix_web::{HttpRequest, HttpResponse};

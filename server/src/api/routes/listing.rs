@@ -93,14 +93,6 @@ pub(super) fn job(
     answer.streaming(stream::iter([first]).chain(rest).map(Ok::<_, actix_web::Error>))
 }
 
-/// One of them.
-pub(super) async fn one(shared: ApiState, tenant: TenantId, device: NodeId) -> Result<DeviceView, ApiError> {
-    let wanted = shared.control.settings(&tenant).await?.version;
-    let listing = Listing { shared, tenant, devices: vec![device], next: 0, any: false, wanted };
-    let view = listing.views(&listing.devices).await?.pop();
-    view.ok_or_else(|| Code::UnknownDevice.refuse(format!("there is no device {device} any more")))
-}
-
 impl Listing {
     fn is_over(&self) -> bool {
         self.next >= self.devices.len()
@@ -113,7 +105,7 @@ impl Listing {
             text.extend_from_slice(br#"{"devices":["#);
         }
         let upto = self.devices.len().min(self.next + PIECE);
-        for view in self.views(&self.devices[self.next..upto]).await? {
+        for view in views(&self.shared, &self.tenant, self.wanted, &self.devices[self.next..upto]).await? {
             if std::mem::replace(&mut self.any, true) {
                 text.push(b',');
             }
@@ -125,14 +117,25 @@ impl Listing {
         }
         Ok(text.into())
     }
+}
 
-    async fn views(&self, devices: &[NodeId]) -> Result<Vec<DeviceView>, ApiError> {
-        let Devices { views, names } = self.shared.control.devices(&self.tenant, devices.to_vec()).await?;
-        let inventories = self.shared.store.inventory_summaries(&self.tenant, devices).await?;
-        let last = self.shared.store.last_deliveries(&self.tenant, devices).await?;
-        let shown = |view: &NodeView| {
-            views::device(view, &names, inventories.get(&view.node.id), self.wanted, last.get(&view.node.id))
-        };
-        Ok(views.iter().map(shown).collect())
-    }
+/// One device as lists show it.
+pub(super) async fn device(shared: &ApiState, tenant: &TenantId, device: NodeId) -> Result<DeviceView, ApiError> {
+    let wanted = shared.control.settings(tenant).await?.version;
+    let view = views(shared, tenant, wanted, &[device]).await?.pop();
+    view.ok_or_else(|| Code::UnknownDevice.refuse(format!("there is no device {device} any more")))
+}
+
+async fn views(
+    shared: &ApiState,
+    tenant: &TenantId,
+    wanted: u64,
+    devices: &[NodeId],
+) -> Result<Vec<DeviceView>, ApiError> {
+    let Devices { views, names } = shared.control.devices(tenant, devices.to_vec()).await?;
+    let inventories = shared.store.inventory_summaries(tenant, devices).await?;
+    let last = shared.store.last_deliveries(tenant, devices).await?;
+    let shown =
+        |view: &NodeView| views::device(view, &names, inventories.get(&view.node.id), wanted, last.get(&view.node.id));
+    Ok(views.iter().map(shown).collect())
 }

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::api::control::{Contacts, Devices, RecoveryFigures, ServerFigures, TokenWish};
-use crate::api::select::{Names, names, same_name};
+use crate::{
+    api::names::{Names, names},
+    dispatch::means,
+};
 
 /// One device with the names of the relays it may stand below.
 struct Target<'a> {
@@ -16,21 +19,17 @@ impl Candidate for Target<'_> {
     }
 
     fn below(&self, relay: &str) -> bool {
-        let is = |id: &NodeId| self.names.get(id).is_some_and(|name| same_name(name, relay)) || is_id(*id, relay);
-        self.view.standing.route.iter().any(is)
+        let name = |id: &NodeId| self.names.get(id).map_or("", String::as_str);
+        self.view.standing.route.iter().any(|id| means(relay, *id, name(id)))
     }
 
     fn is(&self, device: &str) -> bool {
-        same_name(&self.view.node.name, device) || is_id(self.view.node.id, device)
+        means(device, self.view.node.id, &self.view.node.name)
     }
 
     fn tagged(&self, tag: &str) -> bool {
         self.view.node.tags.iter().any(|t| t == tag)
     }
-}
-
-fn is_id(id: NodeId, words: &str) -> bool {
-    words.parse::<NodeId>().is_ok_and(|named| named == id)
 }
 
 /// Does of a running server what the API can see: jobs go into the store, online devices answer at once.
