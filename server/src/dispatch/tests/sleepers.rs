@@ -108,3 +108,19 @@ fn adm_18_a_notice_shows_the_device_as_shut_down_and_drops_its_link() {
     assert!(bench.feed(Event::GoesOff(tenant(), node(1), key(5))).is_empty());
     assert_eq!(bench.stands(1), "online");
 }
+
+#[test]
+fn adm_3_an_order_in_progress_asks_for_the_slot_of_a_device_that_hangs_here_and_of_no_other() {
+    let mut bench = Bench::new();
+    let (device, relay) = (child(1, 1), child(100, 2));
+    bench.feed(Event::Up(device.clone()));
+    bench.feed(Event::Up(relay.clone()));
+    bench.said(&relay, presence(vec![below(2, 1)]));
+    assert!(bench.core.demands().is_empty());
+    bench.issue(&[1, 2]);
+    let asked = bench.core.demands();
+    assert_eq!(asked.iter().map(|(n, d)| (*n, d.in_progress, d.urgent)).collect::<Vec<_>>(), [(node(1), true, false)]);
+    // It goes below the relay: the slot is the relay's to keep.
+    bench.said(&relay, presence(vec![below(1, 2)]));
+    assert!(bench.core.demands().is_empty());
+}
