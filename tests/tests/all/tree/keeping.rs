@@ -136,7 +136,13 @@ fn adm_13_each_kind_of_job_comes_at_the_next_poll_and_at_once_where_a_link_throu
         ];
         for mut body in kinds {
             body["on"] = json!("all");
-            let (before, held) = (polls.borrow().attachment, holds_one.borrow().attachment);
+            // What is ordered while it polls comes with that very poll.
+            let before = eventually("it is between two polls", async || {
+                let figures = polls.borrow();
+                if figures.link == "down" { Ok(figures.attachment) } else { Err(figures.link.to_owned()) }
+            })
+            .await;
+            let held = holds_one.borrow().attachment;
             let job = tree.api(MAIN).post("/api/v1/jobs", body.clone()).await.good();
             let job = tree.completed(MAIN, &job).await;
             assert_eq!(count(&job, "succeeded"), 2, "{job}");
