@@ -60,29 +60,27 @@ impl<D: Defects> AgentCore<D> {
         self.tell(now, why, turn);
     }
 
-    /// When it is due to be said again.
+    /// When it is due to be said again on the link that is up.
     pub(super) fn rolled_back_due(&self) -> Option<Mono> {
-        self.is_rolled_back().then(|| self.rolled_back_told.plus(TELL_EVERY_MS))
+        (self.is_rolled_back() && self.link.is_some()).then(|| self.rolled_back_told.plus(TELL_EVERY_MS))
     }
 
-    /// A server that died when it had written this down and before it gave the epoch knows nothing of it.
+    /// A server that died when it had written this down and before it gave the epoch knows nothing of it. So it is said
+    /// again whatever is in the spool: what the server settled of it a relay may have told while this device was away.
     pub(super) fn look_at_rolled_back(&mut self, now: Now, turn: &mut Turn) {
         if self.rolled_back_due().is_some_and(|due| due <= now.mono) {
-            self.rolled_back_told = now.mono;
-            // Whatever is in the spool: what the server settled of it a relay may have told while this device was away.
-            if self.link.is_some() {
-                self.tell(now, "said before, and no other epoch was given", turn);
-            }
+            self.tell(now, "said before, and no other epoch was given", turn);
         }
     }
 
-    /// Said again on each link and from time to time, unless it is still on its way: the server may have had reason to wait.
+    /// Said again on each link, unless it is still on its way: the server may have had reason to wait. A device that only
+    /// polls has no link long enough for more, so what has been on its way for as long as that is said again as well.
     pub(super) fn tell_rolled_back(&mut self, now: Now, turn: &mut Turn) {
-        self.rolled_back_told = now.mono;
-        let told = |spool: &branchline_node::uplink::spool::Spool| {
-            spool.unsettled_of(self.me.node).any(|record| record.class == class::ROLLED_BACK)
-        };
-        if self.is_rolled_back() && !told(&self.spool) {
+        if !self.is_rolled_back() {
+            return;
+        }
+        let is_on_its_way = self.spool.unsettled_of(self.me.node).any(|record| record.class == class::ROLLED_BACK);
+        if !is_on_its_way || self.rolled_back_due().is_some_and(|due| due <= now.mono) {
             self.tell(now, "said before, and no other epoch was given", turn);
         }
     }

@@ -32,6 +32,8 @@ pub type Preloaded = BTreeMap<NodeId, (Snapshot, Millis)>;
 /// What became of a run.
 #[derive(Default)]
 pub struct Taken {
+    /// How far the stream is held, also where other streams of the same message made it forgotten.
+    pub upto: u64,
     /// Numbers that were refused, with the code.
     pub refused: Vec<(u64, String)>,
     /// The stream is no node's of this tenant: nothing was kept.
@@ -113,6 +115,7 @@ pub fn run(
     }
     if let Some(at) = position.filter(|at| before != Some(*at)) {
         let gone = state.streams.put(stream, at);
+        gone.iter().for_each(|stream| state.receipts.gone(stream));
         work.ops.push(Op::Stream(child.tenant.clone(), StreamRow { stream, upto: at.upto, hash: at.head }));
         work.ops.extend(gone.into_iter().map(|stream| Op::StreamGone(child.tenant.clone(), stream)));
         if child.node != stream.node && state.receipts.came(now.node, &stream, child.node, head, unsigned) {
@@ -120,6 +123,7 @@ pub fn run(
             altered(state, now, child, mismatch, "nothing of it for a quarter of an hour", work);
         }
     }
+    taken.upto = position.map_or(0, |at| at.upto);
     taken
 }
 

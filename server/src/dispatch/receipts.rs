@@ -280,6 +280,13 @@ impl Receipts {
         missing
     }
 
+    /// A stream's position is forgotten: what comes of it from now on is new, and so is the time for which it is unsigned.
+    pub fn gone(&mut self, stream: &StreamId) {
+        if let Some(known) = self.nodes.get_mut(&stream.node) {
+            known.brought.retain(|brought| brought.stream != *stream);
+        }
+    }
+
     /// The relay that brought a stream's newest records, if one did.
     pub fn bringer(&self, stream: &StreamId) -> Option<NodeId> {
         let known = self.nodes.get(&stream.node)?;

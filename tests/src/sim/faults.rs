@@ -13,7 +13,10 @@ use branchline_node::{
     link::engine::LinkEnd,
     store::{Scan, Table},
 };
-use branchline_protocol::id::{AttachmentKey, NodeId, OrderNumber};
+use branchline_protocol::{
+    id::{AttachmentKey, NodeId, OrderNumber},
+    wire::Greeting,
+};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -260,7 +263,10 @@ impl World {
             self.forgotten.extend(forgotten.iter().map(|order| (*order, n)));
             // What it knows as taken and not begun the device begins anew before anybody can tell it.
             self.found_late.extend(forgotten.iter().filter(|o| kept.received.contains(o)).map(|order| (*order, n)));
-            self.machine(place).unjudged.extend(forgotten);
+            let epoch = self.agents[n].process.as_ref().map_or(0, |process| process.driver.core().figures().epoch);
+            let machine = self.machine(place);
+            machine.unjudged.extend(forgotten);
+            machine.put_back_in = machine.put_back_in.max(epoch);
         }
         let held = self.held(place);
         let below = (0..AGENTS).filter(|n| self.hangs_on(*n, place));
@@ -272,7 +278,9 @@ impl World {
             if place == Place::Relay(0) {
                 handed.extend(self.held(Place::Relay(2)));
             }
-            self.machine(place).unnoticed.extend(handed);
+            let machine = self.machine(place);
+            machine.unnoticed.extend(handed);
+            machine.disk_put_back = None;
         }
         self.crash(place, Crash::Lost, true);
         if let Place::Agent(n) = place {
@@ -314,14 +322,21 @@ impl World {
         held
     }
 
-    /// A device greets for the first time since its disk was set back. If its parent knows a link of it that is as new, that is
-    /// found at once. If only the server's store knows a newer one, it is found as soon as the server has heard of this one;
-    /// until then the parent may give the device again what it had. Else nobody can tell: that is the stated exclusion
-    /// (DESIGN 5).
+    /// A device greets whose disk was set back and who has not been told so. If its parent knows a link of it that is as new,
+    /// that is found at once. If only the server's store knows a newer one, it is found as soon as the server has heard of
+    /// this one; until then the parent may give the device again what it had. Else nobody can tell: that is the stated
+    /// exclusion (DESIGN 5). What is found is of no use where it does not reach the device: who found it may lose its disk
+    /// first, and each greeting takes another number, up to those that the others remember. So each is judged (decision 47).
     pub(super) fn judge(&mut self, n: usize, parent: Place, key: AttachmentKey) {
         let place = Place::Agent(n);
         let forgotten = std::mem::take(&mut self.machine(place).unjudged);
         if forgotten.is_empty() {
+            return;
+        }
+        // In an earlier epoch than it had come to it may have been told of another time: it goes on in that later one.
+        let is_told = self.agents[n].process.as_ref().is_some_and(|p| p.driver.core().figures().rolled_back);
+        let had = self.machines[&place].put_back_in;
+        if key.epoch > had || is_told && key.epoch == had {
             return;
         }
         let row = self.server.rows.nodes.get(&(self.desk.tenant.clone(), place.id()));
@@ -332,27 +347,33 @@ impl World {
             "{place} forgot {}, known by its parent {at_once}, by the server {later}",
             forgotten.len()
         ));
-        let pairs = forgotten.into_iter().map(|order| (order, n));
+        let pairs = forgotten.iter().map(|order| (*order, n));
         match (at_once, later) {
             (true, _) => {}
             (false, true) => self.found_late.extend(pairs),
-            (false, false) => self.excluded.extend(pairs),
+            (false, false) => return self.excluded.extend(pairs),
         }
+        self.machine(place).unjudged = forgotten;
     }
 
-    /// A relay greets for the first time since its disk was set back. A parent that knows newer links of it, or was told of a
-    /// newer state of that disk, notices; else it may say that nobody below it has what it had handed on (decision 30).
-    pub(super) fn judge_relay(&mut self, relay: Place, parent: Place, key: AttachmentKey, age: u64) {
-        let unnoticed = std::mem::take(&mut self.machine(relay).unnoticed);
-        if unnoticed.is_empty() {
+    /// A relay greets whose disk was set back and who has not been told so: then it is another disk to everybody. A parent
+    /// that knows newer links of it, or was told of a newer state of that disk, notices; else it may say that nobody below it
+    /// has what it had handed on (decision 30).
+    pub(super) fn judge_relay(&mut self, relay: Place, parent: Place, key: AttachmentKey, greeting: &Greeting) {
+        let machine = self.machine(relay);
+        let unnoticed = std::mem::take(&mut machine.unnoticed);
+        if unnoticed.is_empty() || *machine.disk_put_back.get_or_insert(greeting.disk) != greeting.disk {
             return;
         }
-        let (newer_link, newer_disk) = (self.knows(parent, relay, key), self.has_met_newer(parent, relay, key, age));
+        let (newer_link, newer_disk) =
+            (self.knows(parent, relay, key), self.has_met_newer(parent, relay, key, greeting.age));
         self.note(format_args!(
             "{relay} was set back, {} handed on, known by its parent: links {newer_link}, disk {newer_disk}",
             unnoticed.len()
         ));
-        if !newer_link && !newer_disk {
+        if newer_link || newer_disk {
+            self.machine(relay).unnoticed = unnoticed;
+        } else {
             self.unwitnessed.extend(unnoticed);
         }
     }

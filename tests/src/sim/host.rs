@@ -56,10 +56,15 @@ pub struct Machine {
     pub snapshot: Option<Kept>,
     /// Whether its disk was ever set back.
     pub restored: bool,
-    /// Pairs that it, a relay, had handed on when its disk was set back; it is not known yet whether its parent noticed.
+    /// Pairs that it, a relay, had handed on when its disk was set back, while it has not been told that and somebody may
+    /// notice.
     pub unnoticed: BTreeSet<(OrderNumber, usize)>,
-    /// Orders that its disk was set back to before, of which it is not known yet whether anybody witnessed that.
+    /// The number of that disk, once it has greeted with it.
+    pub disk_put_back: Option<u64>,
+    /// Orders that its disk was set back to before, while it has not been told that and somebody may know.
     pub unjudged: BTreeSet<OrderNumber>,
+    /// The latest epoch that it had come to when that happened.
+    pub put_back_in: Epoch,
 }
 
 /// A snapshot of a machine.

@@ -236,7 +236,7 @@ impl World {
         let key = AttachmentKey { epoch: greeting.epoch, attachment: greeting.attachment };
         match place {
             Place::Agent(n) => self.judge(n, parent, key),
-            _ => self.judge_relay(place, parent, key, greeting.age),
+            _ => self.judge_relay(place, parent, key, &greeting),
         }
         self.next_session += 1;
         let session = self.next_session;

@@ -177,7 +177,9 @@ impl World {
             snapshot: None,
             restored: false,
             unnoticed: BTreeSet::new(),
+            disk_put_back: None,
             unjudged: BTreeSet::new(),
+            put_back_in: 0,
         };
         let places = [Place::Server, Place::Gateway]
             .into_iter()

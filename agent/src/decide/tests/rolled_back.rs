@@ -145,6 +145,30 @@ fn rolled_back_is_said_again_after_ten_minutes_on_one_link_too_once_it_is_settle
     assert_eq!(bench.core.rolled_back_due(), None);
 }
 
+/// It says so in a poll; the answer comes when it has gone, and the server forgets.
+#[test]
+fn rolled_back_a_device_that_only_polls_says_it_again_after_ten_minutes_too() {
+    let lease = Lease { interval_ms: 60_000, phase_ms: 1, waiter: 0 };
+    let mut bench = Bench::running();
+    bench.settle(Event::Overtaken);
+    let polled = |bench: &mut Bench| {
+        bench.settle(Event::Down);
+        assert_eq!(bench.core.rolled_back_due(), None, "nothing can be said without a link");
+        let effects = bench.connect(Some(lease));
+        sent(&effects).iter().filter(|(_, record)| record.class == class::ROLLED_BACK).count()
+    };
+    polled(&mut bench);
+    let stream = StreamId { node: ME, epoch: 2, incarnation: 1, lane: Lane::Urgent };
+    let acks = vec![Ack { stream, stored: 1, settled: 0, refused: vec![] }];
+    bench.settle(message(Lane::Control, Message::Acks(acks)));
+    bench.pass(super::super::rolled_back::TELL_EVERY_MS - 1);
+    assert_eq!(polled(&mut bench), 0, "it is on its way");
+    bench.pass(1);
+    assert_eq!(polled(&mut bench), 1);
+    assert_eq!(polled(&mut bench), 1, "sent again, for nobody stored it");
+    assert_eq!(told(&bench).len(), 2, "and said no third time");
+}
+
 #[test]
 fn rolled_back_another_epoch_begins_with_its_first_link_and_survives_a_crash() {
     let mut bench = Bench::running();
@@ -197,7 +221,7 @@ fn job_13_rolled_back_orders_of_an_earlier_epoch_end_unknown_late_or_not_unless_
     bench.now.node = Millis(START + 3_600_001);
     let orders = [1, 2, 3, 4].map(|n| bound_to(2, n)).to_vec();
     let effects = bench.settle(message(Lane::Work, Message::Orders(orders)));
-    assert_eq!((taken(&effects), starts(&effects).len()), (vec![1, 2, 3, 4], 0));
+    assert_eq!((known_taken(&mut bench, &effects), starts(&effects).len()), (vec![1, 2, 3, 4], 0));
     bench.settle(ended(2, finished(1)));
     let mut ends: Vec<_> = bench.disk.results().into_iter().map(|r| (r.order.number, r.end, r.reason)).collect();
     ends.sort_by_key(|(order, ..)| *order);

@@ -6,7 +6,7 @@ use super::{
     recall,
 };
 use crate::dispatch::{
-    intake::{self, Preloaded},
+    intake::{self, Preloaded, Taken},
     left,
 };
 use branchline_node::{
@@ -46,10 +46,10 @@ impl<D: Defects> Core<D> {
                     let stream = run.stream;
                     let taken = intake::run(state, now, child, run, &preloaded, token, &mut work);
                     after.inventories.extend(taken.inventories.iter().map(|d| (child.tenant.clone(), *d)));
-                    streams.push((stream, taken.refused, taken.foreign));
+                    streams.push((stream, taken));
                 }
                 let mut acks = Vec::new();
-                for (stream, refused, foreign) in streams {
+                for (stream, Taken { upto, refused, foreign, .. }) in streams {
                     if foreign {
                         // One that is where it was brought from had its disk put back: it hears so.
                         let newest = state.receipts.newest(stream.node).map(|(key, _)| key);
@@ -61,7 +61,6 @@ impl<D: Defects> Core<D> {
                         acks.push(Ack { stream, stored: upto, settled: upto, refused });
                         continue;
                     }
-                    let upto = state.streams.get(&stream).map_or(0, |at| at.upto);
                     acks.push(Ack { stream, stored: upto, settled: upto, refused });
                 }
                 let early = D::SEEDED && self.defects.has(Defect::SETTLES_BEFORE_COMMIT);

@@ -2,9 +2,10 @@
 //! DESIGN 6).
 
 use super::*;
-use crate::dispatch::receipts::HEAD_MISSING_MS;
+use crate::dispatch::{receipts::HEAD_MISSING_MS, streams::STREAMS_KEPT};
 use branchline_node::uplink::spool::HEADS_EVERY_MS;
 use branchline_protocol::{
+    chain::Position,
     receipt::{Head, Receipt},
     record::{Record, StreamId},
 };
@@ -306,6 +307,48 @@ fn a_relay_that_lets_heads_vanish_is_found_by_their_absence_and_a_device_that_sl
         assert_eq!(alerts.len(), told, "after {wait} ms, greets {greets}: {alerts:?}");
         assert!(alerts.iter().all(|told| told.contains("nothing of it for a quarter of an hour")), "{alerts:?}");
     }
+}
+
+/// A device that was started so often, each time with something to tell, before a relay could tell any of it.
+fn restarted(times: usize) -> (Vec<Run>, Vec<Position>) {
+    let of = |incarnation| {
+        let mut device = Device::new(2);
+        device.spool = Spool::new(node(2), 1, incarnation).with_signer(tenant(), Arc::new(key(node(2))));
+        let receipt = device.attach(100);
+        device.write(&format!("opening_{incarnation}"));
+        let run = device.send(vec![receipt]);
+        let head = run.records[0].hash(&run.stream);
+        (run, Position { upto: 1, head })
+    };
+    (1..=times as u64).map(of).unzip()
+}
+
+#[test]
+fn of_more_streams_in_one_message_than_are_remembered_each_is_acknowledged() {
+    let (mut bench, links) = with_relays(&[100]);
+    let (runs, _) = restarted(STREAMS_KEPT + 2);
+    let seen = bench.said_bare(&links[0], records(runs.clone()));
+    assert_eq!(acked(&seen), vec![(1, 1, 0); STREAMS_KEPT + 2], "or it is kept below and sent again for ever");
+    // Those that are remembered are known when they come again.
+    let again = runs.into_iter().skip(2).collect();
+    assert_eq!(acked(&bench.said_bare(&links[0], records(again))), vec![(1, 1, 0); STREAMS_KEPT]);
+    for n in 1..=STREAMS_KEPT + 2 {
+        assert_eq!(audits(&bench, &format!("alert.opening_{n}")).len(), 1);
+    }
+}
+
+#[test]
+fn a_stream_that_was_forgotten_and_comes_again_is_new_and_its_relay_not_suspected() {
+    let (mut bench, links) = with_relays(&[100]);
+    let (runs, at) = restarted(STREAMS_KEPT + 1);
+    bench.said_bare(&links[0], records(runs.clone()));
+    let held = |bench: &Bench, n: usize| bench.core.tenant(&tenant()).unwrap().streams.get(&runs[n].stream);
+    assert_eq!((held(&bench, 0), held(&bench, 1)), (None, Some(at[1])));
+    bench.clock += HEAD_MISSING_MS as u64 + 1;
+    // The relay did not hear of it, and brings it again.
+    assert_eq!(acked(&bench.said_bare(&links[0], records(vec![runs[0].clone()]))), [(1, 1, 0)]);
+    assert_eq!((held(&bench, 0), held(&bench, 1)), (Some(at[0]), None));
+    assert_eq!(audits(&bench, "alert.stream_head_mismatch"), Vec::<String>::new());
 }
 
 #[test]
