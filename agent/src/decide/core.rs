@@ -9,6 +9,7 @@ use super::{
     kept::Kept,
     restart::Restarts,
     schedule::Scheduler,
+    untold::Untold,
     wake::Wake,
 };
 use branchline_node::{
@@ -39,6 +40,8 @@ pub(super) enum Then {
     Effect(Effect),
     /// Start a job, now or when there is an executor.
     Start(Box<JobStart>),
+    /// Tell the parent that these were taken, unless their results do.
+    Taken(Vec<OrderNumber>),
     /// Collect for an order.
     Request(Request),
     /// End a job that was cancelled after it had begun.
@@ -89,6 +92,7 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) me: Me,
     pub(super) spool: Spool,
     pub(super) journal: Journal,
+    pub(super) untold: Untold,
     pub(super) kept: Kept,
     pub(super) inventory: Inventory,
     pub(super) schedule: Scheduler,
@@ -114,7 +118,7 @@ pub struct AgentCore<D: Defects = NoDefects> {
     pub(super) wake: Wake,
     pub(super) refused_unreported: u64,
     pub(super) alerted: Option<Mono>,
-    links: u64,
+    pub(super) links: u64,
     tokens: Token,
     waiting: VecDeque<Waiting>,
     executor: bool,
@@ -132,6 +136,7 @@ impl<D: Defects> AgentCore<D> {
             me,
             spool,
             journal: Journal::default(),
+            untold: Untold::default(),
             kept: Kept::default(),
             inventory: Inventory::default(),
             schedule,
@@ -175,7 +180,8 @@ impl<D: Defects> AgentCore<D> {
         let may_begin = !self.documents.suspends_me() && !self.is_rolled_back();
         let journal = self.journal.next_deadline(now, may_begin);
         let heads = self.spool.heads_due_in(now.shown()).map(|ms| now.mono.plus(ms));
-        let others = [self.schedule.next_deadline(), self.restarts.next_deadline(), heads, self.rolled_back_due()];
+        let (schedule, restarts) = (self.schedule.next_deadline(), self.restarts.next_deadline());
+        let others = [schedule, restarts, heads, self.rolled_back_due(), self.untold.due()];
         journal.into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -194,6 +200,7 @@ impl<D: Defects> AgentCore<D> {
     }
 
     pub(super) fn append_result(&mut self, now: Now, lane: Lane, trace: TraceId, result: &JobResult, turn: &mut Turn) {
+        self.untold.answered(result.order);
         self.append_old_order(now, lane, result.order, Some(trace), turn);
         self.bound_kept(now, turn);
         let body = rmp_serde::to_vec_named(result).expect("a result is plain data");
@@ -250,6 +257,8 @@ impl<D: Defects> AgentCore<D> {
         for then in then {
             match then {
                 Then::Effect(Effect::Send(..) | Effect::Release(..) | Effect::Goodbye(_)) if !same_link => {}
+                Then::Taken(orders) if same_link => self.untold.taken(orders, now.mono),
+                Then::Taken(_) => {}
                 Then::Effect(Effect::Redial) => self.leave(same_link, out),
                 Then::Effect(effect) => out.push(effect),
                 Then::Start(start) => {
@@ -305,6 +314,7 @@ impl<D: Defects> AgentCore<D> {
                 out.push(Effect::Send(lane, Message::Records(runs)));
             }
         }
+        self.tell_taken(now, out);
         // Waiting batches hold what this link is still owed.
         let sent = if closing { !self.spool.is_under_way() } else { self.spool.is_drained() };
         let drained = self.waiting.is_empty() && sent;
@@ -397,18 +407,6 @@ impl<D: Defects> AgentCore<D> {
     }
 
     /// The next link: what waited for an older one is not sent on it.
-    pub(super) fn link_up(&mut self, now: Now, poll: bool) {
-        self.links += 1;
-        let (number, since) = (self.links, now.mono);
-        self.link = Some(Link { number, poll, done: false, closing: false, since });
-    }
-
-    pub(super) fn link_down(&mut self) {
-        self.link = None;
-        self.links += 1;
-        self.spool.link_down();
-    }
-
     pub(super) fn put_attachment(&mut self, turn: &mut Turn) {
         self.attachment += 1;
         turn.batch.put(Table::Meta, ATTACHMENT, self.attachment.to_be_bytes().to_vec());

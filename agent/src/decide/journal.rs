@@ -274,6 +274,11 @@ impl Journal {
         })
     }
 
+    /// Whether this order was taken and is not at its end.
+    pub fn is_open(&self, order: OrderNumber) -> bool {
+        self.open.contains_key(&order)
+    }
+
     /// Every order that is not at its end.
     pub fn all_open(&self) -> Vec<OrderNumber> {
         self.open.keys().copied().collect()

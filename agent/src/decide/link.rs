@@ -1,7 +1,7 @@
 //! What the link to the parent brings: greetings, messages, documents, leases.
 
 use super::{
-    core::{AgentCore, Then, Turn, count},
+    core::{AgentCore, Link, Then, Turn, count},
     event::{Counted, Effect},
     inventory::Request,
 };
@@ -59,6 +59,19 @@ impl<D: Defects> AgentCore<D> {
             capabilities: self.me.capabilities.clone(),
             next_poll_s,
         }
+    }
+
+    pub(super) fn link_up(&mut self, now: Now, poll: bool) {
+        self.links += 1;
+        let (number, since) = (self.links, now.mono);
+        self.link = Some(Link { number, poll, done: false, closing: false, since });
+    }
+
+    pub(super) fn link_down(&mut self) {
+        self.link = None;
+        self.links += 1;
+        self.untold.forget();
+        self.spool.link_down();
     }
 
     /// The newest link or dial.

@@ -25,6 +25,7 @@ mod rolled_back;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod untold;
 mod wake;
 mod wakeful;
 
@@ -38,5 +39,6 @@ pub use orders::OUTPUT_CAP_MAX;
 pub use recover::{RecoverFault, Rows};
 pub use restart::RESTART_WITHIN_MS;
 pub use schedule::SPREAD_MS as INVENTORY_SPREAD_MS;
+pub use untold::TAKEN_WAITS_MS;
 pub use wake::{WakeKey, WakeKeys};
 pub use wakeful::{Heard, Wakeful};

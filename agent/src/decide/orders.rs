@@ -82,20 +82,34 @@ pub(super) fn plain_end(
     plain(order, Verdict { end, reason: reason.map(str::to_owned) }, started_at, now.shown())
 }
 
+/// An order that is on this disk.
+enum Has {
+    /// From this turn on.
+    Now(OrderNumber),
+    /// It was before.
+    Had(OrderNumber),
+}
+
 impl<D: Defects> AgentCore<D> {
     /// Takes the orders of one message. What is not taken is not acknowledged.
     pub(super) fn orders(&mut self, now: Now, orders: Vec<OrderMessage>, turn: &mut Turn, out: &mut Vec<Effect>) {
-        let mut taken = Vec::new();
+        let (mut taken, mut known) = (Vec::new(), Vec::new());
         for message in orders {
-            if let Some(order) = self.order(now, message, turn, out) {
-                taken.push((order, vec![self.me.node]));
+            match self.order(now, message, turn, out) {
+                // One that is at its end already has its result in this turn.
+                Some(Has::Now(order)) if self.journal.is_open(order) => taken.push(order),
+                Some(Has::Had(order)) => known.push(order),
+                Some(Has::Now(_)) | None => {}
             }
+        }
+        if !known.is_empty() {
+            turn.then.push(self.send(Lane::Control, self.taken(known)));
         }
         if !taken.is_empty() {
             if D::SEEDED && self.defects.has(Defect::JOURNALS_AFTER_TAKEN) {
-                out.push(Effect::Send(Lane::Control, Message::Taken(taken.clone())));
+                out.push(Effect::Send(Lane::Control, self.taken(taken.clone())));
             }
-            turn.then.push(self.send(Lane::Control, Message::Taken(taken)));
+            turn.then.push(Then::Taken(taken));
         }
         if !turn.left.is_empty() {
             // It promises nothing, so it need not wait for the disk, which may be the very thing that is full.
@@ -105,14 +119,8 @@ impl<D: Defects> AgentCore<D> {
         self.begin_ready(now, turn);
     }
 
-    /// The number to acknowledge, if the order is on this disk once the turn is durable.
-    fn order(
-        &mut self,
-        now: Now,
-        message: OrderMessage,
-        turn: &mut Turn,
-        out: &mut Vec<Effect>,
-    ) -> Option<OrderNumber> {
+    /// The order, if it is on this disk once the turn is durable.
+    fn order(&mut self, now: Now, message: OrderMessage, turn: &mut Turn, out: &mut Vec<Effect>) -> Option<Has> {
         let read = match self.me.unverified {
             false => verify_order(&message, &self.me.tenant, self.documents.trust()).map(|verified| verified.payload),
             true => rmp_serde::from_slice(&message.envelope.payload).map_err(|e| OrderFault::Malformed(e.to_string())),
@@ -124,7 +132,7 @@ impl<D: Defects> AgentCore<D> {
         let order = payload.number;
         if self.journal.knows(order) && !(D::SEEDED && self.defects.has(Defect::TAKES_TWICE)) {
             count(Counted::OrderRepeated, out);
-            return Some(order);
+            return Some(Has::Had(order));
         }
         let mine = message.proof.leaves.iter().map(|(_, leaf)| leaf).filter(|leaf| leaf.device == self.me.node);
         let Some(epoch) = mine.map(|leaf| leaf.epoch).max() else {
@@ -151,24 +159,24 @@ impl<D: Defects> AgentCore<D> {
             // Ordered to an earlier life of this device: it may have been run then, on a disk that is no more.
             let verdict = Verdict::because(End::OutcomeUnknown, rolled_back::REASON);
             self.end_at_once(now, order, &open, verdict, turn);
-            return Some(order);
+            return Some(Has::Now(order));
         }
         if open.verb == CANCEL {
             self.cancel(now, order, &open, turn);
-            return Some(order);
+            return Some(Has::Now(order));
         }
         if let Err(answer) = permits(&self.me.capabilities, self.me.platform, &open.verb) {
             self.end_at_once(now, order, &open, Verdict::because(End::Unsupported, answer.reason()), turn);
-            return Some(order);
+            return Some(Has::Now(order));
         }
         if let Err(verdict) = check_args(&mut open) {
             self.end_at_once(now, order, &open, verdict, turn);
-            return Some(order);
+            return Some(Has::Now(order));
         }
         let note = self.note(order, &open, "taken");
         self.journal.receive(order, open, &mut turn.batch);
         turn.then(note);
-        Some(order)
+        Some(Has::Now(order))
     }
 
     /// An order that came too late is closed, so that it never runs whatever this device's clock does, and the parents
@@ -233,15 +241,16 @@ impl<D: Defects> AgentCore<D> {
         fault: &OrderFault,
         turn: &mut Turn,
         out: &mut Vec<Effect>,
-    ) -> Option<OrderNumber> {
+    ) -> Option<Has> {
         self.refused(now, &fault.to_string(), turn, out);
         let payload = self.attributed(message)?;
         let order = payload.number;
-        if !self.journal.knows(order) {
-            let open = Open::of(&payload, Bytes::new());
-            self.end_at_once(now, order, &open, Verdict::because(End::Refused, fault.code()), turn);
+        if self.journal.knows(order) {
+            return Some(Has::Had(order));
         }
-        Some(order)
+        let open = Open::of(&payload, Bytes::new());
+        self.end_at_once(now, order, &open, Verdict::because(End::Refused, fault.code()), turn);
+        Some(Has::Now(order))
     }
 
     /// The payload that a server key signed for this device, although something else about the order is wrong.

@@ -87,6 +87,9 @@ impl<D: Defects> RelayCore<D> {
                     {
                         // What the child learns is that it may forget. What the parent stored says nothing of this disk: a
                         // device that came from the parent's side may have brought it more than is here.
+                        if ack.settled >= self.spool.ack(&ack.stream).stored {
+                            self.owed.told(to.0, to.1, &ack.stream);
+                        }
                         told.entry(to).or_default().push(Ack { stored: ack.settled, ..ack });
                     }
                 }

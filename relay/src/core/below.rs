@@ -53,7 +53,7 @@ impl<D: Defects> RelayCore<D> {
         }
         self.directory.holds(child.node, &child.greeting.documents);
         self.receipts.attached(child.node, child.greeting.receipt.clone());
-        self.bounds.renew(child.node);
+        self.renew(child.node);
         let (poll, wakeable) = (child.lease.is_some(), child.is_wakeable());
         self.links.insert(child.node, Link { session: child.session, role: child.role, poll, done: false, wakeable });
         // Before any document: what it holds may be what is asked for.
@@ -111,7 +111,7 @@ impl<D: Defects> RelayCore<D> {
         }
         let poll = self.links.remove(&child.node).is_some_and(|l| l.poll);
         self.recall_without(child.node);
-        self.bounds.renew(child.node);
+        self.renew(child.node);
         let reach = match end {
             LinkEnd::Goodbye(Goodbye::ShuttingDown | Goodbye::Stopping) => Reach::GoneShutdown,
             LinkEnd::Closed(Goodbye::Done | Goodbye::Continue) | LinkEnd::Goodbye(Goodbye::Done) if poll => {
@@ -258,6 +258,12 @@ impl<D: Defects> RelayCore<D> {
             self.alert_rarely(now, code, format!("{}: {fault}", stream.node), out);
         }
         after.acks.push((child.node, child.session, stream, refused));
+    }
+
+    /// Nothing is owed to a child's old session.
+    pub(super) fn renew(&mut self, child: NodeId) {
+        self.bounds.renew(child);
+        self.owed.forget(child);
     }
 
     /// To whom a message for a node below goes.

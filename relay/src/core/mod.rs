@@ -10,6 +10,7 @@ mod below;
 mod bounds;
 mod event;
 mod gather;
+mod owed;
 mod persist;
 mod put_back;
 mod recall;

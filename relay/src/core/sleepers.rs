@@ -65,7 +65,7 @@ impl<D: Defects> RelayCore<D> {
         }
         if let Some(link) = self.links.remove(&node) {
             self.recall_without(node);
-            self.bounds.renew(node);
+            self.renew(node);
             self.ledger.child_gone(node, &[node]);
             out.push(Effect::DropChild(node, link.session));
             out.push(Effect::FactsChanged);

@@ -1,8 +1,8 @@
 //! The state between events and effects.
 
 use super::{
-    Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, gather::Gather, persist, recall::Recalling,
-    receipts::Receipts, sleepers::Sleepers,
+    Effect, Event, Shelf, again::Again, age::Age, bounds::Bounds, gather::Gather, owed::Owed, persist,
+    recall::Recalling, receipts::Receipts, sleepers::Sleepers,
 };
 use branchline_node::{
     defects::{Defect, Defects, NoDefects},
@@ -21,7 +21,7 @@ use branchline_protocol::{
     order::Signer,
     record::{Alert, Fact, Facts, Lane, class},
     time::{Millis, Now},
-    wire::{Ack, Contact, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
+    wire::{Contact, Greeting, Message, PROTOCOL, PresenceEntry, Reach},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,6 +117,8 @@ pub struct RelayCore<D: Defects = NoDefects> {
     figures_told_at: Option<u64>,
     /// When records go up.
     pub(super) gather: Gather,
+    /// What children are to be told of their records.
+    pub(super) owed: Owed,
     pub(super) next_token: Token,
     pub(super) waiting: BTreeMap<Token, After>,
 }
@@ -151,6 +153,7 @@ impl<D: Defects> RelayCore<D> {
             figures: None,
             figures_told_at: None,
             gather: Gather::default(),
+            owed: Owed::default(),
             next_token: 0,
             waiting: BTreeMap::new(),
         }
@@ -313,6 +316,7 @@ impl<D: Defects> RelayCore<D> {
             let facts = grouped.into_iter().map(|((order, fact), devices)| (order, fact_of(fact), devices)).collect();
             self.tell(now, class::FACTS, &Facts { facts }, out);
         }
+        self.tell_owed(out);
         self.sign_heads(now, false, out);
         self.tell_age(out);
         self.directory.expire(now.node);
@@ -396,13 +400,7 @@ impl<D: Defects> RelayCore<D> {
         for mark in &after.mark {
             self.spool.committed(mark);
         }
-        let mut acks: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
-        for (child, session, stream, refused) in after.acks {
-            acks.entry((child, session)).or_default().push(Ack { refused, ..self.spool.ack(&stream) });
-        }
-        for ((child, session), acks) in acks {
-            out.push(Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)));
-        }
+        self.acknowledge(after.acks, out);
         after.asks.iter().for_each(|ask| self.ledger.granted(ask));
         out.extend(after.effects);
         if !after.look.is_empty() {

@@ -282,11 +282,9 @@ fn nothing_is_told_before_it_is_on_disk() {
     assert!(records_up(&seen).is_empty());
     let seen = bench.flush();
     assert_eq!(taken(&seen), 1);
-    assert!(
-        seen.iter()
-            .any(|e| matches!(e, Effect::ToChild(_, _, _, Message::Acks(a)) if a[0].stored == 1 && a[0].settled == 0))
-    );
+    assert!(seen.iter().any(|e| matches!(e, Effect::ReleaseChild(..))));
     assert_eq!(records_up(&seen), [(node(1), class::RESULT)]);
+    assert_eq!(owed::told(&bench.feed(Event::Tick), 1), [(1, 0)]);
 }
 
 #[test]
@@ -473,6 +471,7 @@ mod back;
 mod facts;
 mod gather;
 mod links;
+mod owed;
 mod put_back;
 mod random;
 mod recall;

@@ -13,7 +13,7 @@ mod schedule;
 mod signing;
 mod steering;
 
-use super::{AgentCore, Effect, Event, JobStart, Me, Rows};
+use super::{AgentCore, Effect, Event, JobStart, Me, Rows, TAKEN_WAITS_MS};
 use crate::{
     capabilities::{MANUAL_REFRESH, REFRESH_INVENTORY, RESTART, RUN_SCRIPT},
     platform::{Ended, JobLeft, SpawnFault, Status},
@@ -36,7 +36,7 @@ use branchline_protocol::{
 };
 use bytes::Bytes;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 use uuid::Uuid;
@@ -312,6 +312,18 @@ pub fn taken(effects: &[Effect]) -> Vec<u64> {
         _ => None,
     });
     lists.flatten().map(|(order, devices)| (devices == &vec![ME]).then_some(order.number).unwrap()).collect()
+}
+
+/// The orders of which a parent that was told this knows that they were taken, by a word or by a result, once the word may
+/// wait no longer.
+pub fn known_taken(bench: &mut Bench, effects: &[Effect]) -> Vec<u64> {
+    bench.pass(TAKEN_WAITS_MS);
+    let later = bench.settle(Event::Tick);
+    let results = sent(effects).into_iter().filter(|(_, record)| record.class == class::RESULT);
+    let result = |record: Record| rmp_serde::from_slice::<JobResult>(&record.body).unwrap().order.number;
+    let mut known: BTreeSet<u64> = results.map(|(_, record)| result(record)).collect();
+    known.extend(taken(effects).into_iter().chain(taken(&later)));
+    known.into_iter().collect()
 }
 
 pub fn releases(effects: &[Effect]) -> u32 {

@@ -1,7 +1,7 @@
 //! Orders: who runs what, once.
 
 use super::*;
-use crate::decide::{Counted, JOBS_AT_ONCE, OPEN_MAX};
+use crate::decide::{Counted, JOBS_AT_ONCE, OPEN_MAX, TAKEN_WAITS_MS};
 use branchline_protocol::{job::End, record::Alert};
 
 fn alerts(disk: &Disk) -> Vec<Alert> {
@@ -20,13 +20,45 @@ fn job_13_nothing_is_started_or_acknowledged_before_the_intent_is_durable() {
     let before = bench.deliver(vec![script_order(1)]);
     assert!(starts(&before).is_empty() && taken(&before).is_empty() && releases(&before) == 0, "{before:?}");
     let after = bench.commit();
-    assert_eq!(taken(&after), [1]);
     assert!(releases(&after) > 0);
     let [start] = starts(&after)[..] else { panic!("{after:?}") };
     assert_eq!(start.env["BRANCHLINE_DEVICE"], ME.to_string());
     assert_eq!(start.env["BRANCHLINE_AGENT_PID"], "4242");
     assert_eq!(start.trace, TraceId(Uuid::from_u128(1_001)));
     assert_eq!(bench.disk.keys(Table::Journal).len(), 1);
+    assert_eq!(known_taken(&mut bench, &after), [1]);
+}
+
+#[test]
+fn the_word_that_an_order_was_taken_waits_for_a_short_jobs_result_and_no_longer_than_it_may() {
+    let mut bench = Bench::running();
+    let effects = bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1), script_order(2)])));
+    assert_eq!(taken(&effects), [0u64; 0]);
+    bench.pass(TAKEN_WAITS_MS - 1);
+    assert_eq!(bench.core.next_deadline(bench.now), Some(bench.now.mono.plus(1)));
+    let effects = bench.settle(ended(1, finished(0)));
+    assert_eq!((sent(&effects).len(), taken(&effects)), (1, vec![]), "the result says it");
+    assert_eq!(taken(&bench.settle(Event::Tick)), [0u64; 0]);
+    bench.pass(1);
+    assert_eq!(taken(&bench.settle(Event::Tick)), [2], "this one takes longer");
+    // What was taken on a link that is gone is said when it is offered again.
+    bench.settle(message(Lane::Work, Message::Orders(vec![script_order(3)])));
+    bench.settle(Event::Down);
+    bench.connect(None);
+    bench.pass(TAKEN_WAITS_MS);
+    assert_eq!(taken(&bench.settle(Event::Tick)), [0u64; 0]);
+    assert_eq!(taken(&bench.settle(message(Lane::Work, Message::Orders(vec![script_order(3)])))), [3]);
+}
+
+#[test]
+fn a_poll_says_at_once_what_it_has_taken_also_when_it_was_none_before() {
+    let lease = Lease { interval_ms: 60_000, phase_ms: 1, waiter: 0 };
+    let mut bench = Bench::running();
+    bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
+    assert_eq!(taken(&bench.settle(Event::Lease(lease))), [1]);
+    bench.settle(Event::Down);
+    bench.connect(Some(lease));
+    assert_eq!(taken(&bench.settle(message(Lane::Work, Message::Orders(vec![script_order(2)])))), [2]);
 }
 
 #[test]
@@ -94,11 +126,11 @@ fn job_13_what_was_received_and_not_begun_is_begun_after_a_crash() {
     let mut later = payload(1, RUN_SCRIPT, &script());
     later.not_before = Millis(START + 5_000);
     let effects = bench.settle(message(Lane::Work, Message::Orders(vec![sign(later, script(), mine(), &server())])));
-    assert_eq!((taken(&effects), starts(&effects).len()), (vec![1], 0));
-    assert_eq!(bench.core.next_deadline(bench.now), Some(bench.now.mono.plus(5_000)));
+    assert_eq!((known_taken(&mut bench, &effects), starts(&effects).len()), (vec![1], 0));
+    assert_eq!(bench.core.next_deadline(bench.now), Some(bench.now.mono.plus(5_000 - TAKEN_WAITS_MS)));
     bench.crash();
     assert!(starts(&bench.wake()).is_empty());
-    bench.pass(4_999);
+    bench.pass(4_999 - TAKEN_WAITS_MS);
     assert!(starts(&bench.settle(Event::Tick)).is_empty());
     bench.pass(1);
     assert_eq!(starts(&bench.settle(Event::Tick)).len(), 1);
@@ -178,7 +210,7 @@ fn an_order_for_an_earlier_life_of_this_device_does_not_run() {
     let leaf = Leaf { device: ME, epoch: 1 };
     let other = sign(payload(1, RUN_SCRIPT, &script()), script(), leaf, &server());
     let effects = bench.settle(message(Lane::Work, Message::Orders(vec![other])));
-    assert_eq!((starts(&effects).len(), taken(&effects)), (0, vec![1]));
+    assert_eq!((starts(&effects).len(), known_taken(&mut bench, &effects)), (0, vec![1]));
     let result = only_result(&bench);
     assert_eq!((result.end, result.reason.as_deref()), (End::OutcomeUnknown, Some("rolled_back")));
 }
@@ -193,7 +225,7 @@ fn an_order_is_journalled_at_its_last_instant_and_not_one_past_it() {
         }
         bench.now.node = Millis(START + 3_600_000 + past);
         let effects = bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
-        assert_eq!((starts(&effects).len(), taken(&effects).len()), (runs, runs));
+        assert_eq!((starts(&effects).len(), known_taken(&mut bench, &effects).len()), (runs, runs));
         assert_eq!(effects.contains(&Effect::Count(Counted::OrderLate)), runs == 0);
         assert_eq!(bench.disk.results().len(), 0);
     }
@@ -205,7 +237,7 @@ fn top_14_an_unknown_verb_and_a_missing_capability_are_unsupported() {
     bench.core.me.capabilities = vec![RUN_SCRIPT.into()];
     let orders = vec![order(1, "lock", Bytes::new()), order(2, REFRESH_INVENTORY, refresh(false))];
     let effects = bench.settle(message(Lane::Work, Message::Orders(orders)));
-    assert_eq!(taken(&effects), [1, 2]);
+    assert_eq!(known_taken(&mut bench, &effects), [1, 2]);
     let told: Vec<_> = bench.disk.results().into_iter().map(|r| (r.end, r.reason.unwrap())).collect();
     let unsupported = |capability: &str| (End::Unsupported, format!("{capability}, linux"));
     assert_eq!(told, [unsupported("lock"), unsupported("refresh_inventory")]);
@@ -225,7 +257,7 @@ fn four_jobs_run_at_once_and_the_fifth_follows_the_first_end() {
     let count = JOBS_AT_ONCE as u64;
     let orders = (1..=count + 1).map(script_order).collect();
     let effects = bench.settle(message(Lane::Work, Message::Orders(orders)));
-    assert_eq!(taken(&effects).len(), JOBS_AT_ONCE + 1);
+    assert_eq!(known_taken(&mut bench, &effects).len(), JOBS_AT_ONCE + 1);
     assert_eq!(starts(&effects).len(), JOBS_AT_ONCE);
     let after = bench.settle(ended(2, finished(0)));
     assert_eq!(starts(&after).iter().map(|s| s.order.number).collect::<Vec<_>>(), [count + 1]);
@@ -240,7 +272,7 @@ fn open_orders_are_bounded_and_one_more_stays_with_the_parent() {
         sign(later, script(), mine(), &server())
     };
     let effects = bench.settle(message(Lane::Work, Message::Orders((1..=OPEN_MAX as u64).map(later).collect())));
-    assert_eq!(taken(&effects).len(), OPEN_MAX);
+    assert_eq!(known_taken(&mut bench, &effects).len(), OPEN_MAX);
     let effects = bench.settle(message(Lane::Work, Message::Orders(vec![later(9_999)])));
     assert!(taken(&effects).is_empty() && effects.contains(&Effect::Count(Counted::OrderLeft)));
     assert!(releases(&effects) > 0);
@@ -315,8 +347,10 @@ fn an_urgent_order_reports_on_the_urgent_lane_and_goes_first() {
 fn a_job_that_runs_two_seconds_has_one_progress_record() {
     let mut bench = Bench::running();
     bench.settle(message(Lane::Work, Message::Orders(vec![script_order(1)])));
-    assert_eq!(bench.core.next_deadline(bench.now), Some(bench.now.mono.plus(2_000)));
-    bench.pass(1_999);
+    bench.pass(TAKEN_WAITS_MS);
+    bench.settle(Event::Tick);
+    assert_eq!(bench.core.next_deadline(bench.now), Some(bench.now.mono.plus(2_000 - TAKEN_WAITS_MS)));
+    bench.pass(1_999 - TAKEN_WAITS_MS);
     bench.settle(Event::Tick);
     assert!(bench.disk.records(class::PROGRESS).is_empty());
     bench.pass(1);

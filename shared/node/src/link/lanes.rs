@@ -87,6 +87,8 @@ struct In {
     partial: BytesMut,
     /// Of the message under way: bytes not granted anew yet.
     owed: u32,
+    /// Released and not told yet.
+    freed: u32,
     /// What the peer may still send.
     granted: u32,
     /// The beginning of a message, from an earlier link.
@@ -110,6 +112,9 @@ impl Default for Lanes {
 
 /// A message beyond this is granted on while it arrives.
 const GRANT_ON_ABOVE: usize = CREDIT_START as usize / 2;
+/// Credit is told once there is so much: a frame for each short message would cost both ends more than the message. What is
+/// held back leaves the peer seven eighths of its window.
+const GRANT_FROM: u32 = CREDIT_START / 8;
 
 impl Lanes {
     /// Queues a whole message. The caller bounds how much it queues; [`Lanes::queued`] tells.
@@ -248,12 +253,16 @@ impl Lanes {
         Ok((None, grant))
     }
 
-    /// The receiver's store has committed: the frame that says so, if there is anything to say.
+    /// The receiver's store has committed: the frame that says so, once it is worth one.
     pub fn release(&mut self, lane: Lane, bytes: u32) -> Option<Frame> {
         let inn = &mut self.inn[lane as usize];
-        let bytes = bytes.min(CREDIT_START - inn.granted);
+        inn.freed = inn.freed.saturating_add(bytes).min(CREDIT_START - inn.granted);
+        if inn.freed < GRANT_FROM {
+            return None;
+        }
+        let bytes = std::mem::take(&mut inn.freed);
         inn.granted += bytes;
-        (bytes > 0).then_some(Frame::Credit { lane, bytes })
+        Some(Frame::Credit { lane, bytes })
     }
 }
 
@@ -304,6 +313,31 @@ mod tests {
         let Some(Frame::Credit { lane, bytes }) = b.release(Lane::Work, got[0].credit) else { panic!("credit") };
         a.credited(lane, bytes).unwrap();
         assert_eq!(pump(&mut a, &mut b).len(), 1);
+    }
+
+    #[test]
+    fn credit_of_short_messages_is_told_together_and_the_window_never_closes_for_it() {
+        let (mut a, mut b) = (Lanes::default(), Lanes::default());
+        assert_eq!(b.release(Lane::Work, GRANT_FROM), None, "nothing was sent, nothing can be granted");
+        a.queue(Lane::Work, Bytes::from(vec![1; GRANT_FROM as usize - 1])).unwrap();
+        let got = pump(&mut a, &mut b);
+        assert_eq!(b.release(Lane::Work, got[0].credit), None, "one byte less than it is worth a frame");
+        a.queue(Lane::Work, Bytes::from_static(b"x")).unwrap();
+        a.queue(Lane::Control, Bytes::from_static(b"y")).unwrap();
+        for got in pump(&mut a, &mut b) {
+            let told = b.release(got.lane, got.credit);
+            let all = Frame::Credit { lane: Lane::Work, bytes: GRANT_FROM };
+            assert_eq!(told, (got.lane == Lane::Work).then_some(all), "each lane for itself");
+        }
+        // One message after another, each released: what is held back never is the last of the window.
+        for bytes in [1, 1_000, 31_999, 200_000, 300_000] {
+            a.queue(Lane::Logs, Bytes::from(vec![2; bytes])).unwrap();
+            let got = pump(&mut a, &mut b);
+            assert_eq!(got.iter().map(|got| got.bytes.len()).collect::<Vec<_>>(), [bytes]);
+            if let Some(Frame::Credit { lane, bytes }) = b.release(Lane::Logs, got[0].credit) {
+                a.credited(lane, bytes).unwrap();
+            }
+        }
     }
 
     #[test]
