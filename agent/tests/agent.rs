@@ -352,18 +352,20 @@ async fn job_13_enr_7_an_agent_enrols_sends_its_inventory_and_runs_an_order_once
     assert_eq!((result.end, result.exit_code, result.simulated), (End::Succeeded, Some(0), false));
     assert_eq!(result.stdout, format!("{DEVICE} 4242"));
     assert!(result.started_at.unwrap() <= result.ended_at);
-    assert_eq!(world.taken, [1]);
-
+    // A result that is soon there says that the order was taken; one that comes again is answered at once.
+    let known = world.taken.len();
     world.say(Lane::Work, Message::Orders(vec![order.clone()]));
-    world.until("second acknowledgement", |w| (w.taken.len() == 2).then_some(())).await;
+    world.until("acknowledgement", |w| (w.taken.len() > known).then_some(())).await;
 
     bounded("stop", agent.stop()).await;
     // Enrolled once; the order is known after a restart, and its unsettled result is not lost.
     let agent = world.agent().await;
     let greeting = world.up().await;
     assert_eq!((greeting.attachment, greeting.node), (2, DEVICE));
+    let known = world.taken.len();
     world.say(Lane::Work, Message::Orders(vec![order]));
-    world.until("third acknowledgement", |w| (w.taken.len() == 3).then_some(())).await;
+    world.until("acknowledgement after the restart", |w| (w.taken.len() > known).then_some(())).await;
+    assert!(world.taken.iter().all(|number| *number == 1));
     assert_eq!(world.parent.enrolments.load(Ordering::SeqCst), 1);
     assert_eq!(line_count(&marks), 1, "it ran once");
     assert!(!agent.metrics().render().contains("branchline_restarts_total 1"), "no actor faulted");
