@@ -1,7 +1,9 @@
 //! An agent as a value: configuration, clock, randomness and platform in, a running agent out (DESIGN 4).
 
+mod disk;
 mod drill;
 
+use self::disk::{Disk, store_fault};
 use crate::{
     actors::{self, Door, Parts},
     config::AgentConfig,
@@ -12,13 +14,13 @@ use crate::{
 use branchline_node::{
     config::Reach,
     enrol::{EnrolFault, Enrolled, enrol_or_load},
-    identity::{Bundle, Identity, outer_client_config},
+    identity::{Bundle, outer_client_config},
     link::dial::Dialler,
     metrics::Metrics,
     node::{Addresses, Ambient, EndWatch, NodeEnd, StartFault, Started, exit_code, listen, listen_udp, write_whole},
     process::RunningNode,
     status::Handle as StatusPort,
-    store::{Batch, Ended, Store, StoreError, StoreHandle, StoreOptions},
+    store::{Batch, Ended, StoreHandle},
     supervise::Supervision,
     time::NodeTime,
     uplink::{board::Board, path::routes},
@@ -34,9 +36,6 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::watch, task::JoinHandle};
-
-/// The format of an agent's store that this build writes.
-const STORE_FORMAT: u32 = 1;
 
 /// A server that cannot be reached is asked for so long; then whoever started the agent decides. Ten minutes is longer
 /// than a gateway's restart and shorter than anybody waits at a new computer.
@@ -62,7 +61,7 @@ pub struct AgentProcess {
 pub struct Spared {
     /// It takes orders without checking signature, proof and arguments.
     pub verification: bool,
-    /// Its journal and spool are in memory only; the identity is on disk.
+    /// Its journal and spool are in memory while it runs, and written down when it stops in good order; the identity is on disk.
     pub journal: bool,
 }
 
@@ -77,7 +76,7 @@ pub struct RunningAgent {
     metrics: Metrics,
     supervision: Supervision,
     parts: Arc<Parts>,
-    store: StoreHandle,
+    disk: Disk,
     watcher: JoinHandle<()>,
     status: Option<StatusPort>,
 }
@@ -171,7 +170,7 @@ impl Agent {
         };
         let wake = door(&config);
         let metrics = Metrics::new();
-        let (store, incarnation) = open_store(&config.state_dir, &identity, &ambient, spared.journal).await?;
+        let (disk, incarnation) = Disk::open(&config.state_dir, &identity, &ambient, spared.journal).await?;
         let parts = Parts {
             me,
             bundle,
@@ -182,7 +181,7 @@ impl Agent {
             board: Board::new(&metrics),
             quotas: config.quotas,
             dialler,
-            store: store.clone(),
+            store: disk.store().clone(),
             incarnation,
             // Where the platform cannot tell, each process counts as a start of the machine.
             boot: boot.unwrap_or_else(|| format!("process {incarnation}")),
@@ -203,10 +202,10 @@ impl Agent {
             config: Mutex::new(None),
         };
         // Whatever fails from here on closes the store again, so that a second try can open it.
-        match run(&config, parts, documents, private, begin).await {
+        match run(&config, parts, disk.clone(), documents, private, begin).await {
             Ok(running) => Ok(running),
             Err(fault) => {
-                stop_store(store).await;
+                disk.stop().await;
                 Err(fault)
             }
         }
@@ -222,12 +221,13 @@ fn here(private: Option<&TcpListener>) -> Vec<String> {
 async fn run(
     config: &AgentConfig,
     parts: Parts,
+    disk: Disk,
     documents: Vec<(Kind, Envelope)>,
     private: Option<TcpListener>,
     begin: impl Future<Output = ()>,
 ) -> Result<RunningAgent, StartFault> {
     let parts = recover(Arc::new(parts), documents).await?;
-    let (store, metrics, figures) = (parts.store.clone(), parts.metrics.clone(), parts.figures.subscribe());
+    let (metrics, figures) = (parts.metrics.clone(), parts.figures.subscribe());
     let id = parts.me.node;
     let hears = parts.wake.socket.as_ref().and_then(|socket| socket.local_addr().ok());
     let addresses = Addresses::from_iter(hears.map(|address| ("wake".to_owned(), address)));
@@ -251,8 +251,8 @@ async fn run(
         return Err(state_fault(&config.state_dir, &e));
     }
     let (ended, end) = watch::channel(None);
-    let watcher = actix_rt::spawn(watch_end(supervision.clone(), store.clone(), ended));
-    Ok(RunningAgent { started, end, figures, metrics, supervision, parts, store, watcher, status })
+    let watcher = actix_rt::spawn(watch_end(supervision.clone(), disk.store().clone(), ended));
+    Ok(RunningAgent { started, end, figures, metrics, supervision, parts, disk, watcher, status })
 }
 
 impl RunningAgent {
@@ -268,7 +268,7 @@ impl RunningAgent {
 
     /// How often its store synced the disk, as it goes on counting.
     pub fn fsyncs(&self) -> Arc<AtomicU64> {
-        self.store.fsync_counter()
+        self.disk.store().fsync_counter()
     }
 
     /// The keys that wake it, for tests.
@@ -309,7 +309,7 @@ impl RunningNode for RunningAgent {
                 Err(error) => tracing::warn!(%error, "the supervisor was gone before the stop"),
             }
             self.watcher.abort();
-            stop_store(self.store).await;
+            self.disk.stop().await;
         })
     }
 }
@@ -409,40 +409,6 @@ async fn declared(platform: Arc<dyn Platform>) -> Result<Declared, StartFault> {
     let ask = move || (platform.facts(), platform.capabilities(), platform.boot());
     let asked = tokio::task::spawn_blocking(ask).await;
     asked.map_err(|e| StartFault::new(exit_code::STATE, "platform", format!("asking the platform failed: {e}")))
-}
-
-async fn open_store(
-    state_dir: &Path,
-    identity: &Identity,
-    ambient: &Ambient,
-    volatile: bool,
-) -> Result<(StoreHandle, u64), StartFault> {
-    let path = state_dir.join("agent.redb");
-    let options = StoreOptions::new(STORE_FORMAT, ambient.random.next_u64()).for_node(*identity.subject.node.bytes());
-    let open = move || match volatile {
-        false => Store::open(&path, options),
-        true => Store::volatile(options),
-    };
-    let opened = tokio::task::spawn_blocking(open).await;
-    let opened = opened.map_err(|e| StartFault::new(exit_code::STATE, "state_unreadable", e.to_string()))?;
-    let (store, recovered) = opened.map_err(|e| store_fault(&e))?;
-    Ok((store, recovered.incarnation))
-}
-
-async fn stop_store(store: StoreHandle) {
-    // The fault that stopped it, if one did, was reported as the node's end.
-    let _ = tokio::task::spawn_blocking(move || store.stop()).await;
-}
-
-fn store_fault(fault: &StoreError) -> StartFault {
-    let (exit, code) = match fault {
-        StoreError::InUse { .. } => (exit_code::STATE, "state_in_use"),
-        StoreError::OtherNode { .. } => (exit_code::STATE, "other_node"),
-        StoreError::NewerFormat { .. } => (exit_code::STATE, "newer_format"),
-        StoreError::Corrupt { .. } | StoreError::Damaged { .. } => (exit_code::STATE, "state_unreadable"),
-        _ => (exit_code::STORE, "store_failed"),
-    };
-    StartFault::new(exit, code, fault.to_string())
 }
 
 fn bad_bundle(why: String) -> StartFault {

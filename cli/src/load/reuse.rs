@@ -52,11 +52,6 @@ impl Made {
                         let why = format!("it was made by {made}, and this is {wanted}; use another --state");
                         return Err(wrong("other_state", why));
                     }
-                    if self.volatile_agents {
-                        let why = "its agents kept their journals in memory and would come back as devices that were put back \
-                                   to an older state; use another --state";
-                        return Err(wrong("other_state", why.into()));
-                    }
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(wrong("state_not_empty", "it is not empty, and no measurement made it".into()));
@@ -108,18 +103,6 @@ mod tests {
             assert!(failure.message.contains(&made().options()), "{failure}");
             assert!(failure.message.contains(&other.options()), "{failure}");
         }
-    }
-
-    #[test]
-    fn journals_that_were_in_memory_cannot_be_used_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let made = Made { volatile_agents: true, ..made() };
-        assert_eq!(made.fits(folder.path()).unwrap(), folder.path(), "a new one");
-        let (name, text) = made.mark();
-        std::fs::write(folder.path().join(name), text).unwrap();
-        let failure = made.fits(folder.path()).unwrap_err();
-        assert_eq!((failure.exit, failure.code.as_str()), (2, "other_state"));
-        assert!(failure.message.contains("journals in memory"), "{failure}");
     }
 
     #[test]

@@ -82,6 +82,29 @@ fn several_relays_live_with_their_agents_and_a_second_run_enrols_nobody() {
 }
 
 #[test]
+fn a_tree_whose_journals_are_in_memory_is_used_again_and_not_after_it_lost_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let tree = [
+        &["--mode", "fanout", "--relays", "2", "--rounds", "2", "--volatile-agents", "--unverified-agents"][..],
+        &["--state", state.to_str().unwrap()],
+    ]
+    .concat();
+    let rows = state.join("nodes/branch-2-agents/pc-2-3/agent.rows");
+    for _ in 0..2 {
+        let json = measured_of("3", &tree);
+        assert_eq!((number(&json, "/results"), number(&json, "/missing")), (12.0, 0.0), "{json}");
+        assert_eq!(number(&json, "/fsyncs_by/agents"), 0.0, "{json}");
+        assert!(rows.exists(), "it is written down at the end");
+    }
+    std::fs::remove_file(&rows).unwrap();
+    let lost = run(&[&["load", "--agents", "3"][..], &tree].concat());
+    assert_ne!(code(&lost), 0, "{}", stdout(&lost));
+    let log = std::fs::read_to_string(state.join("logs/branch-2.log")).unwrap();
+    assert!(log.contains("in memory and is gone"), "{log}");
+}
+
+#[test]
 fn links_are_measured_at_relay_and_gateway() {
     let json = measured(&["--mode", "links"]);
     for part in PARTS {
