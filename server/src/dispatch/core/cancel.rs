@@ -47,11 +47,13 @@ pub(in crate::dispatch) fn given_back(
     work.ops.extend(change.and_then(|change| holders_op(state, &tenant, &change)));
     let cancelling = state.orders.get(&order).is_some_and(|o| o.cancelling.contains(&device));
     if cancelling && state.ledger.is_free(order, device) {
-        cancelled(state, now, order, device, None, work);
+        let over = Over::of(State::Cancelled, now.node);
+        cancelled(state, now, order, device, over, work);
     }
 }
 
-/// What the agent says became of a cancelled order: what it had not begun it never will.
+/// What the agent says became of a cancelled order: what it had not begun it never will. Of an order of an epoch that it has
+/// left it only knows that it knows nothing: the disk that may have begun it is no more.
 pub(in crate::dispatch) fn cancel_told(
     state: &mut TenantState,
     now: Now,
@@ -61,24 +63,21 @@ pub(in crate::dispatch) fn cancel_told(
     work: &mut Work,
 ) {
     if reason == Some(branchline_protocol::job::cancel::CANCELLED) {
-        cancelled(state, now, target, device, None, work);
+        let over = match state.ledger.is_past(target, device) {
+            true => Over::because(State::OutcomeUnknown, "rolled_back", now.node),
+            false => Over::of(State::Cancelled, now.node),
+        };
+        cancelled(state, now, target, device, over, work);
     }
 }
 
-fn cancelled(
-    state: &mut TenantState,
-    now: Now,
-    order: OrderNumber,
-    device: NodeId,
-    by: Option<NodeId>,
-    work: &mut Work,
-) {
-    end(state, order, device, Over::of(State::Cancelled, now.node), by, work);
+fn cancelled(state: &mut TenantState, now: Now, order: OrderNumber, device: NodeId, over: Over, work: &mut Work) {
+    end(state, order, device, over, None, work);
     // Nobody has the order any more, so nobody need be told.
     let steering = state.orders.iter().filter(|(_, o)| o.target == Some(order) && o.open.contains_key(&device));
     let steering: Vec<OrderNumber> = steering.map(|(number, _)| *number).collect();
     for number in steering {
-        end(state, number, device, Over::because(State::Cancelled, "withdrawn", now.node), by, work);
+        end(state, number, device, Over::because(State::Cancelled, "withdrawn", now.node), None, work);
     }
 }
 

@@ -178,6 +178,25 @@ fn job_13_rolled_back_a_device_is_asked_again_for_what_it_had_late_or_cancelled_
 }
 
 #[test]
+fn job_14_a_cancel_that_comes_before_an_order_that_the_device_may_have_forgotten_leaves_its_end_unknown() {
+    for (epoch, end) in [(1, (State::Cancelled, None)), (2, (State::OutcomeUnknown, Some("rolled_back".to_string())))] {
+        let mut bench = Bench::new();
+        let agent = child(1, 1);
+        bench.feed(Event::Up(agent.clone()));
+        bench.issue(&[1]);
+        bench.said(&agent, Message::Taken(vec![(ORDER, vec![node(1)])]));
+        bench.cancel();
+        let raised = if epoch == 2 { vec![(node(1), 2)] } else { vec![] };
+        bench.feed(list(2, raised));
+        let link = in_epoch(1, 3, epoch, 2);
+        bench.feed(Event::Up(link.clone()));
+        let word = super::steering::cancel_result(branchline_protocol::job::cancel::CANCELLED);
+        bench.said(&link, Message::Records(vec![spooled(1, vec![(class::RESULT, word)])]));
+        assert_eq!(bench.last(1), Some(end), "in epoch {epoch}");
+    }
+}
+
+#[test]
 fn rolled_back_a_device_in_an_epoch_that_it_has_left_is_handed_the_list_and_nothing_else() {
     let mut bench = Bench::new();
     bench.feed(list(2, vec![(node(1), 2)]));

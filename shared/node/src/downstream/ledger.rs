@@ -356,6 +356,11 @@ impl Ledger {
         self.seen(number, device).map_or(&[], |entry| &entry.holders)
     }
 
+    /// Whether a device's order is open here, of an epoch that the device has left.
+    pub fn is_past(&self, number: OrderNumber, device: NodeId) -> bool {
+        self.seen(number, device).is_some_and(Entry::is_past)
+    }
+
     /// Whether a device's order is open here and nobody below can have it.
     pub fn is_free(&self, number: OrderNumber, device: NodeId) -> bool {
         self.seen(number, device).is_some_and(Entry::is_free)
