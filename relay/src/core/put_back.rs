@@ -125,10 +125,9 @@ impl<D: Defects> RelayCore<D> {
         let hop = known.map(|known| known.via.first().copied().unwrap_or(node));
         let (mut batch, mut after) = (Batch::new(), After::default());
         if let Some(hop) = hop {
-            // The relay between may be away: it hears so when it tells of the node again. Of a child the disk knows.
-            let kept = self.directory.keep_told(node, key);
             if hop == node {
-                persist::attached(node, kept, &mut batch);
+                self.directory.keep(node, key);
+                persist::attached(node, key, &mut batch);
             }
             self.overtake(hop, node, key, &mut after.effects);
         }
