@@ -118,16 +118,18 @@ impl<D: Defects> RelayCore<D> {
         self.commit(now, batch, After::default(), out);
     }
 
-    /// The parent knows a newer attachment of a node below than this relay does. Of a child it is kept, so that no later link
-    /// passes for a newer one, whatever becomes of the answer.
+    /// The parent knows a newer attachment of a node below than this relay told of. Of a child it is kept, so that no later
+    /// link passes for a newer one, whatever becomes of the answer. A link of that very number is the one that is meant: what
+    /// its node signed on it was there before this relay's word.
     pub(super) fn newer(&mut self, now: Now, node: NodeId, key: AttachmentKey, release: Effect, out: &mut Vec<Effect>) {
-        let known = self.directory.get(node).filter(|known| known.key.epoch == key.epoch && known.key <= key);
+        let known = self.directory.get(node).filter(|known| known.key.epoch == key.epoch && known.key < key);
         let hop = known.map(|known| known.via.first().copied().unwrap_or(node));
         let (mut batch, mut after) = (Batch::new(), After::default());
         if let Some(hop) = hop {
+            // The relay between may be away: it hears so when it tells of the node again. Of a child the disk knows.
+            let kept = self.directory.keep_told(node, key);
             if hop == node {
-                self.directory.keep(node, key);
-                persist::attached(node, key, &mut batch);
+                persist::attached(node, kept, &mut batch);
             }
             self.overtake(hop, node, key, &mut after.effects);
         }

@@ -162,6 +162,13 @@ pub struct AttachmentKey {
     pub attachment: Attachment,
 }
 
+impl AttachmentKey {
+    /// The number behind this one. Told of a number that was given twice: no link that has it is newer.
+    pub fn next(self) -> AttachmentKey {
+        AttachmentKey { attachment: self.attachment.saturating_add(1), ..self }
+    }
+}
+
 /// A number the server issued, compared as (term, number): a restored server's new term outranks every older number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderNumber {

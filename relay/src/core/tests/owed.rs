@@ -14,6 +14,15 @@ pub fn told(effects: &[Effect], n: u128) -> Vec<(u64, u64)> {
 
 const NOTHING: [(u64, u64); 0] = [];
 
+/// The next record of a device's spool, as its link sends it.
+fn alert(spool: &mut Spool) -> Run {
+    let body = rmp_serde::to_vec(&Alert { code: "full".into(), message: String::new() }).unwrap();
+    let mark = spool.append(Millis(5), Lane::Work, class::ALERT, None, body.into(), &mut Batch::new());
+    spool.committed(&mark);
+    spool.link_up(node(100), 1);
+    spool.take().unwrap().1.remove(0)
+}
+
 fn settles(run: &Run) -> Event {
     parent_says(Message::Acks(vec![Ack { stream: run.stream, stored: 1, settled: 1, refused: vec![] }]))
 }
@@ -44,14 +53,7 @@ fn what_is_not_settled_by_the_next_tick_is_told_as_stored_and_once() {
     assert_eq!(told(&bench.feed(settles(&run)), 1), [(1, 1)]);
     // Of an older one only: what is stored behind it is still to be told.
     let mut spool = Spool::new(node(1), 1, 78);
-    let mut one = || {
-        let alert = rmp_serde::to_vec(&Alert { code: "full".into(), message: String::new() }).unwrap();
-        let mark = spool.append(Millis(5), Lane::Work, class::ALERT, None, alert.into(), &mut Batch::new());
-        spool.committed(&mark);
-        spool.link_up(node(100), 1);
-        spool.take().unwrap().1.remove(0)
-    };
-    let (first, second) = (one(), one());
+    let (first, second) = (alert(&mut spool), alert(&mut spool));
     bench.feed(child_says(&agent, Message::Records(vec![first.clone()])));
     bench.feed(child_says(&agent, Message::Records(vec![second])));
     assert_eq!(told(&bench.feed(settles(&first)), 1), [(1, 1)]);
@@ -68,12 +70,7 @@ fn what_is_stored_is_told_at_once_to_a_poll_to_a_relay_and_while_there_is_no_par
             bench.parent_up(1);
         }
         bench.child_up(&from);
-        let mut spool = Spool::new(node(1), 1, 77);
-        let alert = rmp_serde::to_vec(&Alert { code: "full".into(), message: String::new() }).unwrap();
-        let mark = spool.append(Millis(5), Lane::Work, class::ALERT, None, alert.into(), &mut Batch::new());
-        spool.committed(&mark);
-        spool.link_up(node(100), 1);
-        let run = spool.take().unwrap().1.remove(0);
+        let run = alert(&mut Spool::new(node(1), 1, 77));
         assert_eq!(told(&bench.feed(child_says(&from, Message::Records(vec![run]))), 1), [(1, 0)], "{from:?}");
         assert_eq!(told(&bench.feed(Event::Tick), 1), NOTHING);
     }

@@ -121,6 +121,7 @@ fn rolled_back_a_device_whose_newer_links_the_parent_knows_is_told_so_and_its_ne
     let newer = |epoch, attachment| parent_says(Message::Newer(node(1), AttachmentKey { epoch, attachment }));
     bench.child_up(&child(1, Role::Agent, 5));
     assert!(refused(&bench.feed(newer(1, 4))).is_empty(), "it is newer than that");
+    assert!(refused(&bench.feed(newer(1, 5))).is_empty(), "its records came before this relay's word of that link");
     assert!(refused(&bench.feed(newer(2, 1))).is_empty(), "of another epoch the list speaks");
     bench.hold = true;
     assert!(refused(&bench.feed(newer(1, 8))).is_empty(), "not before it is kept");
@@ -130,9 +131,16 @@ fn rolled_back_a_device_whose_newer_links_the_parent_knows_is_told_so_and_its_ne
     let nested = child(7, Role::Relay, 1);
     bench.child_up(&nested);
     bench.nested(&nested, 2, 3);
-    let told = parent_says(Message::Newer(node(2), AttachmentKey { epoch: 1, attachment: 4 }));
+    let told = || parent_says(Message::Newer(node(2), AttachmentKey { epoch: 1, attachment: 4 }));
     let passed = |e: &Effect| matches!(e, Effect::ToChild(n, _, _, Message::Newer(..)) if *n == node(7));
-    assert!(bench.feed(told).iter().any(passed), "the relay between ends it");
+    assert!(bench.feed(told()).iter().any(passed), "the relay between ends it");
+    // It did not hear so, or was away then: when it tells of that link again, it is told again.
+    bench.feed(Event::ChildGone(nested, LinkEnd::Silent));
+    assert!(!bench.feed(told()).iter().any(passed));
+    let nested = child(7, Role::Relay, 2);
+    bench.child_up(&nested);
+    assert!(bench.nested(&nested, 2, 3).iter().any(passed), "told the same as before");
+    assert!(!bench.nested(&nested, 2, 5).iter().any(passed), "it is newer than that");
 }
 
 #[test]

@@ -192,9 +192,10 @@ pub(super) fn overtake(state: &TenantState, relay: NodeId, entries: &[PresenceEn
     let signed = there.filter_map(|entry| {
         let (newest, parent) = state.receipts.newest(entry.node)?;
         let elsewhere = parent != entry.via.last().copied().unwrap_or(relay);
-        let newer = newest > entry.key || (newest == entry.key && elsewhere);
+        let twice = newest == entry.key && elsewhere;
         let session = state.links.get(&relay)?.session;
-        (newer && newest.epoch == entry.key.epoch)
+        let newest = if twice { newest.next() } else { newest };
+        (newest > entry.key && newest.epoch == entry.key.epoch)
             .then(|| Effect::Send(relay, session, Lane::Control, Message::Newer(entry.node, newest)))
     });
     told.into_iter().chain(signed).collect()

@@ -13,11 +13,18 @@ pub const REFUSALS_MAX: u8 = 4;
 impl Directory {
     /// Links below this node that are overtaken by what these entries of a child relay say, or the other way round: whom to
     /// tell (the child by which the overtaken link is reached, or its node itself), of whom, and what is known of it. A
-    /// number that comes from two parents is two links: a node never gives one twice.
+    /// number that comes from two parents is two links, as a node never gives one twice: then the next number is told, for who
+    /// has a link of the very number that it is told of has the link that is meant, and told of it late. What was told from above of a node
+    /// counts each time that it is told of with less: whoever was to be told may have been away.
     pub fn overtaken(&self, relay: NodeId, entries: &[PresenceEntry]) -> Vec<(NodeId, NodeId, AttachmentKey)> {
         let away = |reach| matches!(reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited);
         let mut overtaken = Vec::new();
         for entry in entries.iter().filter(|entry| entry.node != relay) {
+            let kept = self.kept.get(&entry.node).filter(|kept| kept.epoch == entry.key.epoch && **kept > entry.key);
+            if let Some(kept) = kept.filter(|_| !away(entry.reach)) {
+                overtaken.push((relay, entry.node, *kept));
+                continue;
+            }
             let Some(known) = self.nodes.get(&entry.node).filter(|known| known.key.epoch == entry.key.epoch) else {
                 continue;
             };
@@ -25,7 +32,8 @@ impl Directory {
             let elsewhere = known.via.last() != Some(&told_by);
             if known.key > entry.key || (known.key == entry.key && elsewhere) {
                 if !away(entry.reach) {
-                    overtaken.push((relay, entry.node, known.key));
+                    let twice = known.key == entry.key;
+                    overtaken.push((relay, entry.node, if twice { known.key.next() } else { known.key }));
                 }
             } else if elsewhere && !away(known.reach) {
                 let hop = known.via.first().copied().unwrap_or(entry.node);
@@ -54,7 +62,7 @@ impl Directory {
         let behind = self.has_met_newer(node, key, age);
         if behind {
             self.ages.remove(&node);
-            self.keep(node, AttachmentKey { attachment: key.attachment.saturating_add(1), ..key });
+            self.keep(node, key.next());
         }
         behind
     }
@@ -85,6 +93,13 @@ impl Directory {
     pub fn keep(&mut self, node: NodeId, key: AttachmentKey) {
         self.kept.insert(node, key);
     }
+
+    /// The attachment of a node somewhere below, as this node's parent knows it. Answers the newest that is kept.
+    pub fn keep_told(&mut self, node: NodeId, key: AttachmentKey) -> AttachmentKey {
+        let kept = self.kept.entry(node).or_insert(key);
+        *kept = key.max(*kept);
+        *kept
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +120,7 @@ mod tests {
         assert_eq!(by(1, told(7, 5, vec![node(3)])), [], "the same link, told again");
         assert_eq!(by(1, told(7, 6, vec![node(3)])), [], "a newer one at the same relay");
         assert_eq!(by(2, told(7, 4, vec![])), [(node(2), node(7), key(5))]);
-        assert_eq!(by(2, told(7, 5, vec![])), [(node(2), node(7), key(5))], "one number is one link");
+        assert_eq!(by(2, told(7, 5, vec![])), [(node(2), node(7), key(6))], "one number is one link");
         assert_eq!(by(1, told(7, 6, vec![])), [(node(1), node(7), key(6))], "below the same child, at another relay");
         assert_eq!(by(2, told(7, 6, vec![])), [(node(1), node(7), key(6))]);
         let gone = PresenceEntry { reach: Reach::GoneTimeout, ..told(7, 4, vec![]) };
@@ -115,6 +130,25 @@ mod tests {
         assert_eq!(by(2, other), [], "of another epoch the list speaks");
         d.attach(attach(7, Role::Agent, 9, 20));
         assert_eq!(d.overtaken(node(2), &[told(7, 10, vec![])]), [(node(7), node(7), key(10))], "a link of our own");
+    }
+
+    #[test]
+    fn rolled_back_what_the_parent_knows_is_told_each_time_less_is_told_of_a_node() {
+        let mut d = Directory::default();
+        d.attach(attach(1, Role::Relay, 1, 10));
+        d.presence(node(1), false, vec![told(7, 6, vec![])]);
+        d.keep_told(node(7), key(7));
+        d.keep_told(node(7), key(5));
+        let by = |d: &Directory, relay, entry| d.overtaken(node(relay), &[entry]);
+        for _ in 0..2 {
+            assert_eq!(by(&d, 1, told(7, 6, vec![])), [(node(1), node(7), key(7))], "the same link, told again");
+        }
+        assert_eq!(by(&d, 1, told(7, 7, vec![])), [], "that one");
+        let gone = PresenceEntry { reach: Reach::GoneTimeout, ..told(7, 6, vec![]) };
+        assert_eq!(by(&d, 1, gone), [], "a link that is gone need not end");
+        let mut other = told(7, 6, vec![]);
+        other.key.epoch = 2;
+        assert_eq!(by(&d, 1, other), [], "of another epoch the list speaks");
     }
 
     #[test]
