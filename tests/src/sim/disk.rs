@@ -48,15 +48,27 @@ struct State {
 }
 
 enum Media {
-    Model { rows: Rows, queue: Vec<(Batch, OnDone)> },
-    Engine { platter: Platter, open: Option<InlineStore> },
+    Model {
+        rows: Rows,
+        queue: Vec<(Batch, OnDone)>,
+    },
+    /// `of`: whose, once it was opened.
+    Engine {
+        platter: Platter,
+        open: Option<InlineStore>,
+        of: Option<[u8; 16]>,
+    },
+}
+
+fn options(node: [u8; 16], incarnation: u64) -> StoreOptions {
+    StoreOptions { cache_bytes: 256 * 1024, queue: QUEUE, ..StoreOptions::new(1, incarnation) }.for_node(node)
 }
 
 impl Disk {
     /// An empty disk.
     pub fn new(engine: bool, defect: Option<Defect>) -> Disk {
         let media = match engine {
-            true => Media::Engine { platter: Platter::default(), open: None },
+            true => Media::Engine { platter: Platter::default(), open: None, of: None },
             false => Media::Model { rows: Rows::new(), queue: Vec::new() },
         };
         Disk(Rc::new(RefCell::new(State { media, full: false, defect, limbo: Vec::new() })))
@@ -65,13 +77,11 @@ impl Disk {
     /// Opens the store of a node, as its process does at its start.
     pub fn open(&self, node: [u8; 16], incarnation: u64) -> Result<Recovered, StoreError> {
         let state = &mut *self.0.borrow_mut();
-        let options =
-            StoreOptions { cache_bytes: 256 * 1024, queue: QUEUE, ..StoreOptions::new(1, incarnation) }.for_node(node);
         match &mut state.media {
-            Media::Engine { platter, open } => {
+            Media::Engine { platter, open, of } => {
                 *open = None;
-                let (store, recovered) = InlineStore::open(platter.clone(), options)?;
-                *open = Some(store);
+                let (store, recovered) = InlineStore::open(platter.clone(), options(node, incarnation))?;
+                (*open, *of) = (Some(store), Some(node));
                 Ok(recovered)
             }
             Media::Model { rows, queue } => {
@@ -155,7 +165,7 @@ impl Disk {
                     group.into_iter().take(kept).for_each(|(batch, _)| apply(rows, batch));
                 }
             }
-            Media::Engine { platter, open } => {
+            Media::Engine { platter, open, .. } => {
                 let Some(store) = open.take() else { return };
                 match how {
                     Crash::Lost => platter.set_fuse(0),
@@ -199,7 +209,7 @@ impl Disk {
                 queue.clear();
                 *rows = old;
             }
-            (Media::Engine { platter, open }, Snapshot::Image(image)) => {
+            (Media::Engine { platter, open, .. }, Snapshot::Image(image)) => {
                 *open = None;
                 platter.restore(image);
                 platter.set_full(state.full);
@@ -251,7 +261,13 @@ impl Scan for Disk {
                 Ok(())
             }
             Media::Engine { open: Some(store), .. } => store.scan_all(table, seen),
-            Media::Engine { open: None, .. } => Err(StoreError::Closed),
+            // Whose process is gone is read from a copy, which opening may change.
+            Media::Engine { platter, open: None, of: Some(node) } => {
+                let copy = Platter::default();
+                copy.restore(platter.image());
+                InlineStore::open(copy, options(*node, 0))?.0.scan_all(table, seen)
+            }
+            Media::Engine { open: None, of: None, .. } => Err(StoreError::Closed),
         }
     }
 }
