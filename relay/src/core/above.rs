@@ -56,15 +56,13 @@ impl<D: Defects> RelayCore<D> {
             Message::Orders(orders) => self.orders(now, orders, release, out),
             Message::Acks(acks) => {
                 let mut batch = Batch::new();
-                let mut told: BTreeMap<(NodeId, u64), Vec<Ack>> = BTreeMap::new();
+                let mut told = Vec::new();
                 let (mut after, mut rolled_back, mut again) = (release, false, Vec::new());
                 for mut ack in acks {
                     if ack.stream.node != self.me.node && ack.refused.iter().any(|(_, code)| code == "foreign") {
                         // Those who brought it are told; the device is not: what it has itself, it keeps.
                         self.spool.disown(&ack.stream, &mut batch);
-                        for to in self.brought_by(ack.stream.node) {
-                            told.entry(to).or_default().push(ack.clone());
-                        }
+                        told.extend(self.brought_by(ack.stream.node).into_iter().map(|to| (to, ack.clone())));
                         again.push(ack.stream);
                         continue;
                     }
@@ -87,16 +85,11 @@ impl<D: Defects> RelayCore<D> {
                     {
                         // What the child learns is that it may forget. What the parent stored says nothing of this disk: a
                         // device that came from the parent's side may have brought it more than is here.
-                        if ack.settled >= self.spool.ack(&ack.stream).stored {
-                            self.owed.told(to.0, to.1, &ack.stream);
-                        }
-                        told.entry(to).or_default().push(Ack { stored: ack.settled, ..ack });
+                        told.push((to, Ack { stored: ack.settled, ..ack }));
                     }
                 }
-                let mut effects: Vec<Effect> = told
-                    .into_iter()
-                    .map(|((child, session), acks)| Effect::ToChild(child, session, Lane::Control, Message::Acks(acks)))
-                    .collect();
+                let mut effects = Vec::new();
+                self.tell_acks(told, &mut effects);
                 again.into_iter().for_each(|stream| self.disowned(stream, &mut effects));
                 effects.push(after);
                 self.commit(now, batch, After { effects, ..After::default() }, out);

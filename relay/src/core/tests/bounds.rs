@@ -246,9 +246,9 @@ fn rly_8_acknowledgements_dropped_five_times_on_both_sides_leave_one_stored_copy
         .flat_map(|run| run.records)
         .collect();
     assert_eq!(carried.len(), 5 * 3, "and each was offered to every parent");
-    let last = settle_all(&mut bench, up.last().unwrap());
-    device.hear(&last);
+    settle_all(&mut bench, up.last().unwrap());
     assert_eq!(bench.core.spool().figures().spool_records, 0);
+    device.hear(&bench.feed(Event::Tick));
     assert_eq!(device.0.figures().spool_records, 0, "settled at its origin too");
 }
 
