@@ -19,15 +19,20 @@ use branchline_protocol::{
     time::Millis,
 };
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, SqlitePool, query, sqlite::SqliteRow};
 use std::collections::BTreeMap;
 
 type Read<T> = Result<T, StoreError>;
 type Query = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
+/// Row by row: the driver's rows are several times as large as what is made of them, and at a start there is one for each node.
 async fn all<T>(readers: &SqlitePool, query: Query, row: impl Fn(&SqliteRow) -> Read<T>) -> Read<Vec<T>> {
-    let rows = query.fetch_all(readers).await.map_err(|e| database("reading", e))?;
-    rows.iter().map(row).collect()
+    let (mut rows, mut all) = (query.fetch(readers), Vec::new());
+    while let Some(found) = rows.try_next().await.map_err(|e| database("reading", e))? {
+        all.push(row(&found)?);
+    }
+    Ok(all)
 }
 
 async fn first<T>(readers: &SqlitePool, query: Query, row: impl Fn(&SqliteRow) -> Read<T>) -> Read<Option<T>> {
@@ -257,22 +262,15 @@ fn of_these<'q>(sql: Sql<'q>, devices: &[NodeId]) -> Sql<'q> {
     devices.iter().fold(sql, |sql, device| sql.bind(device.bytes().to_vec()))
 }
 
-/// Ends that only a device asserts count as deliveries, too: a result may come before anything else is heard.
 pub async fn last_deliveries(
     readers: &SqlitePool,
     tenant: &TenantId,
     devices: &[NodeId],
 ) -> Read<BTreeMap<NodeId, Delivery>> {
     let sql = query(AssertSqlSafe(format!(
-        "WITH last AS (SELECT n.id AS device, (SELECT d.job FROM job_device d \
-            WHERE d.tenant = n.tenant AND d.device = n.id \
-              AND (d.delivered_at IS NOT NULL OR d.state IN ('succeeded', 'failed', 'unsupported', 'refused')) \
-            ORDER BY d.job DESC LIMIT 1) AS job \
-          FROM node n WHERE n.tenant = ?1 AND n.role = 'agent' {}) \
-         SELECT last.device, j.id, j.class, j.issued_at, coalesce(d.delivered_at, d.changed_at) FROM last \
-         JOIN job j ON j.tenant = ?1 AND j.id = last.job \
-         JOIN job_device d ON d.tenant = ?1 AND d.job = last.job AND d.device = last.device",
-        among("n.id", devices)
+        "SELECT l.device, j.id, j.class, j.issued_at, l.delivered_at FROM last_delivery l \
+         JOIN job j ON j.tenant = l.tenant AND j.id = l.job WHERE l.tenant = ?1 {}",
+        among("l.device", devices)
     )));
     let sql = of_these(sql.bind(tenant.as_str().to_owned()), devices);
     let rows = all(readers, sql, |row| {

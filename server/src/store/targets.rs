@@ -11,6 +11,7 @@ use branchline_protocol::{
     time::Millis,
 };
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, SqlitePool, query};
 use std::collections::BTreeMap;
@@ -68,25 +69,22 @@ pub async fn job_devices(
         Some(device) => sql.bind(device.bytes().to_vec()),
         None => sql,
     };
-    let rows = sql.fetch_all(readers).await.map_err(|e| database("reading", e))?;
-    let (mut devices, mut places) = (Vec::new(), BTreeMap::new());
-    for row in &rows {
-        match column::<Option<&str>>(row, 0)? {
+    let (mut rows, mut devices, mut places) = (sql.fetch(readers), Vec::new(), None);
+    while let Some(row) = rows.try_next().await.map_err(|e| database("reading", e))? {
+        match column::<Option<&str>>(&row, 0)? {
             Some(packed) => {
                 let packed: Vec<Packed<'_>> =
                     serde_json::from_str(packed).map_err(|e| database("reading devices", e))?;
                 for one in packed {
-                    let device = unpacked(job, one).ok_or_else(|| database("reading devices", "no such value"))?;
-                    places.extend(device.device.as_ref().ok().map(|id| (*id, devices.len())));
-                    devices.push(device);
+                    devices.push(unpacked(job, one).ok_or_else(|| database("reading devices", "no such value"))?);
                 }
             }
             None => {
-                let id = Uuid::from_slice(column(row, 1)?).map_err(|e| database("reading outputs", e))?;
-                let at = places.get(&NodeId(id)).copied();
+                let id = Uuid::from_slice(column(&row, 1)?).map_err(|e| database("reading outputs", e))?;
+                let at = places.get_or_insert_with(|| places_of(&devices)).get(&NodeId(id)).copied();
                 let result = at.and_then(|at| devices[at].result.as_mut());
                 if let Some(result) = result {
-                    let [stdout, stderr] = [column::<Option<&[u8]>>(row, 2)?, column::<Option<&[u8]>>(row, 3)?];
+                    let [stdout, stderr] = [column::<Option<&[u8]>>(&row, 2)?, column::<Option<&[u8]>>(&row, 3)?];
                     stdout.into_iter().for_each(|bytes| result.stdout = Bytes::copy_from_slice(bytes));
                     stderr.into_iter().for_each(|bytes| result.stderr = Bytes::copy_from_slice(bytes));
                 }
@@ -98,6 +96,12 @@ pub async fn job_devices(
         place(a).cmp(&place(b)).then_with(|| a.device.cmp(&b.device))
     });
     Ok(devices)
+}
+
+/// Where each device stands.
+fn places_of(devices: &[JobDeviceRow]) -> BTreeMap<NodeId, usize> {
+    let place = |(at, row): (usize, &JobDeviceRow)| Some((*row.device.as_ref().ok()?, at));
+    devices.iter().enumerate().filter_map(place).collect()
 }
 
 /// `None`: what the database holds was not written by this store.

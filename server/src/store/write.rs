@@ -1,6 +1,7 @@
 //! What each [`Op`] does to the tables. Results, states, inventories and stream positions, of which a relay's batch brings
 //! hundreds, are gathered and written many rows a statement; everything else is one prepared statement an op.
 
+pub mod delivery;
 mod inventory;
 mod job_row;
 mod recalled;
@@ -14,6 +15,7 @@ use branchline_protocol::{
     job::State,
     time::Millis,
 };
+use delivery::Deliveries;
 use inventory::{Inventories, inventory, wanted};
 use job_row::{INSERT_JOB, job_row};
 use sqlx::{Arguments, AssertSqlSafe, Row, SqliteConnection, query, query_with, sqlite::SqliteArguments};
@@ -56,6 +58,7 @@ pub async fn apply(connection: &mut SqliteConnection, batch: Vec<Op>) -> Done {
                 if many.states.get(&key).is_some_and(|(before, ..)| *before == State::Delivered) {
                     many.write(connection).await?;
                 }
+                many.deliveries.add(&key.0, job, device, state, at);
                 many.states.insert(key, (state, reason, at));
             }
             Op::Holders { tenant, job, device, holders } => {
@@ -100,6 +103,7 @@ struct Many {
     results: BTreeMap<Target, ResultRow>,
     holders: BTreeMap<Target, Vec<NodeId>>,
     streams: BTreeMap<(TenantId, [u8; 29]), StreamRow>,
+    deliveries: Deliveries,
     inventories: Inventories,
 }
 
@@ -128,6 +132,7 @@ impl Many {
             arguments.text(tenant.as_str()).blob(&key).add(signed(row.upto)).blob(&row.hash.0);
         })
         .await?;
+        self.deliveries.write(connection).await?;
         self.inventories.write(connection).await
     }
 }
@@ -365,6 +370,7 @@ async fn one(connection: &mut SqliteConnection, op: Op) -> Done {
                 let job: Vec<u8> = row.try_get(0)?;
                 let job = uuid::Uuid::from_slice(&job).map_err(|e| WriteFault::Broken(format!("a job's id: {e}")))?;
                 let mut many = Many::default();
+                many.deliveries.add(&tenant, JobId(job), device, state, at);
                 many.results.insert((tenant, JobId(job), device), result);
                 many.write(connection).await?;
             }

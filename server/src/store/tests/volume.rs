@@ -1,7 +1,7 @@
 //! Many rows: batches as a relay brings them, and how the database finds their rows.
 
 use super::*;
-use crate::store::write::{RESULTS, STATES};
+use crate::store::write::{RESULTS, STATES, delivery::DELIVERIES};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn many_row_statements_find_their_rows_by_key() {
     place.open().await.close().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.file());
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    for text in [STATES.text(256), RESULTS.text(256)] {
+    for text in [STATES.text(256), RESULTS.text(256), DELIVERIES.text(256)] {
         let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
         let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get::<String, _>(3)).collect();

@@ -134,6 +134,27 @@ async fn adm_9_the_last_delivery_of_a_device_is_of_its_newest_job_that_it_had() 
     assert_eq!(brief(72), Some((job_id(2), 90, Class::Urgent)));
     assert_eq!((brief(73), all.len()), (None, 2), "cancelled, and no device had it");
     assert_eq!(last(&[72]).await, BTreeMap::from([(node_id(72), all[&node_id(72)].clone())]));
+    // What is heard later of an older job, once more of the same, or of a job that it is not in, changes nothing.
+    let steps = vec![
+        step(1, 72, State::Succeeded, 95),
+        step(2, 72, State::Running, 96),
+        step(2, 72, State::Succeeded, 97),
+        step(2, 73, State::Succeeded, 98),
+    ];
+    store.commit(steps).await.unwrap();
+    assert_eq!(last(&[71, 72, 73]).await, all);
+    let late = Op::LateResult {
+        tenant: tenant_main(),
+        order: OrderNumber { term: 1, number: 6 },
+        device: node_id(71),
+        state: State::Failed,
+        reason: None,
+        at: Millis(120),
+        result: result("late"),
+    };
+    store.commit(vec![late]).await.unwrap();
+    let late = &last(&[71]).await[&node_id(71)];
+    assert_eq!((late.job, late.delivered_at), (job_id(2), Millis(120)), "it had the one that had expired");
     assert!(store.last_deliveries(&tenant("other"), &[node_id(71), node_id(72)]).await.unwrap().is_empty());
 }
 
@@ -149,12 +170,20 @@ async fn a_store_of_the_first_format_is_brought_to_this_one_with_all_it_held() {
         let migration = Migration::new(1, Cow::Borrowed("initial"), MigrationType::Simple, sql, false);
         Migrator::with_migrations(vec![migration]).run_direct(None, &mut connection, false).await.unwrap();
         let insert = "INSERT INTO job_device (tenant, job, device, leaf, epoch, state, reason, changed_at) \
-                      VALUES ('main', ?, ?, 0, 1, 'queued', NULL, 10)";
-        let (job, device) = (job_id(1), node_id(71));
-        let insert = sqlx::query(insert).bind(&job.bytes()[..]).bind(&device.bytes()[..]);
-        insert.execute(&mut connection).await.unwrap();
+                      VALUES ('main', ?, ?, 0, 1, ?, NULL, ?)";
+        for (job, device, state, at) in
+            [(1, 71, "queued", 10), (1, 72, "succeeded", 20), (2, 72, "failed", 30), (3, 72, "expired", 40)]
+        {
+            let (job, device) = (job_id(job), node_id(device));
+            let insert = sqlx::query(insert).bind(&job.bytes()[..]).bind(&device.bytes()[..]).bind(state).bind(at);
+            insert.execute(&mut connection).await.unwrap();
+        }
         connection.close().await.unwrap();
     }
     let store = place.open().await;
     assert_eq!(row(&store, 71).await, target(1, 71, 0));
+    store.commit(vec![Op::Job(job("main", 2, 6), vec![])]).await.unwrap();
+    let last = store.last_deliveries(&tenant_main(), &[node_id(71), node_id(72)]).await.unwrap();
+    let brief: Vec<_> = last.iter().map(|(device, d)| (*device, d.job, d.delivered_at)).collect();
+    assert_eq!(brief, [(node_id(72), job_id(2), Millis(30))]);
 }
