@@ -210,6 +210,8 @@ impl Run<'_> {
                 let work = format!("fanout, 300 {who}, {name}");
                 self.row(&work, "ms", of_rounds(&load, path), vec![("NATS", reference.clone())], Target::Times(bound));
             }
+            let work = format!("fanout, 300 {who}, p50 until the client has a row of each");
+            self.row(&work, "ms", of(&load, "read_p50_ms"), vec![], Target::None);
             let parts = ["server", "gateway", "relay"].map(|part| of(&load, &format!("cpu_s_per_1000.{part}")));
             let values = parts.iter().map(|part| part.as_ref().map(|m| m.value).map_err(String::clone));
             let sum = values.sum::<Result<f64, String>>().map(Measured::once);
@@ -243,6 +245,10 @@ impl Run<'_> {
                     "--mode fanout --relays {relays} --agents 300 --rounds {rounds} --volatile-agents --unverified-agents"
                 ))
                 .await;
+            for (what, path) in [("all results durable", "p50_ms"), ("the client has a row of each", "read_p50_ms")] {
+                let figure = times(of(&load, path), 1e-3);
+                self.row(&format!("fanout to {devices}, until {what}"), "s", figure, vec![], Target::None);
+            }
             let server = of(&load, "cpu_s_per_1000.server");
             let work = format!("server CPU a result, {devices} devices");
             match &at_300 {

@@ -3,6 +3,7 @@
 use super::{
     bench::{AGENTS, Bench, of_parts},
     figures::{Fanout, Figures, Outcome},
+    reference::ms_since,
     snapshot::Snapshot,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
     let results: u64 = rounds.iter().map(|r| r.results).sum();
     let fanout = Fanout {
         rounds_ms: rounds.iter().map(|r| r.ms).collect(),
+        read_ms: rounds.iter().map(|r| r.read_ms).collect(),
         results,
         cpu_s: of_parts(|part| after.cpu_s(&before, part)),
         wire: Snapshot::grown(&after.wire, &before.wire),
@@ -54,8 +56,10 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
 
 /// One round.
 struct Round {
-    /// From the order being sent to the complete job being read.
+    /// From the order being sent to the word that every result is on the server's disk.
     ms: f64,
+    /// From the order being sent to a row for each device having been read.
+    read_ms: f64,
     /// Devices that succeeded, each counted once.
     results: u64,
 }
@@ -77,13 +81,14 @@ fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
         }
         job = client.get(&path, &[counts, ("wait_ms", &left.min(POLL_MS_MAX).to_string())])?;
     }
+    let ms = ms_since(begin);
     let job = client.get(&path, &[])?;
-    let ms = begin.elapsed().as_secs_f64() * 1_000.0;
+    let read_ms = ms_since(begin);
     let results = succeeded(&job);
     if results < u64::from(agents) {
         say::line(&format!("job {id} has {results} of {agents} results: {}", job["counts"]));
     }
-    Ok(Round { ms, results })
+    Ok(Round { ms, read_ms, results })
 }
 
 /// Devices of a job that succeeded.

@@ -70,6 +70,8 @@ pub enum Outcome {
 pub struct Fanout {
     /// Each round's time in ms.
     pub rounds_ms: Vec<f64>,
+    /// The same until the client had a row for each device.
+    pub read_ms: Vec<f64>,
     /// Results of all rounds.
     pub results: u64,
     /// Seconds of CPU per part.
@@ -152,6 +154,7 @@ impl Figures {
             Outcome::Fanout(fanout) => {
                 json["rounds"] = json!(fanout.rounds_ms.len());
                 put_times(&mut json, &fanout.rounds_ms);
+                json["read_p50_ms"] = json!(rounded(percentile(&fanout.read_ms, 0.5)));
                 json["results"] = json!(fanout.results);
                 json["results_per_s"] = json!(rounded(fanout.results_per_s()));
                 let cpu: BTreeMap<_, _> = PARTS.into_iter().map(|p| (p, fanout.cpu_s_per_1000(p))).collect();
@@ -198,13 +201,14 @@ impl Figures {
     fn fanout_text(&self, fanout: &Fanout) -> String {
         let ms = |part| format!("{:.1}", fanout.percentile(part));
         let times = table(
-            ["ROUNDS", "P50 MS", "P99 MS", "MIN MS", "MAX MS", "RESULTS", "RESULTS/S"],
+            ["ROUNDS", "P50 MS", "P99 MS", "MIN MS", "MAX MS", "READ MS", "RESULTS", "RESULTS/S"],
             [[
                 fanout.rounds_ms.len().to_string(),
                 ms(0.5),
                 ms(0.99),
                 ms(0.0),
                 ms(1.0),
+                format!("{:.1}", percentile(&fanout.read_ms, 0.5)),
                 fanout.results.to_string(),
                 format!("{:.0}", fanout.results_per_s()),
             ]],
@@ -330,7 +334,7 @@ mod tests {
         };
         let fanout = figures(Outcome::Fanout(Fanout { rounds_ms: vec![1.0], ..Fanout::default() })).json();
         let keys = ["mode", "relays", "agents", "rounds", "p50_ms", "p99_ms", "min_ms", "max_ms", "missing", "results"];
-        let more = ["results_per_s", "rss_bytes", "wire_bytes", "fsyncs"];
+        let more = ["read_p50_ms", "results_per_s", "rss_bytes", "wire_bytes", "fsyncs"];
         assert_eq!((&fanout["unverified_agents"], &fanout["volatile_agents"]), (&json!(true), &json!(false)));
         for key in keys.iter().chain(&more) {
             assert!(fanout.get(key).is_some(), "{key} in {fanout}");

@@ -153,7 +153,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn ms_since(then: Instant) -> f64 {
+pub(super) fn ms_since(then: Instant) -> f64 {
     then.elapsed().as_secs_f64() * 1_000.0
 }
 

@@ -27,6 +27,8 @@ fn a_fanout_brings_every_result_back_and_tells_what_it_cost() {
     }
     let times = ["/min_ms", "/p50_ms", "/p99_ms", "/max_ms"].map(|path| number(&json, path));
     assert!(times[0] > 0.0 && times.is_sorted(), "{json}");
+    // The rows are read once all of them are on disk.
+    assert!(number(&json, "/read_p50_ms") > times[0], "{json}");
     assert!(number(&json, "/results_per_s") > 0.0);
     for part in PARTS {
         assert!(number(&json, &format!("/rss_bytes/{part}")) > 1e6, "{part}: {json}");
