@@ -56,7 +56,7 @@ impl<D: Defects> AgentCore<D> {
             term: self.documents.term(),
             wake_port: self.wake.port(),
             receipt: Some(self.receipt(parent).seal(&self.me.signer)),
-            capabilities: self.me.capabilities.clone(),
+            capabilities: self.me.capabilities.as_slice().into(),
             next_poll_s,
         }
     }

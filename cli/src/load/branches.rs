@@ -6,7 +6,11 @@ use super::{
     process::{self, Reading},
     snapshot::{RELAYS_WITH_AGENTS, Snapshot},
 };
-use crate::{failure::Failure, topology::PlannedNode};
+use crate::{
+    failure::Failure,
+    topology::{Plan, PlannedNode},
+    up::fleet::Fleet,
+};
 use branchline_node::node::Started;
 use branchline_protocol::id::Role;
 use std::{
@@ -27,6 +31,17 @@ const PACKAGES: usize = 20;
 pub const EACH_MAX: u32 = 300;
 /// Source addresses of agents in 127.0.0.0/8: above those that nodes of a plan get.
 const OCTET: u32 = 192;
+
+/// Branches that stop at the same time: each writes down what its agents hold in memory, a file for each, and has 10 seconds for it.
+const STOPPING_MAX: usize = 4;
+
+/// Ends all branches in good order.
+pub async fn stop(plan: &Plan, fleet: &Fleet) {
+    let relays: Vec<String> = plan.of(Role::Relay).map(|relay| relay.name.clone()).collect();
+    for some in relays.chunks(STOPPING_MAX) {
+        fleet.stop(some.to_vec()).await;
+    }
+}
 
 /// A branch that runs.
 pub struct Branch {

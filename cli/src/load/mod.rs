@@ -225,7 +225,7 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
     let sequence = Sequence::new(plan.clone(), state.clone(), fleet.clone(), exe, clock, args.limit());
     let sequence = sequence.by_line(args.line());
     let measured = async {
-        let mut bench = Bench::start(plan, state, fleet.clone(), sequence, exe, args.spared()).await?;
+        let mut bench = Bench::start(plan.clone(), state, fleet.clone(), sequence, exe, args.spared()).await?;
         let figures = match args.mode {
             Mode::Fanout => fanout::measure(&mut bench, args).await?,
             Mode::Links => links::measure(&mut bench, args).await?,
@@ -239,6 +239,9 @@ async fn live(args: &Args, plan: Rc<Plan>, state: Rc<State>, exe: &Path) -> Resu
         outcome = measured => outcome,
         () = end.wait() => Err(Failure::ended("interrupted", "ended by the operator before it was measured")),
     };
+    if args.relays > 1 {
+        branches::stop(&plan, &fleet).await;
+    }
     fleet.stop_all().await;
     outcome
 }

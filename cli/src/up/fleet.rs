@@ -131,8 +131,8 @@ impl Fleet {
         }
     }
 
-    /// Ends these processes together.
-    async fn stop(&self, names: Vec<String>) {
+    /// Ends these processes together, those of them that run.
+    pub async fn stop(&self, names: Vec<String>) {
         let taken: Vec<_> = {
             let mut inner = self.inner.borrow_mut();
             names.iter().filter_map(|name| inner.keepers.remove(name)).collect()

@@ -241,7 +241,7 @@ impl<D: Defects> RelayCore<D> {
             term: self.shelf.time().map_or(0, |t| t.term),
             wake_port: 0,
             receipt: Some(self.receipt(parent).seal(&self.me.signer)),
-            capabilities: Vec::new(),
+            capabilities: [].into(),
             next_poll_s: None,
         }
     }
@@ -357,7 +357,7 @@ impl<D: Defects> RelayCore<D> {
             reach: Reach::Persistent,
             last_contact: now.node,
             next_contact: None,
-            capabilities: Vec::new(),
+            capabilities: [].into(),
             figures: Some(figures),
             settings: (0, 0),
             poll_interval_ms: None,

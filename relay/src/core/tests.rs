@@ -157,7 +157,7 @@ fn child(n: u128, role: Role, session: u64) -> Arc<Child> {
         term: 1,
         wake_port: 0,
         receipt: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         next_poll_s: None,
     };
     Arc::new(Child {

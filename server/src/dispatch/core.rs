@@ -37,6 +37,7 @@ use branchline_node::{
     },
 };
 use branchline_protocol::{
+    capability::Declared,
     chain::Position,
     document::{Kind, Revocations},
     id::{AttachmentKey, NodeId, OrderNumber, TenantId},
@@ -67,8 +68,8 @@ pub(super) struct Link {
 /// One tenant's part. Nothing of one is ever looked at for another (TOP-22).
 #[derive(Default)]
 pub struct TenantState {
-    /// Nodes as enrolled.
-    pub nodes: BTreeMap<NodeId, NodeRow>,
+    /// Nodes as enrolled. Boxed: a tree's leaves are little more than half full, and a row has some hundred bytes.
+    pub nodes: BTreeMap<NodeId, Box<NodeRow>>,
     /// Who is where.
     pub directory: Directory,
     /// What still has to be given to whom.
@@ -178,10 +179,16 @@ impl<D: Defects> Core<D> {
         for tenant in found.tenants {
             core.tenants.entry(tenant).or_default();
         }
-        for row in found.nodes {
+        // Nodes of one kind declare the same: one text for all of them.
+        let mut declared: BTreeSet<Declared> = BTreeSet::new();
+        for mut row in found.nodes {
+            match declared.get(&row.capabilities) {
+                Some(same) => row.capabilities = same.clone(),
+                None => drop(declared.insert(row.capabilities.clone())),
+            }
             let state = core.tenants.entry(row.tenant.clone()).or_default();
             remember(state, &row);
-            state.nodes.insert(row.id, row);
+            state.nodes.insert(row.id, Box::new(row));
         }
         for (tenant, row) in found.streams {
             let at = Position { upto: row.upto, head: row.hash };
@@ -273,7 +280,7 @@ impl<D: Defects> Core<D> {
             Event::Node(row) => {
                 let state = self.tenants.entry(row.tenant.clone()).or_default();
                 remember(state, &row);
-                state.nodes.insert(row.id, *row);
+                state.nodes.insert(row.id, row);
             }
             Event::Tenant(tenant) => {
                 self.tenants.entry(tenant).or_default();

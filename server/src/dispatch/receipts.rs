@@ -123,7 +123,7 @@ pub struct Refused {
 /// One tenant's.
 #[derive(Default)]
 pub struct Receipts {
-    nodes: BTreeMap<NodeId, Known>,
+    nodes: BTreeMap<NodeId, Box<Known>>,
     verified: u64,
 }
 
@@ -134,7 +134,7 @@ impl Receipts {
     pub fn take(
         &mut self,
         tenant: &TenantId,
-        rows: &BTreeMap<NodeId, NodeRow>,
+        rows: &BTreeMap<NodeId, Box<NodeRow>>,
         streams: &Streams,
         receipts: &[Envelope],
     ) -> (Vec<Mismatch>, Option<Refused>) {
@@ -153,7 +153,7 @@ impl Receipts {
     fn open(
         &mut self,
         tenant: &TenantId,
-        rows: &BTreeMap<NodeId, NodeRow>,
+        rows: &BTreeMap<NodeId, Box<NodeRow>>,
         envelope: &Envelope,
     ) -> Result<Option<Receipt>, Refused> {
         let said = Receipt::read(envelope).map_err(|fault| Refused { of: None, fault })?;

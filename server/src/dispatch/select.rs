@@ -53,7 +53,8 @@ fn same_name(name: &str, words: &str) -> bool {
 
 /// The devices that a selector means, by name; revoked ones are none.
 pub fn chosen(state: &TenantState, on: &Selector) -> Vec<NodeId> {
-    let devices = state.nodes.values().filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
+    let devices =
+        state.nodes.values().map(Box::as_ref).filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
     let mut chosen: Vec<&NodeRow> = devices.filter(|row| on.matches(&Seen { state, row })).collect();
     chosen.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     chosen.into_iter().map(|row| row.id).collect()
@@ -62,7 +63,8 @@ pub fn chosen(state: &TenantState, on: &Selector) -> Vec<NodeId> {
 /// How many of the devices that a selector means stand how now.
 pub fn counts(state: &TenantState, on: &Selector, now: Millis) -> BTreeMap<&'static str, u64> {
     let mut counts: BTreeMap<_, _> = ["offline", "online", "suspended", "unknown"].map(|word| (word, 0)).into();
-    let devices = state.nodes.values().filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
+    let devices =
+        state.nodes.values().map(Box::as_ref).filter(|row| row.role == Role::Agent && row.revoked_at.is_none());
     for row in devices.filter(|row| on.matches(&Seen { state, row })) {
         *counts.entry(standing(state, row, now).state).or_default() += 1;
     }
@@ -71,9 +73,9 @@ pub fn counts(state: &TenantState, on: &Selector, now: Millis) -> BTreeMap<&'sta
 
 /// The device that these words mean: an id, or the name of one that was not revoked, for a name that a revoked device bore
 /// means its successor.
-pub fn device<'n>(nodes: &'n BTreeMap<NodeId, NodeRow>, words: &str) -> Option<&'n NodeRow> {
+pub fn device<'n>(nodes: &'n BTreeMap<NodeId, Box<NodeRow>>, words: &str) -> Option<&'n NodeRow> {
     let is_device = |row: &&NodeRow| row.role == Role::Agent;
-    let by_id = words.parse().ok().and_then(|id: NodeId| nodes.get(&id)).filter(is_device);
+    let by_id = words.parse().ok().and_then(|id: NodeId| nodes.get(&id)).map(Box::as_ref).filter(is_device);
     let named = |row: &&NodeRow| row.revoked_at.is_none() && same_name(&row.name, words);
-    by_id.or_else(|| nodes.values().filter(is_device).find(named))
+    by_id.or_else(|| nodes.values().map(Box::as_ref).filter(is_device).find(named))
 }

@@ -2,49 +2,59 @@
 
 use branchline_protocol::{
     chain::Position,
-    id::NodeId,
+    id::{Epoch, NodeId},
     record::{Lane, StreamId},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// Streams that are remembered of a node and lane. Each opening of a node's store begins a stream, and what an earlier
 /// one wrote may come late, by a relay that was away. More openings than these while it was away: results and reports
 /// that come twice change nothing all the same, an alert is audited twice.
 pub const STREAMS_KEPT: usize = 8;
 
-/// Positions, and the order in which the streams of a node and lane were heard of.
+/// Positions of the streams of each node and lane, latest heard of last. Most have one, and a fleet has many.
 #[derive(Default)]
-pub struct Streams {
-    positions: BTreeMap<StreamId, Position>,
-    /// Latest last.
-    heard: BTreeMap<(NodeId, Lane), VecDeque<StreamId>>,
+pub struct Streams(BTreeMap<(NodeId, Lane), Vec<Held>>);
+
+/// How far one stream is held.
+struct Held {
+    epoch: Epoch,
+    incarnation: u64,
+    at: Position,
+}
+
+impl Held {
+    fn is(&self, stream: &StreamId) -> bool {
+        (self.epoch, self.incarnation) == (stream.epoch, stream.incarnation)
+    }
 }
 
 impl Streams {
     /// How far a stream is held.
     pub fn get(&self, stream: &StreamId) -> Option<Position> {
-        self.positions.get(stream).copied()
+        let held = self.0.get(&(stream.node, stream.lane))?;
+        held.iter().rev().find(|held| held.is(stream)).map(|held| held.at)
     }
 
     /// A stream is held up to here. Answers those that are forgotten for it.
     pub fn put(&mut self, stream: StreamId, at: Position) -> Vec<StreamId> {
-        self.positions.insert(stream, at);
-        let heard = self.heard.entry((stream.node, stream.lane)).or_default();
-        if heard.back() != Some(&stream) {
-            heard.retain(|other| *other != stream);
-            heard.push_back(stream);
+        let StreamId { node, epoch, incarnation, lane } = stream;
+        let all = self.0.entry((node, lane)).or_default();
+        if let Some(last) = all.last_mut().filter(|last| last.is(&stream)) {
+            last.at = at;
+            return Vec::new();
         }
-        let gone: Vec<StreamId> = heard.drain(..heard.len().saturating_sub(STREAMS_KEPT)).collect();
-        for stream in &gone {
-            self.positions.remove(stream);
-        }
-        gone
+        all.retain(|other| !other.is(&stream));
+        all.reserve_exact(1);
+        all.push(Held { epoch, incarnation, at });
+        let gone = all.drain(..all.len().saturating_sub(STREAMS_KEPT));
+        gone.map(|held| StreamId { node, epoch: held.epoch, incarnation: held.incarnation, lane }).collect()
     }
 
     /// How many are remembered.
     #[cfg(test)]
     pub fn count(&self) -> usize {
-        self.positions.len()
+        self.0.values().map(Vec::len).sum()
     }
 }
 

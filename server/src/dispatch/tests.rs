@@ -144,7 +144,7 @@ fn row(n: u128) -> NodeRow {
         name: format!("n{n}"),
         host_name: String::new(),
         platform: "linux".into(),
-        capabilities: vec![],
+        capabilities: [].into(),
         kind: "lan".into(),
         epoch: 1,
         attachment: 0,
@@ -177,7 +177,7 @@ fn child(n: u128, session: u64) -> Arc<Child> {
         term: 1,
         wake_port: 0,
         receipt: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         next_poll_s: None,
     };
     Arc::new(Child {

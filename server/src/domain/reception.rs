@@ -265,7 +265,7 @@ impl Office {
             name: facts.name,
             host_name: facts.host_name,
             platform: facts.platform,
-            capabilities: facts.capabilities,
+            capabilities: facts.capabilities.into(),
             kind: token.kind.clone(),
             epoch: 1,
             attachment: 0,

@@ -25,6 +25,7 @@ pub use summary::{Summary, summary};
 
 use async_trait::async_trait;
 use branchline_protocol::{
+    capability::Declared,
     document::Kind,
     hash::Hash,
     id::{Attachment, Epoch, JobId, NodeId, OrderNumber, Role, TenantId, TraceId},
@@ -55,7 +56,7 @@ pub struct NodeRow {
     /// `linux`, …
     pub platform: String,
     /// What it declared.
-    pub capabilities: Vec<String>,
+    pub capabilities: Declared,
     /// `lan` or `wan` (TOP-16): whether its bundle leads through a gateway.
     pub kind: String,
     /// Its epoch.

@@ -2,6 +2,7 @@
 
 use super::{ApiTokenRow, AuditRow, DeadLetterRow, JobDeviceRow, JobRow, NodeRow, ResultRow, StreamRow, TokenRow};
 use branchline_protocol::{
+    capability::Declared,
     document::Kind,
     hash::Hash,
     id::{Attachment, Epoch, JobId, NodeId, OrderNumber, TenantId},
@@ -38,7 +39,7 @@ pub enum Op {
         /// Last contact.
         last_contact: Millis,
         /// What it declares now.
-        capabilities: Vec<String>,
+        capabilities: Declared,
     },
     /// A new enrolment token.
     Token(TokenRow),

@@ -17,23 +17,36 @@ use sqlx::{AssertSqlSafe, SqlitePool, query};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// One statement, so that it sees one state of the database: 256 devices a row, and behind them, one a row, the outputs
-/// that are too long to stand between others. Materialised, so that the sorting by place carries no outputs along.
-fn targets(device: Option<NodeId>) -> String {
-    let (of_target, of_result) = device.map_or(("", ""), |_| ("AND d.device = ?3", "AND r.device = ?3"));
+/// Devices a statement reads.
+const PIECE: u32 = 256;
+
+/// So many devices in one row, in the order of the table; with the last of them, and whether it is words. Outputs that are too long to
+/// stand between others are left out.
+fn piece(bound: &str) -> String {
     format!(
-        "WITH target AS MATERIALIZED (SELECT d.leaf / 256 AS part, json_array(hex(d.device), \
+        "SELECT '[' || group_concat(packed) || ']', typeof(max(device)) = 'text', CAST(max(device) AS BLOB), count(*) FROM \
+            (SELECT d.device, json_array(hex(d.device), \
             typeof(d.device) = 'text', d.leaf, d.epoch, d.state, d.reason, d.changed_at, hex(d.holders), d.delivered_at, d.late, \
             r.ended_at, r.started_at, r.exit_code, r.truncated, \
             iif(length(r.stdout) <= 1024, hex(r.stdout), ''), iif(length(r.stderr) <= 1024, hex(r.stderr), '')) AS packed \
             FROM job_device d LEFT JOIN job_result r ON r.tenant = d.tenant AND r.job = d.job AND r.device = d.device \
-            WHERE d.tenant = ?1 AND d.job = ?2 {of_target}) \
-        SELECT '[' || group_concat(packed) || ']', NULL, NULL, NULL FROM target GROUP BY part \
-        UNION ALL SELECT NULL, r.device, iif(length(r.stdout) > 1024, r.stdout, NULL), \
-            iif(length(r.stderr) > 1024, r.stderr, NULL) \
-            FROM job_result r WHERE r.tenant = ?1 AND r.job = ?2 {of_result} \
-            AND (length(r.stdout) > 1024 OR length(r.stderr) > 1024)"
+            WHERE d.tenant = ?1 AND d.job = ?2 {bound} ORDER BY d.device LIMIT {PIECE})"
     )
+}
+
+/// The outputs that were left out, one device a row.
+fn outputs(bound: &str) -> String {
+    format!(
+        "SELECT r.device, iif(length(r.stdout) > 1024, r.stdout, NULL), iif(length(r.stderr) > 1024, r.stderr, NULL) \
+         FROM job_result r WHERE r.tenant = ?1 AND r.job = ?2 {bound} \
+         AND (length(r.stdout) > 1024 OR length(r.stderr) > 1024)"
+    )
+}
+
+/// From which device a piece goes on.
+enum After {
+    Words(String),
+    Device(Vec<u8>),
 }
 
 /// A device as the statement packs it, in its order.
@@ -57,40 +70,58 @@ struct Packed<'a>(
     &'a str,
 );
 
-/// A job's devices, those that are in its order by their place in it, then the words that named none; or that device of it.
+/// A job's devices, those that are in its order by their place in it, then the words that named none; or that device of it. Read in
+/// pieces, so that nowhere all of them are packed at once, and in one transaction, so that they are of one state of the database.
 pub async fn job_devices(
     readers: &SqlitePool,
     tenant: &TenantId,
     job: JobId,
     device: Option<NodeId>,
 ) -> Result<Vec<JobDeviceRow>, StoreError> {
-    let sql = query(AssertSqlSafe(targets(device))).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec());
-    let sql = match device {
-        Some(device) => sql.bind(device.bytes().to_vec()),
-        None => sql,
-    };
-    let (mut rows, mut devices, mut places) = (sql.fetch(readers), Vec::new(), None);
-    while let Some(row) = rows.try_next().await.map_err(|e| database("reading", e))? {
-        match column::<Option<&str>>(&row, 0)? {
-            Some(packed) => {
-                let packed: Vec<Packed<'_>> =
-                    serde_json::from_str(packed).map_err(|e| database("reading devices", e))?;
-                for one in packed {
-                    devices.push(unpacked(job, one).ok_or_else(|| database("reading devices", "no such value"))?);
-                }
-            }
-            None => {
-                let id = Uuid::from_slice(column(&row, 1)?).map_err(|e| database("reading outputs", e))?;
-                let at = places.get_or_insert_with(|| places_of(&devices)).get(&NodeId(id)).copied();
-                let result = at.and_then(|at| devices[at].result.as_mut());
-                if let Some(result) = result {
-                    let [stdout, stderr] = [column::<Option<&[u8]>>(&row, 2)?, column::<Option<&[u8]>>(&row, 3)?];
-                    stdout.into_iter().for_each(|bytes| result.stdout = Bytes::copy_from_slice(bytes));
-                    stderr.into_iter().for_each(|bytes| result.stderr = Bytes::copy_from_slice(bytes));
-                }
+    let reading = |e| database("reading devices", e);
+    let mut one_state = readers.begin().await.map_err(reading)?;
+    let of_job = |sql: String| query(AssertSqlSafe(sql)).bind(tenant.as_str().to_owned()).bind(job.bytes().to_vec());
+    let (mut devices, mut after) = (Vec::new(), None);
+    loop {
+        let sql = match (device, after) {
+            (Some(device), _) => of_job(piece("AND d.device = ?3")).bind(device.bytes().to_vec()),
+            (None, None) => of_job(piece("")),
+            (None, Some(After::Words(words))) => of_job(piece("AND d.device > ?3")).bind(words),
+            (None, Some(After::Device(id))) => of_job(piece("AND d.device > ?3")).bind(id),
+        };
+        let row = sql.fetch_one(&mut *one_state).await.map_err(reading)?;
+        let Some(packed) = column::<Option<&str>>(&row, 0)? else { break };
+        let packed: Vec<Packed<'_>> = serde_json::from_str(packed).map_err(|e| database("reading devices", e))?;
+        for one in packed {
+            devices.push(unpacked(job, one).ok_or_else(|| database("reading devices", "no such value"))?);
+        }
+        if column::<i64>(&row, 3)? < i64::from(PIECE) {
+            break;
+        }
+        let last: Vec<u8> = column(&row, 2)?;
+        after = Some(match column::<bool>(&row, 1)? {
+            true => After::Words(String::from_utf8(last).map_err(|e| database("reading devices", e))?),
+            false => After::Device(last),
+        });
+    }
+    {
+        let sql = match device {
+            Some(device) => of_job(outputs("AND r.device = ?3")).bind(device.bytes().to_vec()),
+            None => of_job(outputs("")),
+        };
+        let (mut rows, mut places) = (sql.fetch(&mut *one_state), None);
+        while let Some(row) = rows.try_next().await.map_err(|e| database("reading outputs", e))? {
+            let id = Uuid::from_slice(column(&row, 0)?).map_err(|e| database("reading outputs", e))?;
+            let at = places.get_or_insert_with(|| places_of(&devices)).get(&NodeId(id)).copied();
+            let result = at.and_then(|at| devices[at].result.as_mut());
+            if let Some(result) = result {
+                let [stdout, stderr] = [column::<Option<&[u8]>>(&row, 1)?, column::<Option<&[u8]>>(&row, 2)?];
+                stdout.into_iter().for_each(|bytes| result.stdout = Bytes::copy_from_slice(bytes));
+                stderr.into_iter().for_each(|bytes| result.stderr = Bytes::copy_from_slice(bytes));
             }
         }
     }
+    one_state.commit().await.map_err(reading)?;
     devices.sort_by(|a, b| {
         let place = |row: &JobDeviceRow| (row.leaf.is_none(), row.leaf);
         place(a).cmp(&place(b)).then_with(|| a.device.cmp(&b.device))

@@ -443,8 +443,10 @@ async fn job(connection: &mut SqliteConnection, row: JobRow, devices: Vec<JobDev
     }
     let mut many = Many::default();
     for device in &devices {
-        if let (Ok(id), Some(result)) = (&device.device, &device.result) {
-            many.results.insert((row.tenant.clone(), row.id, *id), result.clone());
+        let Ok(id) = device.device else { continue };
+        many.deliveries.add(&row.tenant, row.id, id, device.state, device.changed_at);
+        if let Some(result) = &device.result {
+            many.results.insert((row.tenant.clone(), row.id, id), result.clone());
         }
     }
     rows(connection, DEVICES, devices.into_iter(), |device, arguments| {

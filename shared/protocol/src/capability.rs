@@ -1,5 +1,10 @@
 //! What a device can do where it is: what it declared, less what its path forbids (TOP-7).
 
+use std::sync::Arc;
+
+/// The capabilities that a node declared, sorted. Nodes of one kind declare the same, so whoever keeps many shares them.
+pub type Declared = Arc<[String]>;
+
 /// Network connection control: whether the network lets the device in. Only inside (TOP-8).
 pub const CONNECTION_CONTROL: &str = "connection_control";
 /// Starting it from afar. A packet for that crosses no gateway (TOP-11).

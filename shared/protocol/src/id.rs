@@ -1,14 +1,15 @@
 //! Names of things: tenants, nodes, jobs, and the counters of DESIGN 5.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 use uuid::Uuid;
 
 /// A tenant's short name: 1 to 40 of `a-z`, `0-9` and `-`, no `-` at either end, so that it is also a DNS label.
-/// The name `system` is the installation's own: gateways and the API's certificate belong to it.
+/// The name `system` is the installation's own: gateways and the API's certificate belong to it. It is part of every key, so its text is
+/// shared.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TenantId(String);
+pub struct TenantId(Arc<str>);
 
 /// A text that is no tenant name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl TryFrom<String> for TenantId {
 
 impl From<TenantId> for String {
     fn from(t: TenantId) -> String {
-        t.0
+        t.0.as_ref().into()
     }
 }
 

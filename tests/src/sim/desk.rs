@@ -97,7 +97,7 @@ impl Desk {
             name: place.to_string(),
             host_name: place.to_string(),
             platform: "virtual".into(),
-            capabilities: vec![],
+            capabilities: [].into(),
             kind: "lan".into(),
             epoch,
             attachment: 0,

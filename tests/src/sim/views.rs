@@ -87,7 +87,7 @@ impl World {
         let now = self.now_of(Place::Server).node;
         let state = self.server.process.as_ref()?.core.tenant(&self.desk.tenant)?;
         let row = state.nodes.get(&place.id())?;
-        Some(NodeView { node: row.clone(), standing: standing(state, row, now) })
+        Some(NodeView { node: row.as_ref().clone(), standing: standing(state, row, now) })
     }
 
     fn check_tree(&mut self) {

@@ -37,7 +37,7 @@ fn adm_5_the_attachment_number_is_durable_before_any_parent_hears_it() {
     assert_eq!((greeting.attachment, greeting.epoch, greeting.incarnation), (1, 2, 1));
     assert_eq!((greeting.contact, greeting.documents.len()), (Contact::Persistent, 5));
     assert_eq!(greeting.documents[1], (1, 1), "the bundle's trust document");
-    assert_eq!(greeting.capabilities, me().capabilities);
+    assert_eq!(greeting.capabilities[..], me().capabilities);
     bench.event(Event::Dialling { dial: 4, parent: PARENT });
     bench.crash();
     bench.event(Event::Dialling { dial: 5, parent: PARENT });

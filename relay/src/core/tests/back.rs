@@ -88,7 +88,7 @@ impl Bench {
             reach: branchline_protocol::wire::Reach::Persistent,
             last_contact: Millis(1),
             next_contact: None,
-            capabilities: vec![],
+            capabilities: [].into(),
             figures: None,
             settings: (0, 0),
             poll_interval_ms: None,

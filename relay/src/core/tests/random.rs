@@ -142,7 +142,7 @@ fn presence(device: u128, attachment: u64) -> Message {
         reach: Reach::Persistent,
         last_contact: Millis(1),
         next_contact: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         figures: None,
         settings: (0, 0),
         poll_interval_ms: None,

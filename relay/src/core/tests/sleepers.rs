@@ -86,7 +86,7 @@ fn adm_17_only_the_parent_on_its_own_network_wakes() {
         reach: Reach::Wakeable,
         last_contact: Millis(1),
         next_contact: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         figures: None,
         settings: (0, 0),
         poll_interval_ms: None,

@@ -91,7 +91,7 @@ fn a_withdrawal_is_handed_down_as_it_came_to_relays_that_may_have_the_order_and_
         reach: Reach::Persistent,
         last_contact: Millis(1),
         next_contact: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         figures: None,
         settings: (0, 0),
         poll_interval_ms: None,

@@ -202,7 +202,7 @@ impl Control for FakeControl {
 
     async fn device(&self, tenant: &TenantId, words: &str) -> Result<Option<NodeId>, Refusal> {
         let of_tenant: Vec<NodeView> = self.nodes(tenant, None).await?;
-        let rows = of_tenant.into_iter().map(|view| (view.node.id, view.node)).collect();
+        let rows = of_tenant.into_iter().map(|view| (view.node.id, Box::new(view.node))).collect();
         Ok(crate::dispatch::device(&rows, words).map(|row| row.id))
     }
 

@@ -174,7 +174,7 @@ fn world_nodes() -> Vec<NodeView> {
         name: name.into(),
         host_name: name.into(),
         platform: "linux".into(),
-        capabilities: vec!["run_script".into()],
+        capabilities: ["run_script".into()].into(),
         kind: kind.into(),
         epoch: 1,
         attachment: 1,

@@ -106,7 +106,7 @@ impl<D: Defects> Core<D> {
             if row.epoch < child.key.epoch {
                 // Its certificate is this server's word, given after the backup that it was restored from.
                 row.epoch = child.key.epoch;
-                work.ops.insert(0, Op::Node(row.clone()));
+                work.ops.insert(0, Op::Node(row.as_ref().clone()));
             }
             row.capabilities = child.greeting.capabilities.clone();
             row.attachment = child.key.attachment;

@@ -13,6 +13,7 @@ use branchline_node::{
     },
 };
 use branchline_protocol::{
+    capability::Declared,
     document::Kind,
     id::{AttachmentKey, NodeId, OrderNumber, Role, TenantId},
     job::{Class, State},
@@ -216,7 +217,7 @@ pub(in crate::dispatch) fn attached_op(
     key: AttachmentKey,
     route: Vec<NodeId>,
     at: Millis,
-    capabilities: &[String],
+    capabilities: &Declared,
 ) -> Op {
     Op::Attached {
         tenant: tenant.clone(),
@@ -225,7 +226,7 @@ pub(in crate::dispatch) fn attached_op(
         attachment: key.attachment,
         route,
         last_contact: at,
-        capabilities: capabilities.to_vec(),
+        capabilities: capabilities.clone(),
     }
 }
 

@@ -159,7 +159,7 @@ pub(super) fn below(n: u128, attachment: u64) -> PresenceEntry {
         reach: Reach::Persistent,
         last_contact: Millis(1),
         next_contact: None,
-        capabilities: vec![],
+        capabilities: [].into(),
         figures: None,
         settings: (0, 0),
         poll_interval_ms: None,

@@ -43,7 +43,7 @@ fn node(n: u128, role: Role, name: &str, key: Hash) -> NodeRow {
         name: name.into(),
         host_name: String::new(),
         platform: String::new(),
-        capabilities: vec![],
+        capabilities: [].into(),
         kind: "lan".into(),
         epoch: 3,
         attachment: 0,

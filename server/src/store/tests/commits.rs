@@ -119,7 +119,7 @@ async fn an_older_attachment_or_document_changes_nothing() {
         attachment,
         route: vec![],
         last_contact: Millis(100 + attachment as i64),
-        capabilities: vec![],
+        capabilities: [].into(),
     };
     let now = async || {
         let node = store.nodes().await.unwrap().remove(0);

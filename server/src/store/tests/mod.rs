@@ -54,7 +54,7 @@ pub fn node(of: &str, n: u128, name: &str) -> NodeRow {
         name: name.into(),
         host_name: format!("{name}.example"),
         platform: "linux".into(),
-        capabilities: vec!["run_script".into()],
+        capabilities: ["run_script".into()].into(),
         kind: "lan".into(),
         epoch: 1,
         attachment: 4,

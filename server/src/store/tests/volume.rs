@@ -30,6 +30,36 @@ async fn three_hundred_results_with_their_streams_are_one_transaction() {
     assert_eq!(store.streams().await.unwrap().len(), 300);
 }
 
+#[tokio::test]
+async fn rows_are_read_in_pieces_and_none_is_missing_at_their_bounds() {
+    let place = Place::new();
+    let store = place.open().await;
+    let main = tenant("main");
+    let long = "x".repeat(1_025);
+    let word = |n: u32| JobDeviceRow { leaf: None, device: Err(format!("pc-{n:03}")), ..target(0, 0, 0) };
+    for (n, (devices, words)) in
+        [(0, 1), (255, 0), (256, 0), (257, 0), (0, 256), (100, 156), (200, 300), (512, 1)].into_iter().enumerate()
+    {
+        let id = 70 + n as u128;
+        // The last of the order is the first by its id.
+        let targets = (0..devices).map(|at| target(id, 1_000 - u128::from(at), at)).chain((0..words).map(word));
+        store.commit(vec![Op::Job(job("main", id, n as u64), targets.collect())]).await.unwrap();
+        let output = |at: u32| if at == 0 { long.clone() } else { at.to_string() };
+        let done = |at| ended("main", id, 1_000 - u128::from(at), State::Succeeded, Some(result(&output(at))));
+        store.commit((0..devices).map(done).collect()).await.unwrap();
+        let rows = store.job_devices(&main, job_id(id)).await.unwrap();
+        let told: Vec<String> = rows
+            .iter()
+            .map(|row| match &row.result {
+                Some(result) => String::from_utf8(result.stdout.to_vec()).unwrap(),
+                None => row.device.clone().unwrap_err(),
+            })
+            .collect();
+        let expected = (0..devices).map(output).chain((0..words).map(|n| format!("pc-{n:03}")));
+        assert_eq!(told, expected.collect::<Vec<_>>(), "{devices} devices, {words} words");
+    }
+}
+
 /// A job may have 90,000 devices: a statement that walks them all for a batch of 256 would show here.
 #[tokio::test]
 async fn many_row_statements_find_their_rows_by_key() {

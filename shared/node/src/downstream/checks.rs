@@ -201,7 +201,7 @@ mod tests {
             term: 1,
             wake_port: 0,
             receipt: Some(receipt(peer).seal(&signer())),
-            capabilities: vec![],
+            capabilities: [].into(),
             next_poll_s: None,
         }
     }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn capabilities_at_the_bound_pass_and_one_byte_more_is_422() {
         let agent = peer(Role::Agent);
-        let of = |bytes| Greeting { capabilities: vec!["x".repeat(bytes - 1), "y".into()], ..greeting(&agent) };
+        let of = |bytes| Greeting { capabilities: ["x".repeat(bytes - 1), "y".into()].into(), ..greeting(&agent) };
         assert_eq!(code(&facts(1), &agent, &of(CAPABILITIES_BYTES_MAX)), None);
         assert_eq!(code(&facts(1), &agent, &of(CAPABILITIES_BYTES_MAX + 1)), Some((422, "too_large".into())));
     }

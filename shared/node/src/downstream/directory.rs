@@ -7,6 +7,7 @@ mod sleeping;
 mod slot;
 
 use branchline_protocol::{
+    capability::Declared,
     document::Kind,
     id::{AttachmentKey, Epoch, NodeId, Role},
     time::Millis,
@@ -37,7 +38,7 @@ pub struct Entry {
     /// When it is due again.
     pub next_contact: Option<Millis>,
     /// What it declared.
-    pub capabilities: Vec<String>,
+    pub capabilities: Declared,
     /// A relay's own figures, JSON.
     pub figures: Option<String>,
     /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).
@@ -66,13 +67,14 @@ pub struct Attach {
     /// When.
     pub at: Millis,
     /// What it declared.
-    pub capabilities: Vec<String>,
+    pub capabilities: Declared,
 }
 
 /// Nodes below, by their newest attachment.
 #[derive(Default)]
 pub struct Directory {
-    nodes: BTreeMap<NodeId, Entry>,
+    /// Boxed: a tree's leaves are little more than half full, and an entry has some hundred bytes.
+    nodes: BTreeMap<NodeId, Box<Entry>>,
     /// The same by the way to them; [`Directory::put`] and [`Directory::forget`] keep it.
     hops: Hops,
     /// Children with a live link here.
@@ -125,7 +127,7 @@ impl Directory {
             return false;
         }
         self.live.remove(&node);
-        if let Some(entry) = self.nodes.get(&node).filter(|e| e.via.is_empty()) {
+        if let Some(entry) = self.get(node).filter(|e| e.via.is_empty()) {
             let entry = Entry { reach, last_contact: at, ..entry.clone() };
             if entry.role == Role::Relay {
                 self.cut.insert(node, at);
@@ -154,7 +156,7 @@ impl Directory {
             }
         }
         for node in &gone {
-            if let Some(entry) = self.nodes.get(node) {
+            if let Some(entry) = self.get(*node) {
                 let entry = Entry { reach: Reach::GoneTimeout, ..entry.clone() };
                 self.put(*node, entry);
                 self.changed.insert(*node);
@@ -171,7 +173,7 @@ impl Directory {
         }
         let before = self.nodes.get(&node);
         self.hops.moved(node, before.map(|e| &e.via[..]), Some(&entry.via));
-        self.nodes.insert(node, entry);
+        self.nodes.insert(node, Box::new(entry));
     }
 
     /// A node was heard: its last contact is then. The parent hears of it once a minute at most.
@@ -200,7 +202,7 @@ impl Directory {
 
     /// A child lost its slot; `wakeable`: a wake can bring it.
     pub fn lease(&mut self, node: NodeId, lease: Lease, wakeable: bool, at: Millis) {
-        if let Some(entry) = self.nodes.get(&node) {
+        if let Some(entry) = self.get(node) {
             let (next_contact, poll_interval_ms) = (Some(slot::due(lease, at)), Some(lease.interval_ms));
             let slot = slot::standing(entry.slot, entry.role, Some(lease), at);
             let reach = slot::reach(Some(lease), wakeable);
@@ -249,7 +251,7 @@ impl Directory {
                 poll_interval_ms: entry.poll_interval_ms,
                 slot: entry.slot,
             };
-            if self.nodes.get(&entry.node) != Some(&new) {
+            if self.get(entry.node) != Some(&new) {
                 self.put(entry.node, new);
                 self.changed.insert(entry.node);
                 touched.push(entry.node);
@@ -289,12 +291,12 @@ impl Directory {
 
     /// What is known of a node.
     pub fn get(&self, node: NodeId) -> Option<&Entry> {
-        self.nodes.get(&node)
+        self.nodes.get(&node).map(Box::as_ref)
     }
 
     /// Every node.
     pub fn all(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
-        self.nodes.iter().map(|(n, e)| (*n, e))
+        self.nodes.iter().map(|(n, e)| (*n, e.as_ref()))
     }
 
     /// The child by which a node is reached: itself, or the first relay on its way.
@@ -323,7 +325,7 @@ impl Directory {
         let entry = self.nodes.get(&node)?;
         let relay = entry.via.iter().find(|r| {
             let away = |e: &Entry| matches!(e.reach, Reach::GoneShutdown | Reach::GoneTimeout | Reach::Awaited);
-            let gone = self.nodes.get(r).is_none_or(away);
+            let gone = self.get(**r).is_none_or(away);
             gone || (self.next_hop(**r) == Some(**r) && !self.is_live(**r))
         })?;
         let since = self.cut.get(relay).copied();
@@ -388,7 +390,7 @@ mod tests {
             lease: None,
             wakeable: false,
             at: Millis(attachment as i64),
-            capabilities: vec![],
+            capabilities: Declared::default(),
         }
     }
 
@@ -401,7 +403,7 @@ mod tests {
             reach: Reach::Persistent,
             last_contact: Millis(0),
             next_contact: None,
-            capabilities: vec![],
+            capabilities: Declared::default(),
             figures: None,
             settings: (0, 0),
             poll_interval_ms: None,

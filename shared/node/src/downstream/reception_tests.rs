@@ -201,7 +201,7 @@ impl World {
             term: 1,
             wake_port: 0,
             receipt: Some(receipt.seal(&own.key.signer())),
-            capabilities: vec![],
+            capabilities: [].into(),
             next_poll_s: None,
         };
         framed.send(Frame::Greeting(Box::new(greeting))).await.unwrap();
@@ -354,7 +354,7 @@ async fn adm_2_after_a_rebuilt_gatekeeper_there_are_never_more_than_the_slots() 
 #[actix_rt::test]
 async fn a_message_that_a_lost_link_cut_off_is_gone_on_with_on_the_next_link_of_its_child_alone() {
     let mut world = World::new(300, LinkRate::default()).await;
-    let message = Bytes::from((0..200_000u32).map(|n| (n * n) as u8).collect::<Vec<_>>());
+    let message = Bytes::from((0..200_000u32).map(|n| n.wrapping_mul(n) as u8).collect::<Vec<_>>());
     let piece = |offset: usize, upto: usize| {
         let (total, bytes) = (message.len() as u32, message.slice(offset..upto));
         Frame::Data { lane: Lane::Inventory, message: 1, offset: offset as u32, total, bytes }

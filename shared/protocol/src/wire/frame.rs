@@ -17,6 +17,7 @@
 //! Other kinds are counted and passed over.
 
 use crate::{
+    capability::Declared,
     document::POLL_S,
     hash::Hash,
     id::{Attachment, Epoch, NodeId, Role, TenantId},
@@ -88,7 +89,7 @@ pub struct Greeting {
     pub receipt: Option<Envelope>,
     /// Its platform and capabilities' digest, so that the server can ask when they changed.
     #[serde(default)]
-    pub capabilities: Vec<String>,
+    pub capabilities: Declared,
     /// Seconds to its next poll, stated by a polling device.
     #[serde(default)]
     pub next_poll_s: Option<u64>,

@@ -25,6 +25,7 @@
 
 use super::presence::Presence;
 use crate::{
+    capability::Declared,
     document::Kind,
     id::{AttachmentKey, Epoch, NodeId, OrderNumber, Role},
     order::{Envelope, OrderMessage},
@@ -87,7 +88,7 @@ pub struct PresenceEntry {
     /// When it is due again, if it polls.
     pub next_contact: Option<Millis>,
     /// What it declared (rule P).
-    pub capabilities: Vec<String>,
+    pub capabilities: Declared,
     /// A relay's figures for `tree`; JSON of its gauge and queues.
     pub figures: Option<String>,
     /// (term, version) of the settings it has on disk; (0, 0) when it has said nothing (ADM-14).

@@ -3,19 +3,20 @@
 
 use super::{PresenceEntry, Reach, SlotStanding};
 use crate::{
+    capability::Declared,
     id::{AttachmentKey, NodeId, Role},
     time::Millis,
 };
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the words of one set: a set is named by many entries, each of which has it again in memory.
+/// Bytes of the words of one set.
 pub const CAPABILITIES_BYTES_MAX: usize = 1_024;
 
 /// The body of a message.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Presence {
     snapshot: bool,
-    sets: Vec<Vec<String>>,
+    sets: Vec<Declared>,
     rows: Vec<Row>,
 }
 
@@ -38,7 +39,7 @@ struct Row {
 impl Presence {
     /// Of these entries.
     pub(super) fn of(snapshot: bool, entries: &[PresenceEntry]) -> Presence {
-        let mut sets: Vec<Vec<String>> = Vec::new();
+        let mut sets: Vec<Declared> = Vec::new();
         let rows = entries.iter().map(|entry| {
             // There are as many sets as there are kinds of device: few.
             let set = sets.iter().position(|set| *set == entry.capabilities).unwrap_or_else(|| {

@@ -103,7 +103,7 @@ fn row(n: u128) -> NodeRow {
         name: format!("n{n}"),
         host_name: String::new(),
         platform: "virtual".into(),
-        capabilities: vec![],
+        capabilities: [].into(),
         kind: "lan".into(),
         epoch: 1,
         attachment: 0,

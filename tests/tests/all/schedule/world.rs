@@ -136,7 +136,7 @@ impl World {
             name: format!("PC-00{n}"),
             host_name: String::new(),
             platform: "virtual".into(),
-            capabilities: capabilities.clone(),
+            capabilities: capabilities.as_slice().into(),
             kind: "lan".into(),
             epoch: 1,
             attachment: 0,

@@ -65,7 +65,7 @@ impl Writer {
             name: self.text(&["ann", "Ann", "bob", "cleo", "dora", "emil"]),
             host_name: self.text(&["a.example", "b.example"]),
             platform: "linux".into(),
-            capabilities: vec![self.text(&["run_script", "other"])],
+            capabilities: [self.text(&["run_script", "other"])].into(),
             kind: "lan".into(),
             epoch: 1 + self.chance.below(3) as u32,
             attachment: self.chance.below(9),
@@ -170,7 +170,7 @@ impl Writer {
                 attachment: self.chance.below(9),
                 route: vec![self.device(), self.device()],
                 last_contact: self.at(),
-                capabilities: vec![self.text(&["run_script", "new"])],
+                capabilities: [self.text(&["run_script", "new"])].into(),
             },
             7 => Op::Token(TokenRow {
                 hash: self.hash(),

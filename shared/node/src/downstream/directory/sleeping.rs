@@ -27,7 +27,7 @@ impl Directory {
     /// nothing.
     pub fn goes_off(&mut self, node: NodeId, key: AttachmentKey, at: Millis) -> bool {
         let news = |entry: &&Entry| entry.via.is_empty() && entry.key == key && entry.reach != Reach::GoneShutdown;
-        let Some(entry) = self.nodes.get(&node).filter(news) else { return false };
+        let Some(entry) = self.get(node).filter(news) else { return false };
         let entry = Entry { reach: Reach::GoneShutdown, last_contact: at, ..entry.clone() };
         self.live.remove(&node);
         self.put(node, entry);
