@@ -29,7 +29,8 @@ pub struct Session {
     /// Given to the owner at the start: it alone keeps the link.
     handle: Option<LinkHandle>,
     link: WeakLink,
-    work: Option<Work>,
+    /// Boxed: the actor's value stays as long as the link, and what it gave away would leave its room empty.
+    work: Option<Box<Work>>,
     owner: Recipient<FromChild>,
     gatekeeper: Recipient<SessionGone>,
     end: LinkEnd,
@@ -40,7 +41,8 @@ struct Work {
     commands: mpsc::Receiver<LinkCommand>,
     side: Side,
     counters: LinkCounters,
-    lanes: Lanes,
+    /// A future has room for each place that a value passes through: it stays in this one.
+    lanes: Box<Lanes>,
     partials: Arc<Mutex<Partials>>,
 }
 
@@ -60,7 +62,7 @@ impl Session {
         lanes: Lanes,
         partials: Arc<Mutex<Partials>>,
     ) -> Self {
-        let work = Some(Work { framed, commands, side, counters, lanes, partials });
+        let work = Some(Box::new(Work { framed, commands, side, counters, lanes: Box::new(lanes), partials }));
         let end = LinkEnd::Lost("the session failed".into());
         let (weak, handle) = (link.weak(), Some(link));
         Session { guard, child, handle, link: weak, work, owner, gatekeeper, end }
@@ -92,7 +94,7 @@ impl Actor for Session {
                 return LinkEnd::Orphaned;
             }
             let mut sink = ToOwner { owner, child };
-            let Work { framed, commands, side, counters, mut lanes, partials } = work;
+            let Work { framed, commands, side, counters, mut lanes, partials } = *work;
             let end = engine::run_on(&mut lanes, framed, commands, side, counters, &mut sink).await;
             // Ignores poison: it is consistent between any two calls.
             let mut partials = partials.lock().unwrap_or_else(PoisonError::into_inner);

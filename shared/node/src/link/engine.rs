@@ -221,6 +221,9 @@ pub async fn run_on<S: super::Stream>(
             }
             shrink(framed.read_buffer_mut());
             shrink(framed.write_buffer_mut());
+            if frames.is_empty() && frames.capacity() > 0 {
+                frames = Default::default();
+            }
             Poll::Pending
         })
         .await;

@@ -77,7 +77,7 @@ struct Out {
     credit: u32,
     bytes: usize,
     /// A message that the peer holds the beginning of.
-    resume: Option<Resume>,
+    resume: Option<Box<Resume>>,
 }
 
 #[derive(Default)]
@@ -92,7 +92,7 @@ struct In {
     /// What the peer may still send.
     granted: u32,
     /// The beginning of a message, from an earlier link.
-    held: Option<Partial>,
+    held: Option<Box<Partial>>,
 }
 
 /// Both directions of all lanes of one link.
@@ -137,21 +137,21 @@ impl Lanes {
     pub fn hold(&mut self, partials: Vec<Partial>) {
         for partial in partials {
             let lane = partial.lane as usize;
-            self.inn[lane].held = Some(partial);
+            self.inn[lane].held = Some(Box::new(partial));
         }
     }
 
     /// The peer holds these beginnings.
     pub fn resume(&mut self, list: Vec<Resume>) {
         for resume in list {
-            self.out[resume.lane as usize].resume = Some(resume);
+            self.out[resume.lane as usize].resume = Some(Box::new(resume));
         }
     }
 
     /// What the link's end cut off.
     pub fn into_partials(self) -> Vec<Partial> {
         let cut = |(lane, inn): (Lane, In)| match inn.partial.is_empty() {
-            true => inn.held,
+            true => inn.held.map(|held| *held),
             false => Some(Partial { lane, total: inn.total as u32, bytes: inn.partial.freeze() }),
         };
         Lane::ALL.into_iter().zip(self.inn).filter_map(cut).collect()
@@ -218,7 +218,7 @@ impl Lanes {
             return Err(LaneFault::TooLarge(total as usize));
         }
         let begins_anew = offset > 0 && inn.partial.is_empty() && message == inn.message + 1;
-        let fits = |held: &mut Partial| held.total == total && held.bytes.len() == offset as usize;
+        let fits = |held: &mut Box<Partial>| held.total == total && held.bytes.len() == offset as usize;
         if begins_anew && let Some(held) = inn.held.take_if(fits) {
             inn.message = message;
             inn.total = total as usize;
