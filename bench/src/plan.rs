@@ -302,7 +302,11 @@ impl Run<'_> {
             let brokers = vec![("Mosquitto", from(&mosquitto, take)), ("NATS", from(&nats, take))];
             let relay = [brokers, outer.clone()].concat();
             self.row("relay, an idle device link", unit, ours("relay"), relay, bound(12.0));
+            let idle = |part: &str| vec![("idle", ours(part))];
+            let again = Target::Times(1.2);
+            self.row("relay, an idle device link after load", unit, ours("relay_after_load"), idle("relay"), again);
             self.row("gateway, an idle link", unit, ours("gateway"), outer, bound(22.0));
+            self.row("gateway, an idle link after load", unit, ours("gateway_after_load"), idle("gateway"), again);
             self.row("server, an idle device link", unit, ours("server"), vec![], Target::None);
             self.row("server, a device behind a relay", unit, ours("server_behind_relay"), vec![], Target::None);
         }

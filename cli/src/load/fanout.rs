@@ -55,18 +55,18 @@ pub async fn measure(bench: &mut Bench, args: &Args) -> Result<Figures, Failure>
 }
 
 /// One round.
-struct Round {
+pub(super) struct Round {
     /// From the order being sent to the word that every result is on the server's disk.
     ms: f64,
     /// From the order being sent to a row for each device having been read.
     read_ms: f64,
     /// Devices that succeeded, each counted once.
-    results: u64,
+    pub(super) results: u64,
 }
 
 /// Orders a job and waits until the server holds every result.
 #[allow(clippy::disallowed_methods, reason = "a stopwatch decides nothing, and the node's clock has no microseconds")]
-fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
+pub(super) fn round(client: &Client, agents: u32) -> Result<Round, Failure> {
     let body = json!({ "on": "all", "verb": "run_script", "args": { "argv": ["true"] }, "time_out_s": 60 });
     let limit = ROUND_TIME_OUT + ROUND_TIME_OUT_EACH * agents;
     let begin = std::time::Instant::now();
