@@ -114,6 +114,10 @@ fn links_are_measured_at_relay_and_gateway() {
         assert!(number(&json, &format!("/pss_bytes/{part}")) > 1e6, "{part}: {json}");
         assert!(json["rss_per_link_bytes"][part].is_number(), "{part}: {json}");
     }
+    for loaded in ["relay_after_load", "gateway_after_load"] {
+        assert!(json["rss_per_link_bytes"][loaded].is_number(), "{loaded}: {json}");
+    }
+    assert_eq!(number(&json, "/missing"), 0.0, "every job had its results: {json}");
     // A whole agent is never free.
     assert!(number(&json, "/rss_per_link_bytes/agents") > 10_000.0, "{json}");
 }

@@ -79,9 +79,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             // What a statement may have to undo needs no file.
             .pragma("temp_store", "memory")
-            .pragma("cache_size", "-16384")
-            // Pages that many commits change are written back once, and synced once, for 16 MiB of them.
-            .pragma("wal_autocheckpoint", "4000");
+            .pragma("cache_size", "-16384");
         if let Some(pages) = pages_max {
             writing = writing.pragma("max_page_count", pages.to_string());
         }
