@@ -170,3 +170,13 @@ pub(super) fn below(n: u128, attachment: u64) -> PresenceEntry {
 pub(super) fn presence(entries: Vec<PresenceEntry>) -> Message {
     Message::Presence { snapshot: true, entries }
 }
+
+#[test]
+fn devices_that_declared_the_same_share_its_text_after_a_restart() {
+    let declared = |n, word: &str| NodeRow { capabilities: [word.to_owned()].into(), ..row(n) };
+    let nodes = vec![declared(1, "restart"), declared(2, "restart"), declared(3, "run_script")];
+    let core = Core::recover(Recovered { nodes, tenants: vec![tenant()], ..Recovered::default() }).unwrap();
+    let [one, two, three] = [1, 2, 3].map(|n| &core.tenant(&tenant()).unwrap().nodes[&node(n)].capabilities);
+    assert!(Arc::ptr_eq(one, two), "one text in memory");
+    assert_eq!((&one[..], &three[..]), (&["restart".to_owned()][..], &["run_script".to_owned()][..]));
+}

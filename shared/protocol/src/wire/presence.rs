@@ -123,7 +123,11 @@ mod tests {
         let words = ["run_script", "refresh_inventory", "restart", "manual_refresh", "interpreter"];
         let entries = vec![entry(1, &words), entry(2, &[]), entry(3, &words)];
         let message = Message::Presence { snapshot: true, entries };
-        assert_eq!(Message::decode(&message.encode()).unwrap(), message);
+        let decoded = Message::decode(&message.encode()).unwrap();
+        assert_eq!(decoded, message);
+        let Message::Presence { entries, .. } = decoded else { panic!("{decoded:?}") };
+        let [one, three] = [0, 2].map(|at| &entries[at].capabilities);
+        assert!(std::sync::Arc::ptr_eq(one, three), "one text in memory, however many have it");
         let bytes = |n: u128| {
             let entries = (0..n).map(|n| entry(n, &words)).collect();
             Message::Presence { snapshot: false, entries }.encode().len()
